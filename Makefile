@@ -1,0 +1,59 @@
+# make demo     generate text with the bundled model        make lint     ruff, mypy, clang-format
+# make test     lint and every test                         make format   apply ruff and clang-format
+#
+# Each target sets up .venv first; a rerun costs nothing unless a source changed.
+# PYTHON=python3.12 picks an interpreter, TORCH="torch==2.11.0" a torch, PIP="..." adds options to pip.
+
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+TORCH ?= torch==2.13.0
+PIP ?=
+JOBS ?= 2
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP)
+CXX_SOURCES := $(shell find csrc backends -name '*.cpp' -o -name '*.h')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+demo: .venv/built
+	$(BIN)/v4npu generate nano --prompt "Call me Ishmael." --max-new-tokens 120
+
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: .venv/built .venv/tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --diff . >/dev/null 2>&1 || echo "note: make format would change Python files"
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+format: .venv/tools
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+clean:
+	rm -rf .venv build
+
+# Torch first: the extension is compiled against its headers, hence no build isolation.
+.venv/torch:
+	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; set PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --upgrade pip
+	$(INSTALL) "$(TORCH)" numpy
+	$(INSTALL) "scikit-build-core>=0.11" "pybind11>=3.0" cmake ninja
+	@touch $@
+
+.venv/built: .venv/torch pyproject.toml CMakeLists.txt $(CXX_SOURCES)
+	$(INSTALL) --no-build-isolation --config-settings=cmake.define.V4NPU_WERROR=$(if $(CI),ON,OFF) -e .
+	@touch $@
+
+.venv/tools: .venv/torch pyproject.toml
+	$(INSTALL) hypothesis mypy pytest pytest-xdist ruff==0.17.6 transformers==5.23.0 clang-format==23.1.0
+	@touch $@

@@ -1,0 +1,63 @@
+#include <unistd.h>
+
+#include <thread>
+
+#include "../caps.h"
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace v4npu {
+namespace {
+
+// The running machine decides, not the one that compiled: one wheel serves them all.
+std::vector<std::string> isa_features() {
+  std::vector<std::string> found;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2")) found.emplace_back("avx2");
+  if (__builtin_cpu_supports("fma")) found.emplace_back("fma");
+  if (__builtin_cpu_supports("avx512f")) found.emplace_back("avx512f");
+  if (__builtin_cpu_supports("avx512bw")) found.emplace_back("avx512bw");
+  if (__builtin_cpu_supports("avx512vnni")) found.emplace_back("avx512vnni");
+  if (__builtin_cpu_supports("avx512bf16")) found.emplace_back("avx512bf16");
+#elif defined(__aarch64__) && defined(__linux__)
+  const unsigned long hwcap = getauxval(AT_HWCAP), hwcap2 = getauxval(AT_HWCAP2);
+  if (hwcap & HWCAP_ASIMD) found.emplace_back("neon");
+  if (hwcap & HWCAP_ASIMDDP) found.emplace_back("dotprod");
+  if (hwcap & HWCAP_SVE) found.emplace_back("sve");
+#ifdef HWCAP2_BF16
+  if (hwcap2 & HWCAP2_BF16) found.emplace_back("bf16");
+#endif
+#ifdef HWCAP2_I8MM
+  if (hwcap2 & HWCAP2_I8MM) found.emplace_back("i8mm");
+#endif
+  (void)hwcap2;
+#elif defined(__aarch64__)
+  found.emplace_back("neon");
+#endif
+  return found;
+}
+
+}  // namespace
+
+DeviceCaps cpu_caps() {
+  DeviceCaps caps;
+  caps.kind = "cpu";
+#if defined(__x86_64__)
+  caps.name = "x86_64";
+#elif defined(__aarch64__)
+  caps.name = "aarch64";
+#else
+  caps.name = "generic";
+#endif
+  caps.available = true;
+  caps.features = isa_features();
+  caps.num_cores = static_cast<int>(std::thread::hardware_concurrency());
+  caps.memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
+  return caps;
+}
+
+}  // namespace v4npu

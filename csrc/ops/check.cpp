@@ -1,0 +1,160 @@
+#include "check.h"
+
+#include <sstream>
+#include <stdexcept>
+#include <vector>
+
+namespace v4npu {
+namespace {
+
+std::string dtype_name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Bool: return "bool";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Float8_e5m2: return "float8_e5m2";
+    case ScalarType::Float8_e4m3fn: return "float8_e4m3fn";
+    case ScalarType::Float8_e8m0fnu: return "float8_e8m0fnu";
+    default: return "dtype " + std::to_string(static_cast<int>(type));
+  }
+}
+
+std::string device_name(const torch::stable::Device& device) {
+  using torch::headeronly::DeviceType;
+  std::string name;
+  switch (device.type()) {
+    case DeviceType::CPU: return "cpu";
+    case DeviceType::Meta: return "meta";
+    case DeviceType::CUDA: name = "cuda"; break;
+    case DeviceType::PrivateUse1: name = "npu"; break;
+    default: name = "device type " + std::to_string(static_cast<int>(device.type()));
+  }
+  return device.has_index() ? name + ":" + std::to_string(device.index()) : name;
+}
+
+std::string expected_shape(const Dtypes& dtypes, bool leading, std::initializer_list<Axis*> axes) {
+  std::string text = std::string(dtypes.name) + " [" + (leading ? "..." : "");
+  bool first = !leading;
+  for (const Axis* axis : axes) {
+    text += (first ? "" : ", ") + std::string(axis->name());
+    first = false;
+  }
+  return text + "]";
+}
+
+bool is_number(const char* text) { return *text >= '0' && *text <= '9'; }
+
+}  // namespace
+
+std::string describe(const Tensor& t) {
+  std::string text = dtype_name(t.scalar_type()) + " [";
+  for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
+  return text + "]";
+}
+
+void Check::fail(const char* arg, const std::string& expected, const std::string& got) const {
+  throw std::invalid_argument("v4npu." + std::string(op_) + ": " + arg + " must be " + expected + ", got " + got);
+}
+
+void Check::require(bool ok, const char* arg, const char* expected, double got) const {
+  if (ok) return;
+  std::ostringstream text;
+  text << got;
+  fail(arg, expected, text.str());
+}
+
+void Check::dtype(const char* arg, ScalarType type, const Dtypes& dtypes) const {
+  if (!dtypes.has(type)) fail(arg, dtypes.name, dtype_name(type));
+}
+
+void Check::tensor(const char* arg, const Tensor& t, const Dtypes& dtypes, bool leading,
+                   std::initializer_list<Axis*> axes) {
+  const auto rank = static_cast<int64_t>(axes.size());
+  const bool rank_ok = leading ? t.dim() >= rank : t.dim() == rank;
+  bool ok = rank_ok && dtypes.has(t.scalar_type());
+  std::string known;  // the lengths that other tensors or parameters have already fixed
+  if (rank_ok) {
+    int64_t dim = t.dim() - rank;
+    for (const Axis* axis : axes) {
+      if (axis->matches(t.size(dim++))) continue;
+      ok = false;
+      if (!is_number(axis->name())) {
+        known += (known.empty() ? " (" : ", ") + std::string(axis->name()) + " = " + std::to_string(**axis);
+      }
+    }
+  }
+  if (!ok) {
+    fail(arg, expected_shape(dtypes, leading, axes), describe(t) + (known.empty() ? "" : known + ")"));
+  }
+  int64_t dim = t.dim() - rank;
+  for (Axis* axis : axes) axis->bind(t.size(dim++));
+
+  if (first_arg_ == nullptr) {
+    first_arg_ = arg;
+    device_ = t.device();
+  } else if (t.device() != device_) {
+    fail(arg, "on " + device_name(device_) + " like " + first_arg_, device_name(t.device()));
+  }
+}
+
+void Check::rope(const char* arg, const Tensor& x, const Tensor& freqs) {
+  Axis head_dim("head_dim"), half("rope_dim/2");
+  trailing(arg, x, kFloating, head_dim);
+  tensor("freqs", freqs, kFreqs, half);
+  require(2 * *half <= *head_dim, "freqs", "float32 [rope_dim/2] with rope_dim at most head_dim",
+          describe(freqs) + " (head_dim = " + std::to_string(*head_dim) + ")");
+}
+
+void Check::sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis& num_seqs) {
+  tensor("start_pos", start_pos, kInt32, num_seqs);
+  tensor("cu_seqlens_q", cu_seqlens_q, kInt32, Axis("num_seqs+1", *num_seqs + 1));
+}
+
+void Check::activation(const Tensor& x, const std::optional<Tensor>& x_scale, Axis& num_tokens, Axis& k) {
+  tensor("x", x, x_scale ? kE4m3 : kFloating, num_tokens, k);
+  tensor("x_scale", x_scale, kE8m0, num_tokens, Axis("ceil(k/128)", ceil_div(*k, 128)));
+}
+
+void check_weight(Check& check, const Weight& w, Axis* expert, Axis& rows, Axis& cols, bool fp4) {
+  const ScalarType type = w.weight.scalar_type();
+  const bool packed = fp4 && type == ScalarType::Char;
+  const bool quantised = packed || type == ScalarType::Float8_e4m3fn;
+  if (!quantised && !kFloating.has(type)) {
+    check.fail(w.arg, fp4 ? "floating point, float8_e4m3fn or int8 (two FP4)" : "floating point or float8_e4m3fn",
+               describe(w.weight));
+  }
+  if (w.scale.has_value() != quantised) {
+    check.fail(w.scale_arg, quantised ? "given with a quantised weight" : "None with a floating point weight",
+               w.scale ? describe(*w.scale) : "None");
+  }
+  const auto with_expert = [&](const char* arg, const Tensor& t, const Dtypes& dtypes, Axis& a, Axis& b) {
+    if (expert != nullptr) {
+      check.tensor(arg, t, dtypes, *expert, a, b);
+    } else {
+      check.tensor(arg, t, dtypes, a, b);
+    }
+  };
+  if (packed) {
+    if (cols.bound()) check.require(*cols % 32 == 0, cols.name(), "a multiple of 32 for FP4 weights", *cols);
+    Axis bytes = cols.bound() ? Axis("cols/2", *cols / 2) : Axis("cols/2");
+    with_expert(w.arg, w.weight, kInt8, rows, bytes);
+    cols.bind(*bytes * 2);
+    check.require(*cols % 32 == 0, w.arg, "packed from rows of a multiple of 32 values", *cols);
+    Axis groups("cols/32", *cols / 32);
+    with_expert(w.scale_arg, *w.scale, kE8m0, rows, groups);
+  } else {
+    with_expert(w.arg, w.weight, quantised ? kE4m3 : kFloating, rows, cols);
+    if (!quantised) return;
+    Axis row_blocks("ceil(rows/128)", ceil_div(*rows, 128)), col_blocks("ceil(cols/128)", ceil_div(*cols, 128));
+    with_expert(w.scale_arg, *w.scale, kE8m0, row_blocks, col_blocks);
+  }
+}
+
+}  // namespace v4npu

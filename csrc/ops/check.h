@@ -1,0 +1,126 @@
+// The shape checks of check_<op>(): axes are bound by the first tensor that has them and compared ever after.
+//
+//   Check check("csa_attention");
+//   Axis num_tokens("num_tokens"), topk("topk");
+//   check.tensor("topk_indices", topk_indices, kInt32, num_tokens, topk);
+//
+// throws std::invalid_argument, which Python sees as ValueError:
+//   v4npu.csa_attention: topk_indices must be int32 [num_tokens, topk], got int64 [8, 512]
+//
+// Only metadata is read: a check must not make the host wait for a device.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+
+#include "torch/csrc/stable/device.h"
+#include "torch/csrc/stable/tensor.h"
+
+namespace v4npu {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+struct Dtypes {
+  const char* name;
+  uint64_t mask;  // bit i = ScalarType i
+
+  constexpr Dtypes(const char* name_, std::initializer_list<ScalarType> types) : name(name_), mask(0) {
+    for (ScalarType type : types) mask |= uint64_t{1} << static_cast<int>(type);
+  }
+  constexpr bool has(ScalarType type) const { return mask >> static_cast<int>(type) & 1; }
+};
+
+inline constexpr Dtypes kFloating("floating point",
+                                  {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half});
+// Tensors that are float32 by contract; the float64 oracle carries them in float64.
+inline constexpr Dtypes kFloat32("float32 or float64", {ScalarType::Float, ScalarType::Double});
+inline constexpr Dtypes kFreqs("float32", {ScalarType::Float});
+inline constexpr Dtypes kInt8("int8", {ScalarType::Char});
+inline constexpr Dtypes kInt32("int32", {ScalarType::Int});
+inline constexpr Dtypes kInt64("int64", {ScalarType::Long});
+inline constexpr Dtypes kE4m3("float8_e4m3fn", {ScalarType::Float8_e4m3fn});
+inline constexpr Dtypes kE8m0("float8_e8m0fnu", {ScalarType::Float8_e8m0fnu});
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr bool is_power_of_two(int64_t n) { return n > 0 && (n & (n - 1)) == 0; }
+
+class Axis {
+ public:
+  explicit Axis(const char* name) : name_(name) {}
+  Axis(const char* name, int64_t size) : name_(name), size_(size) {}
+
+  const char* name() const { return name_; }
+  bool bound() const { return size_ >= 0; }
+  int64_t operator*() const { return size_; }
+  bool matches(int64_t size) const { return !bound() || size == size_; }
+  void bind(int64_t size) { size_ = size; }
+
+ private:
+  const char* name_;
+  int64_t size_ = -1;
+};
+
+class Check {
+ public:
+  explicit Check(const char* op) : op_(op) {}
+
+  // The whole shape.
+  template <class... Axes>
+  void tensor(const char* arg, const Tensor& t, const Dtypes& dtypes, Axes&&... axes) {
+    tensor(arg, t, dtypes, /*leading=*/false, {&axes...});
+  }
+  template <class... Axes>
+  void tensor(const char* arg, const std::optional<Tensor>& t, const Dtypes& dtypes, Axes&&... axes) {
+    if (t) tensor(arg, *t, dtypes, /*leading=*/false, {&axes...});
+  }
+  // [..., axes]: any number of axes in front.
+  template <class... Axes>
+  void trailing(const char* arg, const Tensor& t, const Dtypes& dtypes, Axes&&... axes) {
+    tensor(arg, t, dtypes, /*leading=*/true, {&axes...});
+  }
+
+  // freqs [rope_dim/2] against the last axis of `x`, of which the last rope_dim values turn.
+  void rope(const char* arg, const Tensor& x, const Tensor& freqs);
+  // cu_seqlens_q int32 [num_seqs+1] and start_pos int32 [num_seqs].
+  void sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis& num_seqs);
+  // x [num_tokens, k]: float8_e4m3fn with one scale per 128 columns, or floating point without.
+  void activation(const Tensor& x, const std::optional<Tensor>& x_scale, Axis& num_tokens, Axis& k);
+
+  // For what a shape cannot say: `<arg> must be <expected>, got <got>`.
+  void require(bool ok, const char* arg, const char* expected, const std::string& got) const {
+    if (!ok) fail(arg, expected, got);
+  }
+  void require(bool ok, const char* arg, const char* expected, int64_t got) const {
+    if (!ok) fail(arg, expected, std::to_string(got));
+  }
+  void require(bool ok, const char* arg, const char* expected, double got) const;
+  void positive(const char* arg, int64_t value) const { require(value > 0, arg, "positive", value); }
+  void dtype(const char* arg, ScalarType type, const Dtypes& dtypes) const;
+  [[noreturn]] void fail(const char* arg, const std::string& expected, const std::string& got) const;
+
+ private:
+  void tensor(const char* arg, const Tensor& t, const Dtypes& dtypes, bool leading, std::initializer_list<Axis*> axes);
+
+  const char* op_;
+  const char* first_arg_ = nullptr;  // the tensor whose device the others must share
+  torch::stable::Device device_{torch::headeronly::DeviceType::CPU};
+};
+
+// `float32 [8, 512]`
+std::string describe(const Tensor& t);
+
+// Checks one weight matrix [prefix..., rows, cols] with its scale. float: no scale. float8_e4m3fn: one float8_e8m0fnu
+// scale per 128x128 block. int8 (two FP4 per byte along cols): one scale per row and 32 columns; only where fp4 is set.
+// `expert`, when given, is the leading axis of both.
+struct Weight {
+  const char* arg;
+  const char* scale_arg;
+  const Tensor& weight;
+  const std::optional<Tensor>& scale;
+};
+void check_weight(Check& check, const Weight& w, Axis* expert, Axis& rows, Axis& cols, bool fp4);
+
+}  // namespace v4npu

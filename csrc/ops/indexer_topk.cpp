@@ -1,0 +1,26 @@
+#include "check.h"
+#include "checks.h"
+#include "torch/csrc/stable/library.h"
+
+namespace v4npu {
+
+void check_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor& keys, const Tensor& block_table,
+                        const Tensor& cu_seqlens_q, const Tensor& start_pos, int64_t ratio, int64_t topk,
+                        bool /*official*/) {
+  Check check("indexer_topk");
+  Axis num_tokens("num_tokens"), num_heads("index_n_heads"), head_dim("index_head_dim");
+  Axis num_blocks("num_blocks"), block_size("block_size"), num_seqs("num_seqs"), max_blocks("max_blocks");
+  check.tensor("q", q, kFloating, num_tokens, num_heads, head_dim);
+  check.tensor("weights", weights, kFloating, num_tokens, num_heads);
+  check.tensor("keys", keys, kFloating, num_blocks, block_size, head_dim);
+  check.sequences(cu_seqlens_q, start_pos, num_seqs);
+  check.tensor("block_table", block_table, kInt32, num_seqs, max_blocks);
+  check.positive("ratio", ratio);
+  check.positive("topk", topk);
+}
+
+}  // namespace v4npu
+
+STABLE_TORCH_LIBRARY_IMPL(v4npu_check, CompositeExplicitAutograd, m) {
+  m.impl("indexer_topk", TORCH_BOX(&v4npu::check_indexer_topk));
+}

@@ -1,0 +1,25 @@
+#include "check.h"
+#include "checks.h"
+#include "torch/csrc/stable/library.h"
+
+namespace v4npu {
+
+void check_moe_experts(const Tensor& x, const Tensor& topk_indices, const Tensor& topk_weights, const Tensor& w1,
+                       const OptTensor& w1_scale, const Tensor& w3, const OptTensor& w3_scale, const Tensor& w2,
+                       const OptTensor& w2_scale, double swiglu_limit, bool /*official*/) {
+  Check check("moe_experts");
+  Axis num_tokens("num_tokens"), d("hidden_size"), topk("topk"), num_experts("num_experts"), width("intermediate_size");
+  check.tensor("x", x, kFloating, num_tokens, d);
+  check.tensor("topk_indices", topk_indices, kInt32, num_tokens, topk);
+  check.tensor("topk_weights", topk_weights, kFloat32, num_tokens, topk);
+  check_weight(check, {"w1", "w1_scale", w1, w1_scale}, &num_experts, width, d, /*fp4=*/true);
+  check_weight(check, {"w3", "w3_scale", w3, w3_scale}, &num_experts, width, d, /*fp4=*/true);
+  check_weight(check, {"w2", "w2_scale", w2, w2_scale}, &num_experts, d, width, /*fp4=*/true);
+  check.require(swiglu_limit >= 0, "swiglu_limit", "at least 0 (0 = no clamp)", swiglu_limit);
+}
+
+}  // namespace v4npu
+
+STABLE_TORCH_LIBRARY_IMPL(v4npu_check, CompositeExplicitAutograd, m) {
+  m.impl("moe_experts", TORCH_BOX(&v4npu::check_moe_experts));
+}

@@ -1,0 +1,10 @@
+#pragma once
+
+#include <vector>
+
+namespace v4npu {
+
+// Schema text of every operator, without the namespace.
+const std::vector<const char*>& schemas();
+
+}  // namespace v4npu

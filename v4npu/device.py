@@ -1,0 +1,253 @@
+"""Devices: which exist and why not, which kernel serves an operator, and what happens when none does.
+
+The only module that names devices. A driver or a vendor's torch plugin is touched only when there is a sign of one.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from v4npu import _C
+
+KINDS = ("cpu", "cuda", "npu")
+POLICIES = ("warn", "error", "allow")
+
+
+@dataclass(frozen=True)
+class DeviceStatus:
+    """One kind of device: how many there are, and the reason when there is none."""
+
+    kind: str
+    count: int
+    reason: str
+    names: tuple[str, ...] = ()
+
+    @property
+    def available(self) -> bool:
+        return self.count > 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind}: {', '.join(self.names)}" if self.available else f"{self.kind}: no, {self.reason}"
+        )
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which kernel would serve an operator, and why that one."""
+
+    op: str
+    device: str
+    soc: str | None
+    variant: str
+    reason: str
+    dims: dict[str, Any]
+
+    def __str__(self) -> str:
+        where = f"{self.device} ({self.soc})" if self.soc else self.device
+        return f"{self.op} on {where}: {self.variant} ({self.reason})"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `doctor` found."""
+
+    versions: dict[str, str]
+    devices: tuple[DeviceStatus, ...]
+    device: str
+    ops: tuple[Explanation, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{name:9} {version}" for name, version in self.versions.items()]
+        lines += ["", *map(str, self.devices), "", f"operators on {self.device}:"]
+        lines += [f"  {e.op:18} {e.variant:10} {e.reason}" for e in self.ops]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "versions": self.versions,
+            "devices": [{**asdict(d), "available": d.available} for d in self.devices],
+            "device": self.device,
+            "ops": {e.op: {"variant": e.variant, "reason": e.reason} for e in self.ops},
+        }
+
+
+@functools.cache
+def _import_torch_npu() -> str:
+    """Imports torch_npu if this machine looks like an Ascend host; the reason when it cannot be used."""
+    if "torch_npu" in sys.modules:
+        return ""
+    if importlib.util.find_spec("torch_npu") is None:
+        return "torch_npu is not installed"
+    if not (os.path.exists("/dev/davinci_manager") or os.environ.get("ASCEND_HOME_PATH")):
+        return "neither /dev/davinci_manager nor ASCEND_HOME_PATH exists"
+    try:
+        importlib.import_module("torch_npu")
+    except Exception as error:  # missing libraries, a half-set environment: all of them mean "not here"
+        return f"torch_npu cannot be imported: {type(error).__name__}: {error}"
+    return ""
+
+
+def status(kind: str) -> DeviceStatus:
+    """Whether devices of `kind` ("cpu", "cuda", "npu") can be used now."""
+    if kind == "cpu":
+        caps = _caps("cpu")
+        return DeviceStatus("cpu", 1, "", (" ".join([caps.name, *caps.features]),))
+    if kind == "cuda":
+        if not torch.backends.cuda.is_built():
+            return DeviceStatus("cuda", 0, f"torch {torch.__version__} is built without CUDA")
+        runtime, absent = torch.cuda, "torch finds no CUDA driver or device"
+    else:
+        if reason := _import_torch_npu():
+            return DeviceStatus("npu", 0, reason)
+        runtime, absent = torch.npu, "torch_npu finds no device"
+    if not runtime.is_available():
+        return DeviceStatus(kind, 0, absent)
+    count = runtime.device_count()
+    return DeviceStatus(kind, count, "", tuple(runtime.get_device_name(i) for i in range(count)))
+
+
+def resolve(device: str | torch.device = "auto") -> torch.device:
+    """The torch device that `device` names, once it is known to exist.
+
+    Args:
+        device: "auto" (npu, then cuda, then cpu), "cpu", "cuda", "npu", or an indexed "cuda:1", "npu:0".
+
+    Raises:
+        ValueError: malformed, or not available; names what is available and why the asked one is not.
+    """
+    if str(device) == "auto":
+        kind = next(kind for kind in reversed(KINDS) if status(kind).available)
+        return torch.device(kind if kind == "cpu" else f"{kind}:0")
+    kind, index = _parse(str(device))
+    found = status(kind)
+    if index >= found.count:
+        why = found.reason or f"there are {found.count}, counted from 0"
+        have = ", ".join(s.kind for s in map(status, KINDS) if s.available)
+        raise ValueError(f"v4npu.device: {str(device)!r} is not available: {why}; available: {have}")
+    return torch.device(kind if kind == "cpu" else f"{kind}:{index}")
+
+
+def _parse(device: str) -> tuple[str, int]:
+    """Kind and index of "cpu", "cuda[:i]" or "npu[:i]"."""
+    kind, colon, index = device.partition(":")
+    if kind not in KINDS or (colon and (kind == "cpu" or not (index.isascii() and index.isdigit()))):
+        raise ValueError(f'v4npu.device: device must be "auto", "cpu", "cuda[:i]" or "npu[:i]", got {device!r}')
+    return kind, int(index or 0)
+
+
+def explain(op: str, device: str = "auto", soc: str | None = None, **dims: Any) -> Explanation:
+    """Which kernel would serve `op`, without running it; the device need not be present.
+
+    Args:
+        op: name of an operator, such as "csa_attention".
+        device: as for `resolve`.
+        soc: plan for this chip instead of the one found, such as "ascend950dt"; not for "cpu".
+        dims: sizes of the problem, kept in the answer; plans that depend on them read them.
+
+    Raises:
+        ValueError: unknown operator or device.
+    """
+    if op not in _C.op_names():
+        raise ValueError(f"v4npu.explain: op must be one of {', '.join(_C.op_names())}, got {op!r}")
+    kind = resolve(device).type if device == "auto" else _parse(device)[0]
+    caps = _caps(kind)
+    if soc is not None:
+        if kind == "cpu":
+            raise ValueError(f"v4npu.explain: soc must be None for the cpu, got {soc!r}")
+        caps.name, caps.available = soc, True
+    plan = _C.plan(op, caps)
+    return Explanation(op, kind, soc, plan.variant, plan.reason, dims)
+
+
+def doctor() -> Report:
+    """Versions, devices with the reason of each absence, and the kernel chosen for every operator."""
+    from v4npu import __version__
+
+    versions = {
+        "v4npu": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    chosen = resolve("auto")
+    ops = tuple(explain(op, chosen.type) for op in _C.op_names())
+    return Report(versions, tuple(map(status, KINDS)), str(chosen), ops)
+
+
+_policy: ContextVar[str | None] = ContextVar("v4npu_fallback", default=None)
+_warned: set[tuple[str, str]] = set()
+_warned_lock = threading.Lock()
+
+
+def fallback(policy: str) -> AbstractContextManager[None]:
+    """What an operator without a kernel for its tensors' device does, inside a `with` block.
+
+    Args:
+        policy: "warn" (once per operator and device, the default), "error" (NotImplementedError) or "allow".
+            The environment variable V4NPU_FALLBACK sets it outside any block.
+
+    The cpu is no fallback: the reference is its declared variant.
+    """
+    return _within(_valid(policy, "v4npu.fallback: policy"))
+
+
+@contextmanager
+def _within(policy: str) -> Iterator[None]:
+    token = _policy.set(policy)
+    try:
+        yield
+    finally:
+        _policy.reset(token)
+
+
+def note_reference(op: str, device_type: str) -> None:
+    """Applies the fallback policy; called when the reference is about to serve `op` on a device."""
+    if device_type in ("cpu", "meta"):
+        return
+    policy = _policy.get()
+    if policy is None:
+        policy = _valid(os.environ.get("V4NPU_FALLBACK") or "warn", "v4npu.fallback: V4NPU_FALLBACK")
+    if policy == "allow":
+        return
+    if policy == "warn":
+        with _warned_lock:
+            if (op, device_type) in _warned:
+                return
+            _warned.add((op, device_type))
+    reason = _C.plan(op, _caps(device_type)).reason if device_type in KINDS else "no such backend is built in"
+    if policy == "error":
+        raise NotImplementedError(f'v4npu.{op}: {reason}, and v4npu.fallback is "error"')
+    warnings.warn(
+        f"v4npu.{op}: the plain torch reference runs on {device_type}: {reason} "
+        '(v4npu.fallback("allow") accepts this silently)',
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def _valid(policy: str, name: str) -> str:
+    if policy not in POLICIES:
+        raise ValueError(f'{name} must be "warn", "error" or "allow", got {policy!r}')
+    return policy
+
+
+def _caps(kind: str) -> Any:
+    return next(caps for caps in _C.caps() if caps.kind == kind)

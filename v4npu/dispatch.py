@@ -1,0 +1,63 @@
+"""Registers, for every operator that the extension declares, what Python provides.
+
+It is Python's part because an exception of the reference that passed through torch's stable C interface would lose its
+type and text. The default kernel is check, fallback policy, reference: it serves any device without a kernel of its own. The autograd
+kernel runs the differentiable reference when a gradient is wanted and steps aside otherwise. Fake kernels give shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from v4npu import _C, device, fakes, reference
+
+Kernel = Callable[..., Any]
+_libraries: list[torch.library.Library] = []  # a registration lives as long as its library object
+
+
+def _default(name: str) -> Kernel:
+    check, compute = getattr(torch.ops.v4npu_check, name), getattr(reference, name)
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        check(*args, **kwargs)
+        device.note_reference(name, args[0].device.type)
+        return compute(*args, **kwargs)
+
+    return kernel
+
+
+def _autograd(name: str, default: Kernel) -> Kernel:
+    op = getattr(torch.ops.v4npu, name)
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        tensors = (a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return default(*args, **kwargs)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args, **kwargs)
+
+    return kernel
+
+
+def _no_check(*args: Any, **kwargs: Any) -> None:
+    """Fake tensors may have symbolic sizes, which the C++ checks cannot read."""
+
+
+def register() -> None:
+    """Registers everything; called once, when the package is imported."""
+    library = torch.library.Library("v4npu", "IMPL")
+    checks = torch.library.Library("v4npu_check", "FRAGMENT")
+    _libraries.extend((library, checks))
+    for name in _C.op_names():
+        default = _default(name)
+        library.impl(name, default, "CompositeExplicitAutograd")
+        library.impl(name, _autograd(name, default), "Autograd")
+        torch.library.register_fake(f"v4npu::{name}", getattr(fakes, name), lib=library)
+        torch.library.register_fake(f"v4npu_check::{name}", _no_check, lib=checks)
+
+
+register()

@@ -1,0 +1,8 @@
+"""DeepSeek-V4 in modules named as the checkpoint names its tensors; they call v4npu.ops and nothing below it."""
+
+from __future__ import annotations
+
+from v4npu.model.config import Config
+from v4npu.model.model import Model
+
+__all__ = ["Config", "Model"]

@@ -1,0 +1,95 @@
+"""Window, CSA and HCA attention (v4_spec 2.6): one class, told apart by the layer's compression ratio."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from v4npu import ops
+from v4npu.cache import LayerCache, pages
+from v4npu.model.compressor import Compressor
+from v4npu.model.config import Config
+from v4npu.model.indexer import Indexer
+from v4npu.model.linear import Activation, Linear, Norm, float_parameter
+from v4npu.model.step import Step
+from v4npu.reference.rope import rope_frequencies
+
+
+def layer_frequencies(config: Config, ratio: int) -> Tensor:
+    """RoPE frequencies of a layer: plain rope_theta in window layers, compress_rope_theta with YaRN in the others."""
+    if ratio == 0:
+        return rope_frequencies(config.qk_rope_head_dim, config.rope_theta)
+    yarn = config.rope_scaling
+    if yarn is None:
+        return rope_frequencies(config.qk_rope_head_dim, config.compress_rope_theta)
+    return rope_frequencies(
+        config.qk_rope_head_dim,
+        config.compress_rope_theta,
+        factor=yarn.factor,
+        original_max_position=yarn.original_max_position_embeddings,
+        beta_fast=yarn.beta_fast,
+        beta_slow=yarn.beta_slow,
+    )
+
+
+class Attention(nn.Module):
+    """x [T, d] -> [T, d]."""
+
+    freqs: Tensor
+
+    def __init__(self, config: Config, ratio: int, official: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        d, heads, head_dim = config.hidden_size, config.num_attention_heads, config.head_dim
+        self.config, self.ratio, self.official = config, ratio, official
+        self.window = config.sliding_window
+        self.scale = head_dim**-0.5
+        self.wq_a = Linear(d, config.q_lora_rank, dtype)
+        self.q_norm = Norm(config.q_lora_rank, config.rms_norm_eps, dtype)
+        self.wq_b = Linear(config.q_lora_rank, heads * head_dim, dtype)
+        self.wkv = Linear(d, head_dim, dtype)
+        self.kv_norm = Norm(head_dim, config.rms_norm_eps, dtype)
+        self.attn_sink = float_parameter(heads, dtype=dtype)
+        self.wo_a = Linear(heads * head_dim // config.o_groups, config.o_groups * config.o_lora_rank, dtype)
+        self.wo_b = Linear(config.o_groups * config.o_lora_rank, d, dtype)
+        self.register_buffer("freqs", layer_frequencies(config, ratio), persistent=False)
+        self.compressor = Compressor(config, ratio, head_dim, "fp8" if official else "none", dtype) if ratio else None
+        self.indexer = Indexer(config, ratio, official, dtype) if ratio in config.overlap_ratios else None
+
+    def forward(self, hidden: Tensor, step: Step, cache: LayerCache | None) -> Tensor:
+        x = Activation(hidden, self.official)
+        qa = Activation(self.q_norm(self.wq_a(x)), self.official)
+        q = self.wq_b(qa).unflatten(-1, (self.config.num_attention_heads, self.config.head_dim))
+        before = None if cache is None else cache.window_before(step)
+        q, kv = ops.qkv_prepare(
+            q,
+            self.wkv(x),
+            self.kv_norm.weight,
+            step.positions,
+            self.freqs,
+            self.config.rms_norm_eps,
+            self.official,
+            None if cache is None else cache.window_rows,
+            None if cache is None else step.window_slots(self.window),
+        )
+        rows = kv.unflatten(0, (step.batch, step.length))
+        window_kv = rows if cache is None else cache.window_of(rows, before, step)
+        o = self._attend(q, window_kv, x, qa, step, cache)
+        o = ops.rope(o, step.positions, self.freqs, inverse=True)
+        grouped = o.flatten(1).unflatten(1, (self.config.o_groups, -1))
+        return self.wo_b(Activation(ops.grouped_linear(grouped, self.wo_a.weight, self.wo_a.scale).flatten(1), self.official))
+
+    def _attend(
+        self, q: Tensor, window_kv: Tensor, x: Activation, qa: Activation, step: Step, cache: LayerCache | None
+    ) -> Tensor:
+        where = (step.cu_seqlens_q, step.start_pos, self.attn_sink, self.scale, self.window)
+        if self.compressor is None:
+            return ops.window_attention(q, window_kv, *where, self.official)
+        picks = None if self.indexer is None else self.indexer(x, qa, self.freqs, step, cache)
+        entries = self.compressor(x.x, self.freqs, step, None if cache is None else cache.state)
+        entries, block_table = pages(entries) if cache is None else cache.append_entries(entries, step)
+        step.note("query", q)
+        step.note("entries", entries)
+        if picks is None:
+            return ops.hca_attention(q, window_kv, entries, block_table, *where, self.ratio, self.official)
+        step.note("topk_indices", picks)
+        return ops.csa_attention(q, window_kv, entries, block_table, picks, *where, self.official)

@@ -1,0 +1,51 @@
+"""The compressor of CSA and HCA layers and of the indexer (v4_spec 2.7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from v4npu import ops
+from v4npu.model.config import Config
+from v4npu.model.linear import Linear, Norm, float_parameter
+from v4npu.model.step import Step
+
+
+class Compressor(nn.Module):
+    """Pools every `ratio` tokens into one entry of `head_dim`."""
+
+    def __init__(self, config: Config, ratio: int, head_dim: int, quant: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.overlap = ratio in config.overlap_ratios
+        self.quant = quant
+        self.dtype = dtype
+        width = (2 if self.overlap else 1) * head_dim
+        self.wkv = Linear(config.hidden_size, width, dtype)
+        self.wgate = Linear(config.hidden_size, width, dtype)
+        self.ape = float_parameter(ratio, width, dtype=dtype)
+        self.norm = Norm(head_dim, config.rms_norm_eps, dtype)
+
+    def state_shape(self) -> tuple[int, int, int]:
+        """Rows of (kv, score) that a sequence keeps: [2, rows, width]."""
+        return 2, (2 if self.overlap else 1) * self.ratio, self.ape.shape[1]
+
+    def forward(self, x: Tensor, freqs: Tensor, step: Step, state: Tensor | None) -> Tensor:
+        """x [T, d] -> the entries completed in this call [batch, n, head_dim]."""
+        entries = ops.compressor(
+            self.wkv.wide(x),
+            self.wgate.wide(x),
+            self.ape,
+            self.norm.weight,
+            freqs,
+            step.cu_seqlens_q,
+            step.start_pos,
+            state,
+            self.ratio,
+            self.overlap,
+            self.norm.eps,
+            self.quant,
+            step.batch * step.entries(self.ratio),
+            self.dtype,
+        )
+        return entries.unflatten(0, (step.batch, step.entries(self.ratio)))

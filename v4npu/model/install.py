@@ -1,0 +1,109 @@
+"""Putting checkpoint tensors into a model, under their official names (v4_spec 5.1)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from v4npu.model.linear import Linear, scale_shape
+
+if TYPE_CHECKING:
+    from v4npu.model.model import Model
+
+_EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(w[123])\.(weight|scale)")
+# Weights of wide products keep the checkpoint's precision; rounding them to the model's dtype would change the answer.
+_KEPT = re.compile(r"(\.compressor\.(wkv|wgate)|\.gate|^head|norm)\.weight$")
+_QUANTISED = (torch.float8_e4m3fn, torch.int8)
+
+
+def _target(model: Model, name: str) -> tuple[nn.Module, str, int | None]:
+    """(module, attribute, expert) that an official name means."""
+    expert = None
+    if match := _EXPERT.fullmatch(name):
+        name, expert = f"{match[1]}.{match[3]}.{match[4]}", int(match[2])
+    path, _, attribute = name.rpartition(".")
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        raise ValueError(f"{name}: this model has no such tensor") from None
+    known = attribute in module._parameters or (attribute == "scale" and isinstance(module, Linear))
+    if not known or (expert is not None and not 0 <= expert < model.config.n_routed_experts):
+        raise ValueError(f"{name}: this model has no such tensor")
+    return module, attribute, expert
+
+
+def _converted(model: Model, name: str, module: nn.Module, attribute: str, tensor: Tensor) -> Tensor:
+    """The tensor in the dtype it is kept in."""
+    if attribute == "scale":
+        if tensor.dtype != torch.float8_e8m0fnu:
+            raise ValueError(f"{name} must be float8_e8m0fnu, got {tensor.dtype}")
+        return tensor
+    if tensor.dtype in _QUANTISED and isinstance(module, Linear):
+        return tensor
+    wanted = module._parameters[attribute].dtype  # type: ignore[union-attr]
+    if tensor.is_floating_point() != wanted.is_floating_point or tensor.dtype in _QUANTISED:
+        raise ValueError(f"{name} must be {wanted}, got {tensor.dtype}")
+    if _KEPT.search(name):
+        wanted = torch.promote_types(tensor.dtype, wanted)
+    return tensor.to(wanted)
+
+
+def _expected_shape(module: nn.Module, attribute: str, tensor: Tensor) -> tuple[int, ...]:
+    if not isinstance(module, Linear):
+        return tuple(module._parameters[attribute].shape)  # type: ignore[union-attr]
+    if attribute == "scale":
+        return scale_shape(module.weight, module.shape)
+    *lead, k = module.shape
+    return (*lead, k // 2) if tensor.dtype == torch.int8 else module.shape
+
+
+def install(model: Model, name: str, tensor: Tensor) -> None:
+    """See Model.install."""
+    module, attribute, expert = _target(model, name)
+    tensor = _converted(model, name, module, attribute, tensor)
+    if attribute == "scale" and module.weight.is_meta:
+        raise ValueError(f"{name}: install the weight before its scale")
+    expected = _expected_shape(module, attribute, tensor)
+    one = expected[1:] if expert is not None else expected
+    if tuple(tensor.shape) != one:
+        raise ValueError(f"{name} must have shape {list(one)}, got {list(tensor.shape)}")
+    if attribute == "weight" and tensor.dtype == torch.int8 and module.shape[-1] % 32:
+        raise ValueError(f"{name}: FP4 needs a last dimension that is a multiple of 32, got {module.shape[-1]}")
+    if expert is None:
+        _put(module, attribute, tensor.detach().to(model.device))
+        return
+    installed: dict[str, set[int]] = module.__dict__.setdefault("installed", {})
+    done = installed.setdefault(attribute, set())
+    if not done:
+        _put(module, attribute, torch.empty(expected, dtype=tensor.dtype, device=model.device))
+    stacked = getattr(module, attribute)
+    if stacked.dtype != tensor.dtype:
+        raise ValueError(f"{name} must be {stacked.dtype} like the layer's other experts, got {tensor.dtype}")
+    stacked.data[expert] = tensor
+    done.add(expert)
+
+
+def _put(module: nn.Module, attribute: str, tensor: Tensor) -> None:
+    if attribute in module._parameters:
+        old = module._parameters[attribute]
+        trains = old is not None and old.requires_grad and tensor.is_floating_point() and tensor.dtype not in _QUANTISED
+        setattr(module, attribute, nn.Parameter(tensor, requires_grad=trains))
+    else:
+        setattr(module, attribute, tensor)
+
+
+def missing(model: Model) -> list[str]:
+    """See Model.missing."""
+    names = [name for name, p in model.named_parameters() if p.is_meta]
+    for path, module in model.named_modules():
+        if not isinstance(module, Linear) or module.weight.is_meta:
+            continue
+        if module.quantised and module.scale is None:
+            names.append(f"{path}.scale")
+        for attribute, done in module.__dict__.get("installed", {}).items():
+            prefix, _, matrix = path.rpartition(".")
+            names += [f"{prefix}.{e}.{matrix}.{attribute}" for e in range(module.shape[0]) if e not in done]
+    return names

@@ -1,0 +1,57 @@
+"""Reference of swiglu and moe_experts (v4_spec 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, silu
+
+from v4npu.reference.formats import WEIGHT_BLOCK, dequantize_weight, round_fp8, wide
+
+
+def swiglu(gate: Tensor, up: Tensor, weights: Tensor | None, limit: float) -> Tensor:
+    """See v4npu.ops.swiglu."""
+    a, u = wide(gate), wide(up)
+    if limit > 0:
+        a, u = a.clamp(max=limit), u.clamp(-limit, limit)
+    y = silu(a) * u
+    if weights is not None:
+        y = y * weights.to(y.dtype).unsqueeze(-1)
+    return y.to(gate.dtype)
+
+
+def moe_experts(
+    x: Tensor,
+    topk_indices: Tensor,
+    topk_weights: Tensor,
+    w1: Tensor,
+    w1_scale: Tensor | None,
+    w3: Tensor,
+    w3_scale: Tensor | None,
+    w2: Tensor,
+    w2_scale: Tensor | None,
+    swiglu_limit: float,
+    official: bool,
+) -> Tensor:
+    """See v4npu.ops.moe_experts."""
+    quantised = official and w1_scale is not None
+
+    def rounded(a: Tensor) -> Tensor:
+        return round_fp8(a, WEIGHT_BLOCK) if quantised else a
+
+    def matrix(weight: Tensor, scale: Tensor | None, e: int) -> Tensor:
+        return dequantize_weight(weight[e], None if scale is None else scale[e], x.dtype)
+
+    out = torch.zeros_like(wide(x))
+    tokens = rounded(x)
+    for e in topk_indices.unique().tolist():  # ascending: the order of the sum is part of the contract
+        token, slot = torch.where(topk_indices == e)
+        rows = tokens[token]
+        hidden = swiglu(
+            linear(rows, matrix(w1, w1_scale, e)),
+            linear(rows, matrix(w3, w3_scale, e)),
+            topk_weights[token, slot],
+            swiglu_limit,
+        )
+        out = out.index_add(0, token, wide(linear(rounded(hidden), matrix(w2, w2_scale, e))))
+    return out

@@ -1,0 +1,39 @@
+"""Reference of gate and hash_gate (v4_spec 3.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, softplus
+
+from v4npu.reference.formats import wide
+
+
+def router_scores(x: Tensor, weight: Tensor) -> Tensor:
+    """sqrt(softplus(x W^T)) in float32 [T, E]."""
+    x = wide(x)
+    return softplus(linear(x, weight.to(x.dtype))).sqrt()
+
+
+def _weights(scores: Tensor, indices: Tensor, route_scale: float) -> Tensor:
+    picked = scores.gather(-1, indices)
+    return picked / picked.sum(-1, keepdim=True) * route_scale
+
+
+def top_indices(scores: Tensor, k: int) -> Tensor:
+    """Indices of the k largest values of the last dim, largest first; equal values: the smaller index first."""
+    return torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k]
+
+
+def gate(x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float) -> tuple[Tensor, Tensor]:
+    """See v4npu.ops.gate."""
+    scores = router_scores(x, weight)
+    choice = scores.detach() if bias is None else scores.detach() + bias.to(scores.dtype)
+    indices = top_indices(choice, topk)
+    return indices.int(), _weights(scores, indices, route_scale)
+
+
+def hash_gate(x: Tensor, weight: Tensor, tid2eid: Tensor, input_ids: Tensor, route_scale: float) -> tuple[Tensor, Tensor]:
+    """See v4npu.ops.hash_gate."""
+    indices = tid2eid[input_ids]
+    return indices.int(), _weights(router_scores(x, weight), indices, route_scale)

@@ -1,0 +1,22 @@
+"""Reference of rms_norm (v4_spec 2.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from v4npu.reference.formats import wide
+
+
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """rsqrt(mean(x^2) + eps) over the last dimension, kept, in x's dtype."""
+    return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """See v4npu.ops.rms_norm."""
+    w = wide(x)
+    y = w * inverse_rms(w, eps)
+    if weight is not None:
+        y = y * weight.to(y.dtype)
+    return y.to(x.dtype)

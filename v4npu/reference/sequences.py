@@ -1,0 +1,26 @@
+"""Packed sequences of one call, as the references walk them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+
+def sequences(cu_seqlens_q: Tensor, start_pos: Tensor) -> Iterator[tuple[int, int, int, int]]:
+    """(sequence, first packed token, end, tokens it had before the call) of every sequence."""
+    ends = cu_seqlens_q.tolist()
+    starts = start_pos.tolist()
+    if ends[0] != 0 or any(a > b for a, b in zip(ends, ends[1:], strict=False)) or min(starts, default=0) < 0:
+        raise ValueError(
+            f"v4npu: cu_seqlens_q must rise from 0 and start_pos must not be negative, got {ends} and {starts}"
+        )
+    for b, start in enumerate(starts):
+        yield b, ends[b], ends[b + 1], start
+
+
+def paged_rows(cache: Tensor, block_table: Tensor, b: int) -> Tensor:
+    """Rows [max_blocks * block_size, D] of sequence b in cache [num_blocks, block_size, D]."""
+    if block_table.shape[1] == 1:
+        return cache[int(block_table[b, 0])]
+    return cache[block_table[b].long()].flatten(0, 1)
