@@ -65,7 +65,7 @@ def nano_config(vocab_size: int) -> Config:
             "index_n_heads": 4,
             "index_head_dim": 64,
             "index_topk": 64,
-            "n_routed_experts": 8,
+            "n_routed_experts": 7,
             "n_shared_experts": 1,
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 128,

@@ -1,41 +1,26 @@
 """Reads and writes V4 checkpoints: a directory of config.json and *.safetensors in the official layout.
 
 A checkpoint is judged as a whole before a tensor is touched: every header, then every name, shape and dtype
-against the configuration. What is written appears at once or not at all. See v4_spec.md section 5.
+against the configuration. `save` writes one whole or not at all; `random` makes one of any shape. See
+v4_spec.md section 5.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from v4npu.checkpoint_names import (
-    SCALES,
-    Part,
-    Spec,
-    expected,
-    layout,
-    official_name,
-    scale_name,
-    split_fused,
-    stored_shapes,
-)
-from v4npu.checkpoint_random import random_tensors
+from v4npu.checkpoint_names import Part, check_tensors, layout, official_name, scale_name, split_fused
+from v4npu.checkpoint_random import random
+from v4npu.checkpoint_write import CONFIG, save
 from v4npu.model.config import Config
 from v4npu.reference.formats import float_to_e8m0
-from v4npu.shards import DTYPE_NAMES, Shard, ShardWriter, open_directory, write_index
+from v4npu.shards import Shard, open_directory
 
-CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
-REPLACED = ("*.safetensors", "*.safetensors.index.json", CONFIG)  # what a new checkpoint takes the place of
+__all__ = ["Checkpoint", "random", "save"]
 
 
 class Source(NamedTuple):
@@ -71,7 +56,7 @@ class Checkpoint:
             self.config = self.config.without_mtp()
         specs = layout(self.config)
         stored = {name: (source.dtype, source.shape) for name, source in found.items()}
-        _check(str(self.path), specs, stored)
+        check_tensors(str(self.path), specs, stored)
         order = [both for name in specs for both in (name, scale_name(name)) if both in found]
         self._found = {name: found[name] for name in order}
 
@@ -151,144 +136,3 @@ def _exact_e8m0(where: str, scale: Tensor) -> Tensor:
     if not bool((mantissa == 0.5).all()):
         raise ValueError(f"{where}: scales must be powers of two from 2^-127 to 2^127")
     return float_to_e8m0(exponent - 1)
-
-
-def _check(
-    where: str, specs: dict[str, Spec], stored: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
-) -> None:
-    """One ValueError for everything that is missing, unexpected or of a wrong shape or dtype."""
-    problems: list[str] = []
-    wanted: set[str] = set()
-    formats: dict[str, tuple[str, torch.dtype]] = {}  # the experts of a layer are stacked: they share a dtype
-    for name, spec in specs.items():
-        wanted.add(name)
-        if name not in stored:
-            problems.append(f"{name} is missing, expected {expected(spec)}")
-            continue
-        dtype, shape = stored[name]
-        shapes = stored_shapes(spec, dtype)
-        if shapes is None or shapes[0] != shape:
-            problems.append(f"{name} must be {expected(spec)}, got {_describe(dtype, shape)}")
-            continue
-        if spec.kind == "expert":
-            group = name.rpartition(".experts.")[0] + name.rpartition(".")[0][-3:]
-            first = formats.setdefault(group, (name, dtype))
-            if first[1] != dtype:
-                problems.append(
-                    f"{name} must be {DTYPE_NAMES[first[1]]} like {first[0]}, got {DTYPE_NAMES[dtype]}"
-                )
-        if shapes[1] is not None:
-            wanted.add(scale_name(name))
-            given = stored.get(scale_name(name))
-            if given is None or given[1] != shapes[1] or given[0] not in SCALES:
-                got = "nothing" if given is None else _describe(*given)
-                problems.append(f"{scale_name(name)} must be F8_E8M0 {list(shapes[1])}, got {got}")
-    problems += [f"{name} is unexpected, {_describe(*stored[name])}" for name in stored if name not in wanted]
-    if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise ValueError(f"{where}: tensor " + "; tensor ".join(problems[:6]) + more)
-
-
-def _describe(dtype: torch.dtype, shape: tuple[int, ...]) -> str:
-    return f"{DTYPE_NAMES.get(dtype, dtype)} {list(shape)}"
-
-
-def save(
-    path: str | Path,
-    config: Config,
-    tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
-    shard_bytes: int = 5_000_000_000,
-    tokenizer: str | Path | None = None,
-) -> None:
-    """Writes a checkpoint in the official layout; it appears complete or not at all.
-
-    Args:
-        path: directory to make. A checkpoint already there is replaced in one step (its other files stay);
-            any other non-empty directory is refused.
-        config: written as config.json, with official keys.
-        tensors: official names (layers.0.attn.wq_a.weight, ...scale) with tensors of the dtypes of v4_spec.md
-            5.1, or plain float ones without a scale. Consumed one at a time.
-        shard_bytes: a new shard begins before its tensors would exceed this.
-        tokenizer: a tokenizer.json to copy in.
-
-    Raises:
-        ValueError: a name, shape or dtype does not fit the configuration, or one is missing.
-    """
-    path = Path(path).absolute()
-    if shard_bytes < 1:
-        raise ValueError(f"v4npu.checkpoint.save: shard_bytes must be positive, got {shard_bytes}")
-    if path.exists() and not (path / CONFIG).is_file() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path}: must be a new or empty directory, or a checkpoint with {CONFIG}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        if path.is_dir():
-            shutil.copytree(path, made, ignore=shutil.ignore_patterns(*REPLACED), dirs_exist_ok=True)
-        _write_shards(made, config, tensors, shard_bytes)
-        if tokenizer is not None:
-            shutil.copyfile(tokenizer, made / "tokenizer.json")
-        (made / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-        _swap(made, path, Path(scratch) / "replaced")
-
-
-def _write_shards(
-    path: Path, config: Config, tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], shard_bytes: int
-) -> None:
-    pairs = tensors.items() if isinstance(tensors, Mapping) else tensors
-    written: list[ShardWriter] = []
-    stored: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-    for name, tensor in pairs:
-        if name in stored:
-            raise ValueError(f"v4npu.checkpoint.save: tensor {name!r} must be given once")
-        stored[name] = (tensor.dtype, tuple(tensor.shape))
-        if not written or written[-1].entries and written[-1].nbytes + tensor.nbytes > shard_bytes:
-            if written:
-                written[-1].finish()
-            written.append(ShardWriter(path / f"part-{len(written)}"))
-        written[-1].add(name, tensor)
-    _check("v4npu.checkpoint.save", layout(config), stored)
-    written[-1].finish()
-    if len(written) == 1:
-        written[0].path.rename(path / "model.safetensors")
-        return
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(written, 1):
-        file_name = f"model-{number:05d}-of-{len(written):05d}.safetensors"
-        shard.path.rename(path / file_name)
-        weight_map.update(dict.fromkeys(shard.entries, file_name))
-    write_index(path / INDEX, weight_map, sum(shard.nbytes for shard in written))
-
-
-def _swap(made: Path, path: Path, replaced: Path) -> None:
-    """Puts `made` in the place of `path`; if that fails, the old directory is back where it was."""
-    if not path.exists() or not any(path.iterdir()):
-        made.rename(path)
-        return
-    path.rename(replaced)
-    try:
-        made.rename(path)
-    except BaseException:
-        replaced.rename(path)
-        raise
-
-
-def random(
-    path: str | Path,
-    config: Config,
-    seed: int = 0,
-    expert_dtype: str = "fp4",
-    attention_dtype: str = "fp8",
-    mtp: bool = True,
-) -> None:
-    """Writes a random checkpoint of any shape, tensor by tensor, with weights of plausible size.
-
-    Args:
-        expert_dtype: "fp4", "fp8", "bf16" or "fp32".
-        attention_dtype: "fp8", "bf16" or "fp32", for every linear but the routed experts. With "fp32" the
-            norms, embeddings and the like are float32 too.
-        mtp: whether to write the draft layers of `config`.
-    """
-    config = config if mtp else config.without_mtp()
-    config = replace(config, expert_dtype=expert_dtype, quantized=attention_dtype == "fp8")
-    save(path, config, random_tensors(config, seed, expert_dtype, attention_dtype))

@@ -7,13 +7,14 @@ save_pretrained writes either its own names or official ones behind "model.").
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 
 from v4npu.model.config import Config
 from v4npu.reference.formats import FP4_BLOCK, WEIGHT_BLOCK
+from v4npu.shards import DTYPE_NAMES
 
 FLOATS = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 SCALES = (torch.float8_e8m0fnu, torch.float32, torch.bfloat16)  # the latter two as exact powers of two
@@ -146,6 +147,46 @@ def expected(spec: Spec) -> str:
     if spec.kind == "expert" and shape[1] % FP4_BLOCK == 0:
         choices.append(f"I8 {[shape[0], shape[1] // 2]} (FP4) with a .scale")
     return ", or ".join(choices)
+
+
+def check_tensors(
+    where: str, specs: dict[str, Spec], stored: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+) -> None:
+    """One ValueError for everything that is missing, unexpected or of a wrong shape or dtype."""
+    problems: list[str] = []
+    wanted: set[str] = set()
+    formats: dict[str, tuple[str, torch.dtype]] = {}  # the experts of a layer are stacked: they share a dtype
+    for name, spec in specs.items():
+        wanted.add(name)
+        if name not in stored:
+            problems.append(f"{name} is missing, expected {expected(spec)}")
+            continue
+        dtype, shape = stored[name]
+        shapes = stored_shapes(spec, dtype)
+        if shapes is None or shapes[0] != shape:
+            problems.append(f"{name} must be {expected(spec)}, got {describe(dtype, shape)}")
+            continue
+        if spec.kind == "expert":
+            group = name.rpartition(".experts.")[0] + name.rpartition(".")[0][-3:]
+            first = formats.setdefault(group, (name, dtype))
+            if first[1] != dtype:
+                problems.append(
+                    f"{name} must be {DTYPE_NAMES[first[1]]} like {first[0]}, got {DTYPE_NAMES[dtype]}"
+                )
+        if shapes[1] is not None:
+            wanted.add(scale_name(name))
+            given = stored.get(scale_name(name))
+            if given is None or given[1] != shapes[1] or given[0] not in SCALES:
+                got = "nothing" if given is None else describe(*given)
+                problems.append(f"{scale_name(name)} must be F8_E8M0 {list(shapes[1])}, got {got}")
+    problems += [f"{name} is unexpected, {describe(*stored[name])}" for name in stored if name not in wanted]
+    if problems:
+        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise ValueError(f"{where}: tensor " + "; tensor ".join(problems[:6]) + more)
+
+
+def describe(dtype: torch.dtype, shape: tuple[int, ...]) -> str:
+    return f"{DTYPE_NAMES.get(dtype, dtype)} {list(shape)}"
 
 
 _RENAMES = tuple(

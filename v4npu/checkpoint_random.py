@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from v4npu.checkpoint_names import Spec, layout, scale_name
+from v4npu.checkpoint_write import save
 from v4npu.model.config import Config
 from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8
 
@@ -16,18 +19,38 @@ FORMATS = {"fp4": torch.int8, "fp8": torch.float8_e4m3fn, "bf16": torch.bfloat16
 ROWS = 4096  # of the hash table drawn at once
 
 
+def random(
+    path: str | Path,
+    config: Config,
+    seed: int = 0,
+    expert_dtype: str = "fp4",
+    attention_dtype: str = "fp8",
+    mtp: bool = True,
+) -> None:
+    """Writes a random checkpoint of any shape, tensor by tensor, with weights of plausible size.
+
+    Args:
+        expert_dtype: "fp4", "fp8", "bf16" or "fp32".
+        attention_dtype: "fp8", "bf16" or "fp32", for every linear but the routed experts. With "fp32" the
+            norms, embeddings and the like are float32 too.
+        mtp: whether to write the draft layers of `config`.
+    """
+    config = config if mtp else config.without_mtp()
+    config = replace(config, expert_dtype=expert_dtype, quantized=attention_dtype == "fp8")
+    save(path, config, random_tensors(config, seed, expert_dtype, attention_dtype))
+
+
 def random_tensors(
     config: Config, seed: int = 0, expert_dtype: str = "fp4", attention_dtype: str = "fp8"
 ) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors in layout order; each depends on the seed and its own name only."""
-    for name, value, allowed in (
+    for key, given, allowed in (
         ("expert_dtype", expert_dtype, tuple(FORMATS)),
         ("attention_dtype", attention_dtype, tuple(FORMATS)[1:]),
     ):
-        if value not in allowed:
-            raise ValueError(
-                f"v4npu.checkpoint.random: {name} must be one of {', '.join(allowed)}, got {value!r}"
-            )
+        if given not in allowed:
+            choices = ", ".join(allowed)
+            raise ValueError(f"v4npu.checkpoint.random: {key} must be one of {choices}, got {given!r}")
     plain = torch.float32 if attention_dtype == "fp32" else torch.bfloat16
     for name, spec in layout(config).items():
         generator = torch.Generator().manual_seed(seed << 32 ^ zlib.crc32(name.encode()))

@@ -1,6 +1,6 @@
 """Devices: which exist and why not, which kernel serves an operator, and what happens when none does.
 
-The only module that names devices. A driver or a vendor's torch plugin is touched only when there is a sign of one.
+The only module that names devices. A driver or a vendor's torch plugin is touched only where there is a sign of it.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def status(kind: str) -> DeviceStatus:
     else:
         if reason := _import_torch_npu():
             return DeviceStatus("npu", 0, reason)
-        runtime, absent = torch.npu, "torch_npu finds no device"
+        runtime, absent = sys.modules["torch_npu"].npu, "torch_npu finds no device"
     if not runtime.is_available():
         return DeviceStatus(kind, 0, absent)
     count = runtime.device_count()
@@ -141,7 +141,7 @@ def resolve(device: str | torch.device = "auto") -> torch.device:
     if index >= found.count:
         why = found.reason or f"there are {found.count}, counted from 0"
         have = ", ".join(s.kind for s in map(status, KINDS) if s.available)
-        raise ValueError(f"v4npu.device: {str(device)!r} is not available: {why}; available: {have}")
+        raise ValueError(f"v4npu: device {str(device)!r} is not available: {why}; available: {have}")
     return torch.device(kind if kind == "cpu" else f"{kind}:{index}")
 
 
@@ -149,7 +149,7 @@ def _parse(device: str) -> tuple[str, int]:
     """Kind and index of "cpu", "cuda[:i]" or "npu[:i]"."""
     kind, colon, index = device.partition(":")
     if kind not in KINDS or (colon and (kind == "cpu" or not (index.isascii() and index.isdigit()))):
-        raise ValueError(f'v4npu.device: device must be "auto", "cpu", "cuda[:i]" or "npu[:i]", got {device!r}')
+        raise ValueError(f'v4npu: device must be "auto", "cpu", "cuda[:i]" or "npu[:i]", got {device!r}')
     return kind, int(index or 0)
 
 

@@ -16,12 +16,13 @@ KV_FORMATS = ("fp8+fp4", "fp8", "bf16")  # the indexer's keys are FP4 in the fir
 
 @dataclass(frozen=True)
 class Parameters:
-    """Weights of the checkpoint; integer tables and quantisation scales are not counted."""
+    """Entries of weight matrices (v4_spec.md 1.2); quantisation scales and integer tables are not counted."""
 
     total: int
     total_with_mtp: int
     active: int  # read for one token, without embedding and head
     active_with_embeddings: int
+    vectors: int  # on top of total_with_mtp: norms, biases, sinks and position tables (0.0003 % of V4-Pro)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class _Weights:
     packed: int  # matrices a checkpoint stores in FP8
     floating: int  # matrices it stores in bf16 or fp32
     expert: int  # one routed expert
-    rest: int  # norms, biases, sinks, position tables
+    vectors: int  # norms, biases, sinks, position tables
 
 
 def _layer(config: Config, layer: int) -> _Weights:
@@ -86,33 +87,33 @@ def _layer(config: Config, layer: int) -> _Weights:
     packed = d * c.q_lora_rank + c.q_lora_rank * heads * dim + d * dim
     packed += heads * dim * c.o_lora_rank + c.o_lora_rank * c.o_groups * d + c.n_shared_experts * expert
     floating = d * c.n_routed_experts + 2 * mixes * streams * d
-    rest = 2 * d + c.q_lora_rank + dim + heads + 2 * (mixes + 3)
-    rest += c.n_routed_experts if layer >= c.num_hash_layers else 0
+    vectors = 2 * d + c.q_lora_rank + dim + heads + 2 * (mixes + 3)
+    vectors += c.n_routed_experts if layer >= c.num_hash_layers else 0
     if kind != "window":
         width = dim * (2 if kind == "csa" else 1)
         floating += 2 * d * width
-        rest += ratio * width + dim
+        vectors += ratio * width + dim
     if kind == "csa":
         index = c.index_n_heads * c.index_head_dim
         packed += c.q_lora_rank * index
         floating += c.index_n_heads * d + 2 * d * 2 * c.index_head_dim
-        rest += ratio * 2 * c.index_head_dim + c.index_head_dim
-    return _Weights(packed, floating, expert, rest)
+        vectors += ratio * 2 * c.index_head_dim + c.index_head_dim
+    return _Weights(packed, floating, expert, vectors)
 
 
 def parameters(config: Config) -> Parameters:
     """Counts the weights of the main model, of its MTP layers, and those one token reads."""
     d, streams, layers = config.hidden_size, config.hc_mult, config.num_hidden_layers
-    hc_head = streams * streams * d + streams + 1
+    hc_head, embeddings = streams * streams * d, 2 * config.vocab_size * d
     sizes = [_layer(config, i) for i in range(layers + config.num_nextn_predict_layers)]
-    whole = [s.packed + s.floating + s.rest + config.n_routed_experts * s.expert for s in sizes]
-    read = [s.packed + s.floating + s.rest + config.num_experts_per_tok * s.expert for s in sizes]
-    embeddings = 2 * config.vocab_size * d
-    ends = d + hc_head
-    total = embeddings + ends + sum(whole[:layers])
-    mtp = sum(size + 2 * d * d + 3 * d + hc_head for size in whole[layers:])
-    active = ends + sum(read[:layers])
-    return Parameters(total, total + mtp, active, active + embeddings)
+    whole = [s.packed + s.floating + config.n_routed_experts * s.expert for s in sizes]
+    read = [s.packed + s.floating + config.num_experts_per_tok * s.expert for s in sizes]
+    total = embeddings + hc_head + sum(whole[:layers])
+    mtp = sum(size + 2 * d * d + hc_head for size in whole[layers:])
+    active = hc_head + sum(read[:layers])
+    heads = 1 + config.num_nextn_predict_layers  # each collapses the streams and normalises on its own
+    vectors = sum(s.vectors for s in sizes) + heads * (d + streams + 1) + (heads - 1) * 2 * d
+    return Parameters(total, total + mtp, active, active + embeddings, vectors)
 
 
 def row_bytes(config: Config, kv_format: str = "fp8+fp4") -> tuple[int, int]:

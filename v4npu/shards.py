@@ -182,6 +182,8 @@ class ShardWriter:
         self._files = {width: part.open("wb") for width, part in self._parts.items()}
 
     def add(self, name: str, tensor: Tensor) -> None:
+        if tensor.dtype not in DTYPE_NAMES:
+            raise ValueError(f"tensor {name!r} must be one of {', '.join(DTYPES)}, got {tensor.dtype}")
         data = tensor.detach().cpu().contiguous()
         self.entries[name] = data.to("meta")
         self.nbytes += data.nbytes
@@ -242,12 +244,16 @@ def write_index(path: Path, weight_map: dict[str, str], nbytes: int) -> None:
 
 
 def open_directory(path: Path) -> Iterable[tuple[Shard, list[str]]]:
-    """Every shard of a checkpoint directory with the tensors to take from it."""
+    """Every shard of a checkpoint directory with the tensors to take from it.
+
+    The index decides which files count; without one model.safetensors does, or else all *.safetensors.
+    """
     index = sorted(path.glob("*.safetensors.index.json"))
+    whole = path / "model.safetensors"
     if len(index) > 1:
         raise ValueError(f"{path}: must hold one index, got {', '.join(file.name for file in index)}")
     if not index:
-        files = sorted(path.glob("*.safetensors"))
+        files = [whole] if whole.is_file() else sorted(path.glob("*.safetensors"))
         if not files:
             raise FileNotFoundError(f"{path}: holds no *.safetensors file")
         for file in files:
@@ -257,6 +263,10 @@ def open_directory(path: Path) -> Iterable[tuple[Shard, list[str]]]:
     by_shard: dict[str, list[str]] = {}
     for name, file_name in read_index(index[0]).items():
         by_shard.setdefault(file_name, []).append(name)
+    if whole.is_file() and whole.name not in by_shard:
+        raise ValueError(
+            f"{path}: must hold {whole.name} or {index[0].name}, which does not name it, not both"
+        )
     for file_name, names in sorted(by_shard.items()):
         shard = Shard(path / file_name)
         for name in names:

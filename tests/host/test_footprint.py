@@ -86,7 +86,7 @@ def test_short_contexts_and_any_config():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="context must be .* got 0"):
+    with pytest.raises(ValueError, match=r"context must be .* got 0"):
         fp.footprint(PRO, 0)
-    with pytest.raises(ValueError, match="kv_format must be .* got 'int4'"):
+    with pytest.raises(ValueError, match=r"kv_format must be .* got 'int4'"):
         fp.kv_bytes(PRO, 8, "int4")

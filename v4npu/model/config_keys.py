@@ -26,16 +26,18 @@ ARCHITECTURE, MODEL_TYPE = "DeepseekV4ForCausalLM", "deepseek_v4"
 WINDOW, CSA, HCA = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
 WEIGHT_BLOCK = [128, 128]
 PRESETS: dict[str, dict[str, Any]] = {  # where the public models differ, v4_spec.md 1.2
-    "pro": dict(
-        vocab_size=129280, hidden_size=7168, num_hidden_layers=61, num_attention_heads=128, q_lora_rank=1536,
-        o_groups=16, n_routed_experts=384, moe_intermediate_size=3072, index_topk=1024,
-        routed_scaling_factor=2.5, compress_ratios=(128, 128) + (4, 128) * 29 + (4, 0),
-    ),
-    "flash": dict(
-        vocab_size=129280, hidden_size=4096, num_hidden_layers=43, num_attention_heads=64, q_lora_rank=1024,
-        o_groups=8, n_routed_experts=256, moe_intermediate_size=2048, index_topk=512,
-        routed_scaling_factor=1.5, compress_ratios=(0, 0) + (4, 128) * 20 + (4, 0),
-    ),
+    "pro": {
+        "vocab_size": 129280, "hidden_size": 7168, "num_hidden_layers": 61, "num_attention_heads": 128,
+        "q_lora_rank": 1536, "o_groups": 16, "n_routed_experts": 384, "moe_intermediate_size": 3072,
+        "index_topk": 1024, "routed_scaling_factor": 2.5,
+        "compress_ratios": (128, 128) + (4, 128) * 29 + (4, 0),
+    },
+    "flash": {
+        "vocab_size": 129280, "hidden_size": 4096, "num_hidden_layers": 43, "num_attention_heads": 64,
+        "q_lora_rank": 1024, "o_groups": 8, "n_routed_experts": 256, "moe_intermediate_size": 2048,
+        "index_topk": 512, "routed_scaling_factor": 1.5,
+        "compress_ratios": (0, 0) + (4, 128) * 20 + (4, 0),
+    },
 }  # fmt: skip
 
 

@@ -1,0 +1,25 @@
+// fp4_linear: out = x W^T with W in FP4.
+//   out[t,n] = sum_k x[t,k] x_scale[t,k/128] * weight[n,k] weight_scale[n,k/32]
+// Steps:
+//   1 load x, unpack weight (low nibble = even k)   2 fp32 dot over each 32 of k   3 times x_scale * weight_scale
+//   4 fp32 sum over the blocks   5 one rounding, to out_dtype
+// e2m1 widens to e4m3 and to bf16 exactly. Without x_scale, x and weight * weight_scale are taken in out_dtype.
+#pragma once
+
+#include <cstdint>
+
+namespace v4npu {
+
+// T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
+struct Fp4LinearParams {
+  const void* x;                // e4m3fn [num_tokens, k], or floating point when x_scale is null
+  const uint8_t* x_scale;       // ue8m0  [num_tokens, ceil(k/128)]            may be null
+  const uint8_t* weight;        // 2x e2m1 [num_rows, k/2]
+  const uint8_t* weight_scale;  // ue8m0   [num_rows, k/32]
+  void* out;                    // out_dtype [num_tokens, num_rows]
+  int64_t num_tokens;
+  int64_t num_rows;
+  int64_t k;  // a multiple of 32
+};
+
+}  // namespace v4npu

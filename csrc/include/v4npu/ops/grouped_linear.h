@@ -1,0 +1,24 @@
+// grouped_linear: one matrix per group of heads, the first half of the output projection (wo_a).
+//   out[t,g,n] = sum_k x[t,g,k] * weight[g*rows_per_group + n, k]
+// Steps:
+//   1 expand an e4m3 weight by its scale and round to the dtype of x (exact in bf16): x itself is never quantised here
+//   2 dot in fp32   3 one rounding, to the dtype of x
+#pragma once
+
+#include <cstdint>
+
+namespace v4npu {
+
+// T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
+struct GroupedLinearParams {
+  const void* x;                // T      [num_tokens, num_groups, k]
+  const void* weight;           // T or e4m3fn [num_groups*rows_per_group, k]
+  const uint8_t* weight_scale;  // ue8m0  [ceil(num_groups*rows_per_group/128), ceil(k/128)]   null: weight is T
+  void* out;                    // T      [num_tokens, num_groups, rows_per_group]
+  int64_t num_tokens;
+  int64_t num_groups;
+  int64_t rows_per_group;
+  int64_t k;
+};
+
+}  // namespace v4npu

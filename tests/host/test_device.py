@@ -1,0 +1,163 @@
+"""device.py: what exists and why not, plans, and the fallback policy."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import v4npu
+from v4npu import _C, device
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("V4NPU_FALLBACK", raising=False)
+    monkeypatch.setattr(device, "_warned", set())
+    device._import_torch_npu.cache_clear()
+    yield
+    device._import_torch_npu.cache_clear()
+
+
+@pytest.fixture
+def two_npus(monkeypatch: pytest.MonkeyPatch) -> None:
+    npu = types.SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: 2, get_device_name=lambda i: f"Ascend950DT_{i}"
+    )
+    monkeypatch.setitem(sys.modules, "torch_npu", types.SimpleNamespace(npu=npu))
+
+
+def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    monkeypatch.setitem(sys.modules, "torch_npu", None)
+    monkeypatch.delitem(sys.modules, "torch_npu")
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
+
+
+def test_cpu_is_always_there() -> None:
+    assert device.resolve("cpu") == torch.device("cpu")
+    assert device.resolve(torch.device("cpu")) == torch.device("cpu")
+    assert device.status("cpu").available
+
+
+def test_auto_falls_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_accelerator(monkeypatch)
+    assert device.resolve() == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "gpu", "CPU", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "npu: 1", "cuda:1:2", "npu:²"]
+)
+def test_malformed_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r'device must be "auto", "cpu", "cuda\[:i\]" or "npu\[:i\]", got'):
+        device.resolve(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("cuda", "built without CUDA"), ("npu:3", "torch_npu is not installed")]
+)
+def test_an_absent_device_says_why_and_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, name: str, why: str
+) -> None:
+    no_accelerator(monkeypatch)
+    with pytest.raises(ValueError, match=rf"'{name}' is not available: .*{why}; available: cpu$"):
+        device.resolve(name)
+
+
+def test_an_npu_is_found_once_its_plugin_is_there(two_npus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.torch, "device", str)  # the name "npu" exists only under the real plugin
+    assert str(device.resolve("npu:1")) == "npu:1"
+    assert str(device.resolve("auto")) == "npu:0"
+    with pytest.raises(ValueError, match=r"'npu:2' is not available: there are 2, counted from 0"):
+        device.resolve("npu:2")
+
+
+def test_a_plugin_is_not_imported_without_a_sign_of_its_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_accelerator(monkeypatch)
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(device.os.path, "exists", lambda path: False)
+    monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
+    monkeypatch.setattr(device.importlib, "import_module", lambda name: pytest.fail("imported"))
+    assert "ASCEND_HOME_PATH" in device.status("npu").reason
+
+
+def test_a_plugin_that_fails_to_import_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise OSError("libhccl.so: cannot open shared object file")
+
+    no_accelerator(monkeypatch)
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("ASCEND_HOME_PATH", "/nonexistent")
+    monkeypatch.setattr(device.importlib, "import_module", broken)
+    assert "OSError: libhccl.so" in device.status("npu").reason
+
+
+def test_explain_needs_no_device() -> None:
+    found = v4npu.explain("csa_attention", device="npu", soc="ascend950dt", num_tokens=4)
+    assert found.variant == "reference" and found.dims == {"num_tokens": 4}
+    assert "csa_attention on npu (ascend950dt): reference" in str(found)
+    assert json.loads(json.dumps(found.to_dict()))["reason"] == found.reason
+
+
+def test_explain_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match=r"op must be one of rms_norm.*got 'csa'"):
+        v4npu.explain("csa")
+    with pytest.raises(ValueError, match="device must be"):
+        v4npu.explain("gate", device="tpu")
+    with pytest.raises(ValueError, match="soc must be None for the cpu"):
+        v4npu.explain("gate", device="cpu", soc="ascend950dt")
+
+
+def test_doctor_reports_every_op_and_device() -> None:
+    report = v4npu.doctor()
+    found = json.loads(json.dumps(report.to_dict()))
+    assert list(found["ops"]) == _C.op_names()
+    assert {"v4npu", "torch", "python", "platform"} == set(found["versions"])
+    assert [d["kind"] for d in found["devices"]] == ["cpu", "cuda", "npu"]
+    assert all(d["available"] or d["reason"] for d in found["devices"])
+    assert all(op in str(report) for op in _C.op_names())
+
+
+def test_warns_once_per_op_and_device() -> None:
+    with pytest.warns(
+        RuntimeWarning, match=r"v4npu\.gate: the plain torch reference runs on npu: no native npu"
+    ):
+        device.note_reference("gate", "npu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        device.note_reference("gate", "npu")
+        device.note_reference("gate", "cpu")  # the reference is the cpu's own variant
+    with pytest.warns(RuntimeWarning, match="on cuda"):
+        device.note_reference("gate", "cuda")
+
+
+def test_error_policy_raises_with_the_reason_and_ends_with_the_block() -> None:
+    with v4npu.fallback("error"):
+        with pytest.raises(NotImplementedError, match=r"v4npu\.gate: no native npu kernel is built in"):
+            device.note_reference("gate", "npu")
+        with v4npu.fallback("allow"), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            device.note_reference("gate", "npu")
+        with pytest.raises(NotImplementedError):
+            device.note_reference("gate", "xpu")
+    with pytest.warns(RuntimeWarning):
+        device.note_reference("gate", "npu")
+
+
+def test_the_environment_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("V4NPU_FALLBACK", "error")
+    with pytest.raises(NotImplementedError):
+        device.note_reference("gate", "cuda")
+    monkeypatch.setenv("V4NPU_FALLBACK", "sometimes")
+    with pytest.raises(ValueError, match=r"V4NPU_FALLBACK must be .*got 'sometimes'"):
+        device.note_reference("gate", "cuda")
+
+
+def test_an_unknown_policy_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r'policy must be "warn", "error" or "allow", got \'quiet\''):
+        v4npu.fallback("quiet")

@@ -1,0 +1,54 @@
+"""Plans are pure functions of the operator and an (invented) machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from v4npu import _C
+
+
+def machine(kind: str, name: str = "", **fields: object) -> _C.DeviceCaps:
+    caps = _C.DeviceCaps()
+    caps.kind, caps.name = kind, name
+    for field, value in fields.items():
+        setattr(caps, field, value)
+    return caps
+
+
+MACHINES = [
+    machine("cpu", "x86_64", available=True, features=["avx2"], num_cores=2),
+    machine("cpu", "aarch64", available=True, features=["sve"], num_cores=256, memory_bytes=1 << 40),
+    machine("cuda", "sm_90", available=True),
+    machine("npu", "ascend950dt", available=False, reason="not here"),
+    machine("abacus"),
+]
+
+
+@pytest.mark.parametrize("caps", MACHINES, ids=lambda c: f"{c.kind}-{c.name}")
+@pytest.mark.parametrize("op", _C.op_names())
+def test_every_op_has_a_plan_with_a_reason_on_any_machine(op: str, caps: _C.DeviceCaps) -> None:
+    plan = _C.plan(op, caps)
+    assert plan.variant
+    assert plan.reason
+    if plan.variant == "reference":
+        assert caps.kind in plan.reason
+
+
+def test_the_same_question_has_the_same_answer() -> None:
+    answers = {(p.variant, p.reason) for p in (_C.plan("rms_norm", MACHINES[0]) for _ in range(3))}
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize("op", ["", "rms_nor", "rms_norm(", "v4npu::rms_norm"])
+def test_an_unknown_op_is_refused_by_name(op: str) -> None:
+    with pytest.raises(ValueError, match=r"op must be a declared operator, got"):
+        _C.plan(op, MACHINES[0])
+
+
+def test_backends_describe_themselves_without_a_driver() -> None:
+    caps = {c.kind: c for c in _C.caps()}
+    assert set(caps) == {"cpu", "cuda", "npu"}
+    cpu = caps["cpu"]
+    assert cpu.available and cpu.num_cores >= 1 and cpu.memory_bytes > 0
+    assert cpu.name in {"x86_64", "aarch64", "generic"}
+    assert all(c.reason for c in caps.values() if not c.available)

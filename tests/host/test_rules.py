@@ -1,0 +1,112 @@
+"""The rules of the house that a machine can check: size budgets, forbidden includes, every operator complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import v4npu.reference as reference
+from v4npu import _C
+
+ROOT = Path(__file__).parents[2]
+CPP = {".cpp", ".h", ".cu", ".asc"}
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def sources(folder: str, suffixes: set[str]) -> list[Path]:
+    return sorted(
+        p for p in (ROOT / folder).rglob("*") if p.suffix in suffixes and "__pycache__" not in p.parts
+    )
+
+
+def budgets() -> list[tuple[Path, int]]:
+    found = [(p, 300) for p in sources("v4npu", {".py"})]
+    found += [(p, 250) for p in sources("tests", {".py"})]
+    for path in sources("backends", CPP):
+        if path.parent.name == "ops":
+            found.append((path, 500 if path.stem.split("_kernel")[0] != path.stem else 60))
+    found += [(p, 500) for p in sources("csrc", CPP)]
+    return found
+
+
+def test_files_stay_within_their_budgets() -> None:
+    over = [f"{p.relative_to(ROOT)}: {lines(p)} > {limit}" for p, limit in budgets() if lines(p) > limit]
+    assert not over, over
+
+
+VENDOR = r"cuda|acl/|acl\.h|torch_npu|kernel_operator|cublas|cudnn|hip/"
+FORBIDDEN = {
+    # folder: what no file in it may include
+    "csrc/include": rf"torch|ATen|c10|pybind11|Python\.h|{VENDOR}",
+    "csrc": VENDOR,
+    "backends/cpu": rf"{VENDOR}|backends/(cuda|ascend)|\.\./(cuda|ascend)/",
+    "backends/cuda": r"acl/|torch_npu|kernel_operator|backends/(cpu|ascend)|\.\./(cpu|ascend)/",
+    "backends/ascend": r"cuda|cublas|cudnn|backends/(cpu|cuda)|\.\./(cpu|cuda)/",
+}
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_no_forbidden_include(folder: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sources(folder, CPP)
+        for line in path.read_text().splitlines()
+        if re.match(rf'\s*#\s*include\s*[<"][^>"]*({FORBIDDEN[folder]})', line)
+    ]
+    assert not wrong, wrong
+
+
+def test_no_pickle_and_no_unchecked_torch_load() -> None:
+    banned = re.compile(r"\bimport (pickle|dill|shelve|marshal)\b|\btorch\.load\(|allow_pickle=True")
+    wrong = [str(p.relative_to(ROOT)) for p in sources("v4npu", {".py"}) if banned.search(p.read_text())]
+    assert not wrong, wrong
+
+
+def test_only_device_py_names_devices() -> None:
+    named = re.compile(r"""['"](cuda|npu)['":]|torch\.(cuda|npu)\b|\bimport torch_npu\b""")
+    wrong = [
+        str(p.relative_to(ROOT))
+        for p in sources("v4npu", {".py"})
+        if p.name != "device.py" and named.search(p.read_text())
+    ]
+    assert not wrong, wrong
+
+
+def test_the_schema_has_no_duplicates_and_torch_knows_every_op() -> None:
+    names = _C.op_names()
+    assert len(set(names)) == len(names) == len(_C.schemas())
+    for name in names:
+        assert hasattr(torch.ops.v4npu, name) and hasattr(torch.ops.v4npu_check, name)
+
+
+@pytest.mark.parametrize("op", _C.op_names())
+def test_every_op_has_header_check_reference_wrapper_and_test(op: str) -> None:
+    header = (ROOT / f"csrc/include/v4npu/ops/{op}.h").read_text()
+    params = "".join(word.capitalize() for word in op.split("_")) + "Params"
+    assert header.startswith(f"// {op}: ") and f"struct {params} {{" in header and "// Steps" in header
+    assert f'm.impl("{op}", TORCH_BOX(&v4npu::check_{op}))' in (ROOT / f"csrc/ops/{op}.cpp").read_text()
+    assert callable(getattr(reference, op))
+    assert f"def {op}(" in (ROOT / "v4npu/ops.py").read_text()
+    tests = "".join(p.read_text() for p in sources("tests/ops", {".py"}))
+    assert re.search(rf"\b{op}\b", tests), f"no file of tests/ops mentions {op}"
+
+
+@pytest.mark.parametrize("op", _C.op_names())
+def test_every_pointer_of_a_contract_says_its_shape(op: str) -> None:
+    header = (ROOT / f"csrc/include/v4npu/ops/{op}.h").read_text()
+    pointers = [line for line in header.splitlines() if re.match(r"\s+(const )?\w+\* \w+;", line)]
+    bare = [line for line in pointers if not re.search(r"//.*(\[|as w1)", line)]
+    assert pointers and not bare, bare
+
+
+def test_every_kernel_has_a_contract() -> None:
+    ops = set(_C.op_names())
+    for path in sources("backends", CPP):
+        if path.parent.name == "ops":
+            assert path.stem.split("_kernel")[0] in ops, path

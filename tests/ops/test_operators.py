@@ -1,0 +1,95 @@
+"""Every operator: registration (opcheck), gradients of the reference, float32 against float64, poison."""
+
+import pytest
+import torch
+
+import v4npu
+from v4npu import _C, reference
+from v4npu.testing.cases import arguments
+from v4npu.testing.compare import max_error
+
+OPS = _C.op_names()
+QUANTISERS = ("act_quant", "fp4_act_quant")
+INDICES = ("indexer_topk", "gate", "hash_gate")  # their picks are compared exactly
+
+
+def results(op, args):
+    out = getattr(torch.ops.v4npu, op)(*args)
+    return out if isinstance(out, tuple) else (out,)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_registration(op):
+    tests = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
+    if op in ("fp8_linear", "fp4_linear"):
+        tests.remove("test_schema")  # it compares tensors with allclose, which torch lacks for float8
+    torch.library.opcheck(getattr(torch.ops.v4npu, op).default, arguments(op), test_utils=tests)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_wrapper_and_reference_have_the_op(op):
+    assert getattr(v4npu.ops, op).__doc__
+    assert callable(getattr(reference, op))
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op not in QUANTISERS])
+def test_float32_against_float64(op):
+    low, high = results(op, arguments(op)), results(op, arguments(op, torch.float64))
+    for a, b in zip(low, high, strict=True):
+        assert torch.equal(torch.isinf(a), torch.isinf(b))
+        if not a.is_floating_point():
+            assert torch.equal(a, b)
+        elif a.isfinite().any():
+            assert max_error(a[a.isfinite()], b[b.isfinite()]) < 1e-5
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op not in (*QUANTISERS, "indexer_topk", "indexer_scores")])
+def test_gradients(op):
+    args = list(arguments(op, torch.float64))
+    if op == "compressor":
+        args[7] = None  # state is updated in place
+        args[5:7] = torch.tensor([0, 12], dtype=torch.int32), torch.tensor([0], dtype=torch.int32)
+    inputs = [i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and a.dtype == torch.float64]
+    for i in inputs:
+        args[i] = args[i].clone().requires_grad_()
+
+    def call(*values):
+        full = list(args)
+        for i, value in zip(inputs, values, strict=True):
+            full[i] = value
+        return tuple(r for r in results(op, full) if r.is_floating_point())
+
+    assert torch.autograd.gradcheck(call, [args[i] for i in inputs], fast_mode=True)
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op not in QUANTISERS])
+@pytest.mark.parametrize("official", [False, True])
+def test_runs_twice_alike_and_leaves_inputs_alone(op, official):
+    args = arguments(op, torch.bfloat16, official=official)
+    before = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
+    first = results(op, args)
+    if op == "compressor":
+        assert not torch.equal(args[7], before[7])  # the state moved on
+    else:
+        for a, b in zip(args, before, strict=True):
+            assert not isinstance(a, torch.Tensor) or torch.equal(a, b)
+    for a, b in zip(first, results(op, before), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("op", ["window_attention", "csa_attention", "hca_attention"])
+@pytest.mark.parametrize("official", [False, True])
+def test_attention_never_reads_what_is_not_visible(op, official):
+    args = arguments(op, torch.float32, official=official)
+    poisoned = list(args)
+    poisoned[1] = args[1].clone()
+    poisoned[1][1, 5:] = torch.nan  # sequence 1 holds positions 0..4
+    poisoned[1][0, :2] = torch.nan  # sequence 0 sees positions 2..15 of its ring of 16
+    if op == "hca_attention":  # sequence 1 sees its entry 0 only; the next one lies in row [1, 1], and is sequence 0's fourth
+        poisoned[2] = args[2].clone()
+        poisoned[2][1, 1] = torch.nan
+    clean, dirty = results(op, args)[0], results(op, poisoned)[0]
+    assert torch.equal(dirty[7:], clean[7:])
+    assert torch.equal(dirty[:6], clean[:6]) or not official
+    if op != "hca_attention":
+        assert torch.equal(dirty, clean)

@@ -1,0 +1,1 @@
+"""Shapes and comparisons shared by the tests and the benchmarks."""

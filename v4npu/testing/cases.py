@@ -1,0 +1,93 @@
+"""Small valid arguments for every operator, as the tests and benchmarks call it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.rope import rope_frequencies
+
+
+class Draw:
+    """Random tensors of one dtype from one seed."""
+
+    def __init__(self, dtype: torch.dtype, seed: int) -> None:
+        self.dtype = dtype
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(dtype or self.dtype)
+
+    def integers(self, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.randint(high, shape, generator=self.generator).to(dtype)
+
+
+def _int32(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, official: bool = False) -> tuple[Any, ...]:
+    """Positional arguments of `op`: two sequences of 7 and 5 new tokens after 9 and 0 earlier ones."""
+    draw = Draw(dtype, seed)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    tokens, d, heads, head_dim, rope_dim, m = 12, 64, 3, 80, 16, 4
+    cu, start = _int32(0, 7, 12), _int32(9, 0)
+    positions = torch.tensor([*range(9, 16), *range(5)])
+    freqs = rope_frequencies(rope_dim, 10000.0)
+    x = draw.normal(tokens, d)
+    q = draw.normal(tokens, heads, head_dim)
+    streams = draw.normal(tokens, m, d)
+    window_kv = draw.normal(2, 16, head_dim)
+    pages, table = draw.normal(3, 2, head_dim), _int32(2, 0, 1, 1).view(2, 2)
+    sink = draw.normal(heads, dtype=wide)
+    where = (cu, start, sink, head_dim**-0.5, 8)
+
+    def mixes(rows: int, scales: int) -> tuple[Tensor, ...]:
+        fn, scale = draw.normal(rows, m * d, dtype=wide) * 0.1, draw.normal(scales, dtype=wide)
+        return fn, scale, draw.normal(rows, dtype=wide)
+
+    index_q, keys = draw.normal(tokens, 3, 32), draw.normal(3, 2, 32)
+    index_args = (index_q, draw.normal(tokens, 3), keys, table, cu, start, 4)
+    gate_weight = draw.normal(6, d)
+    experts, width = 5, 32
+    w1, w3, w2 = draw.normal(experts, width, d), draw.normal(experts, width, d), draw.normal(experts, d, width)
+    cases: dict[str, Any] = {
+        "rms_norm": lambda: (x, draw.normal(d), 1e-6),
+        "rope": lambda: (q, positions, freqs, True),
+        "hadamard": lambda: (x,),
+        "act_quant": lambda: (x, 32),
+        "fp4_act_quant": lambda: (x, 32),
+        "fp8_linear": lambda: (x, None, *quantize_weight_fp8(draw.normal(48, d)), dtype),
+        "fp4_linear": lambda: (x, None, *quantize_weight_fp4(draw.normal(48, d)), dtype),
+        "grouped_linear": lambda: (draw.normal(tokens, 2, 32), draw.normal(2 * 24, 32), None),
+        "hc_pre": lambda: (streams, *mixes((2 + m) * m, 3), 1e-6, 1e-6, 20),
+        "hc_post": lambda: (x, streams, draw.normal(tokens, m, dtype=wide), draw.normal(tokens, m, m, dtype=wide)),
+        "hc_head": lambda: (streams, *mixes(m, 1), 1e-6, 1e-6),
+        "qkv_prepare": lambda: (
+            q, draw.normal(tokens, head_dim), draw.normal(head_dim), positions, freqs, 1e-6, official,
+        ),
+        "compressor": lambda: (
+            draw.normal(tokens, 64, dtype=wide), draw.normal(tokens, 64, dtype=wide), draw.normal(4, 64, dtype=wide),
+            draw.normal(32), freqs, cu, start, draw.normal(2, 2, 8, 64, dtype=wide), 4, True, 1e-6,
+            "hadamard_fp4" if official else "none", 3, dtype,
+        ),
+        "indexer_query": lambda: (index_q, positions, freqs, official),
+        "indexer_scores": lambda: (*index_args, official),
+        "indexer_topk": lambda: (*index_args, 3, official),
+        "window_attention": lambda: (q, window_kv, *where, official),
+        "csa_attention": lambda: (
+            q, window_kv, pages, table, draw.integers(5, tokens, 3, dtype=torch.int32) - 1, *where, official,
+        ),
+        "hca_attention": lambda: (q, window_kv, pages, table, *where, 4, official),
+        "gate": lambda: (x, gate_weight, draw.normal(6, dtype=wide), 2, 1.5),
+        "hash_gate": lambda: (x, gate_weight, draw.integers(6, 20, 2), draw.integers(20, tokens), 1.5),
+        "swiglu": lambda: (x, draw.normal(tokens, d), draw.normal(tokens, dtype=wide), 0.5),
+        "moe_experts": lambda: (
+            x, draw.integers(experts, tokens, 2, dtype=torch.int32), draw.normal(tokens, 2, dtype=wide),
+            w1, None, w3, None, w2, None, 0.5, official,
+        ),
+    }  # fmt: skip
+    return cases[op]()
