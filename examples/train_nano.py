@@ -113,7 +113,9 @@ def train_tokenizer(texts: dict[str, str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     prose = [texts["moby_dick"]] * 2 + [texts["classics_prose"], texts["gutenberg_prose"]]
-    tokenizer.train_from_iterator((line for text in prose for line in text.splitlines(keepends=True)), trainer)
+    tokenizer.train_from_iterator(
+        (line for text in prose for line in text.splitlines(keepends=True)), trainer
+    )
     return tokenizer
 
 
@@ -143,7 +145,9 @@ def initialise(model: Model, seed: int) -> None:
         elif name == "head.weight":
             value = 0.02 * value
         else:
-            value = value * p.shape[-1] ** -0.5 * (0.3 if name.endswith(("wo_b.weight", "w2.weight")) else 1.0)
+            value = (
+                value * p.shape[-1] ** -0.5 * (0.3 if name.endswith(("wo_b.weight", "w2.weight")) else 1.0)
+            )
         if ".experts." in name and ".shared_experts." not in name:
             path, _, matrix = name.removesuffix(".weight").rpartition(".")
             for e in range(p.shape[0]):
@@ -211,13 +215,24 @@ def auxiliary_losses(model: Model, seen: dict[str, Tensor], batch: int, length: 
         if attn.indexer is not None:
             keys, table = pages(seen[f"{scope}.index_keys"])
             scores = ops.indexer_scores(
-                seen[f"{scope}.index_query"], seen[f"{scope}.index_weights"], keys, table, cu, zero, attn.ratio, False
+                seen[f"{scope}.index_query"],
+                seen[f"{scope}.index_weights"],
+                keys,
+                table,
+                cu,
+                zero,
+                attn.ratio,
+                False,
             )
             with torch.no_grad():
                 q = seen[f"{scope}.query"].unflatten(0, (batch, length))
                 entries = seen[f"{scope}.entries"]
                 hidden = (scores == -math.inf).unflatten(0, (batch, length)).unsqueeze(2)
-                p = (torch.einsum("bthd,bnd->bthn", q, entries) * attn.scale).masked_fill(hidden, -1e30).softmax(-1)
+                p = (
+                    (torch.einsum("bthd,bnd->bthn", q, entries) * attn.scale)
+                    .masked_fill(hidden, -1e30)
+                    .softmax(-1)
+                )
                 target = p.mean(2).flatten(0, 1)
             rows = (scores > -math.inf).any(-1)
             log_p = scores[rows].log_softmax(-1)
@@ -293,7 +308,9 @@ def held_out_bits(model: Model, ids: Tensor, nbytes: int, length: int = 512) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("corpus", type=Path, help="folder that fetch_corpus.py filled")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--steps", type=int, default=900)
@@ -325,12 +342,21 @@ def main() -> None:
                 for group in optimiser.param_groups:
                     group["lr"] = args.lr * factor
             with Rounded(model, step >= args.steps * 0.7):
-                total, parts = losses(model, sampler.batch(args.batch, args.length + 2), MTP_WEIGHTS[factor < 1 and step > args.steps // 2])
+                total, parts = losses(
+                    model,
+                    sampler.batch(args.batch, args.length + 2),
+                    MTP_WEIGHTS[factor < 1 and step > args.steps // 2],
+                )
                 total.backward()
             torch.nn.utils.clip_grad_norm_(adamw_params, 1.0)
             for optimiser in optimisers:
                 optimiser.step()
-            row = [step, round(time.time() - began, 1), round(factor, 4), *(round(v, 4) for v in parts.values())]
+            row = [
+                step,
+                round(time.time() - began, 1),
+                round(factor, 4),
+                *(round(v, 4) for v in parts.values()),
+            ]
             rows.writerow(row)
             log.flush()
             if step % 10 == 0 or step == args.steps - 1:

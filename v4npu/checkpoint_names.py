@@ -17,7 +17,7 @@ from v4npu.reference.formats import FP4_BLOCK, WEIGHT_BLOCK
 from v4npu.shards import DTYPE_NAMES
 
 FLOATS = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
-SCALES = (torch.float8_e8m0fnu, torch.float32, torch.bfloat16)  # the latter two as exact powers of two
+SCALES = (torch.float8_e8m0fnu, torch.uint8, torch.float32, torch.bfloat16)  # floats: exact powers of two
 
 
 class Spec(NamedTuple):

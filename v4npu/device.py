@@ -1,6 +1,6 @@
 """Devices: which exist and why not, which kernel serves an operator, and what happens when none does.
 
-The only module that names devices. A driver or a vendor's torch plugin is touched only where there is a sign of it.
+The only module that names devices. A driver or vendor plugin is touched only where there is a sign of it.
 """
 
 from __future__ import annotations
@@ -249,5 +249,5 @@ def _valid(policy: str, name: str) -> str:
     return policy
 
 
-def _caps(kind: str) -> Any:
+def _caps(kind: str) -> _C.DeviceCaps:
     return next(caps for caps in _C.caps() if caps.kind == kind)

@@ -73,7 +73,13 @@ def grouped_linear(x: Tensor, weight: Tensor, weight_scale: Tensor | None) -> Te
 
 
 def hc_pre(
-    streams: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, hc_eps: float, sinkhorn_iters: int
+    streams: Tensor,
+    fn: Tensor,
+    scale: Tensor,
+    base: Tensor,
+    norm_eps: float,
+    hc_eps: float,
+    sinkhorn_iters: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """mHC before a sublayer: its input y [T, d] and the mixes post [T, m], comb [T, m, m] (float32).
 
@@ -87,7 +93,9 @@ def hc_post(x: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     return _op.hc_post(x, streams, post, comb)
 
 
-def hc_head(streams: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, hc_eps: float) -> Tensor:
+def hc_head(
+    streams: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, hc_eps: float
+) -> Tensor:
     """Collapse of the streams [T, m, d] -> [T, d] before the final norm; fn [m, m d], scale [1], base [m]. v4_spec 2.3."""
     return _op.hc_head(streams, fn, scale, base, norm_eps, hc_eps)
 
@@ -139,22 +147,8 @@ def compressor(
     Returns:
         out_dtype [num_entries, D], sequence after sequence. v4_spec 2.7.
     """
-    return _op.compressor(
-        kv,
-        score,
-        ape,
-        norm_weight,
-        freqs,
-        cu_seqlens_q,
-        start_pos,
-        state,
-        ratio,
-        overlap,
-        eps,
-        quant,
-        num_entries,
-        out_dtype,
-    )
+    rows = (kv, score, ape, norm_weight, freqs, cu_seqlens_q, start_pos, state)
+    return _op.compressor(*rows, ratio, overlap, eps, quant, num_entries, out_dtype)
 
 
 def indexer_query(q: Tensor, positions: Tensor, freqs: Tensor, official: bool) -> Tensor:
@@ -209,7 +203,9 @@ def window_attention(
 ) -> Tensor:
     """Each query attends to its last `window` positions. q [T, H, D]; position p of sequence b is row p % ring of
     window_kv [B, ring, D]; attn_sink float32 [H] joins the denominator only. v4_spec 2.6, 2.9."""
-    return _op.window_attention(q, window_kv, cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, official)
+    return _op.window_attention(
+        q, window_kv, cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, official
+    )
 
 
 def csa_attention(
@@ -229,19 +225,8 @@ def csa_attention(
 
     compressed_kv [num_blocks, block_size, D] by block_table int32 [B, max_blocks]. v4_spec 2.6, 2.9.
     """
-    return _op.csa_attention(
-        q,
-        window_kv,
-        compressed_kv,
-        block_table,
-        topk_indices,
-        cu_seqlens_q,
-        start_pos,
-        attn_sink,
-        softmax_scale,
-        window,
-        official,
-    )
+    rows = (window_kv, compressed_kv, block_table, topk_indices, cu_seqlens_q, start_pos)
+    return _op.csa_attention(q, *rows, attn_sink, softmax_scale, window, official)
 
 
 def hca_attention(
@@ -258,22 +243,13 @@ def hca_attention(
     official: bool,
 ) -> Tensor:
     """window_attention plus every visible entry, s < (t + 1) // ratio. v4_spec 2.6, 2.9."""
-    return _op.hca_attention(
-        q,
-        window_kv,
-        compressed_kv,
-        block_table,
-        cu_seqlens_q,
-        start_pos,
-        attn_sink,
-        softmax_scale,
-        window,
-        ratio,
-        official,
-    )
+    rows = (window_kv, compressed_kv, block_table, cu_seqlens_q, start_pos)
+    return _op.hca_attention(q, *rows, attn_sink, softmax_scale, window, ratio, official)
 
 
-def gate(x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float) -> tuple[Tensor, Tensor]:
+def gate(
+    x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float
+) -> tuple[Tensor, Tensor]:
     """Learned routing: the top experts of sqrt(softplus(x W^T)) + bias, ties to the smaller index.
 
     x [T, d], weight [E, d], bias float32 [E] (selection only) -> indices int32 [T, topk], and their scores without

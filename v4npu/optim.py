@@ -42,14 +42,23 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.1,
         gamma: float = 0.18,
     ) -> None:
-        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay), ("gamma", gamma)):
+        for name, value in (
+            ("lr", lr),
+            ("momentum", momentum),
+            ("weight_decay", weight_decay),
+            ("gamma", gamma),
+        ):
             if not value >= 0:
                 raise ValueError(f"Muon: {name} must not be negative, got {value}")
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gamma": gamma})
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gamma": gamma}
+        )
         for group in self.param_groups:
             for p in group["params"]:
                 if p.dim() not in (2, 3):
-                    raise ValueError(f"Muon: params must be matrices or stacks of them, got shape {list(p.shape)}")
+                    raise ValueError(
+                        f"Muon: params must be matrices or stacks of them, got shape {list(p.shape)}"
+                    )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

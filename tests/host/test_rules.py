@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check: size budgets, forbidden includes, every operator complete."""
+"""The rules of the house that a machine can check: budgets, forbidden includes, every operator complete."""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ def test_float32_against_float64(op):
             assert max_error(a[a.isfinite()], b[b.isfinite()]) < 1e-5
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if op not in (*QUANTISERS, "indexer_topk", "indexer_scores")])
+@pytest.mark.parametrize(
+    "op", [op for op in OPS if op not in (*QUANTISERS, "indexer_topk", "indexer_scores")]
+)
 def test_gradients(op):
     args = list(arguments(op, torch.float64))
     if op == "compressor":
@@ -85,7 +87,9 @@ def test_attention_never_reads_what_is_not_visible(op, official):
     poisoned[1] = args[1].clone()
     poisoned[1][1, 5:] = torch.nan  # sequence 1 holds positions 0..4
     poisoned[1][0, :2] = torch.nan  # sequence 0 sees positions 2..15 of its ring of 16
-    if op == "hca_attention":  # sequence 1 sees its entry 0 only; the next one lies in row [1, 1], and is sequence 0's fourth
+    if (
+        op == "hca_attention"
+    ):  # sequence 1 sees its entry 0 only; the next one lies in row [1, 1], and is sequence 0's fourth
         poisoned[2] = args[2].clone()
         poisoned[2][1, 1] = torch.nan
     clean, dirty = results(op, args)[0], results(op, poisoned)[0]

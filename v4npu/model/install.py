@@ -71,7 +71,9 @@ def install(model: Model, name: str, tensor: Tensor) -> None:
     if tuple(tensor.shape) != one:
         raise ValueError(f"{name} must have shape {list(one)}, got {list(tensor.shape)}")
     if attribute == "weight" and tensor.dtype == torch.int8 and module.shape[-1] % 32:
-        raise ValueError(f"{name}: FP4 needs a last dimension that is a multiple of 32, got {module.shape[-1]}")
+        raise ValueError(
+            f"{name}: FP4 needs a last dimension that is a multiple of 32, got {module.shape[-1]}"
+        )
     if expert is None:
         _put(module, attribute, tensor.detach().to(model.device))
         return
@@ -89,7 +91,12 @@ def install(model: Model, name: str, tensor: Tensor) -> None:
 def _put(module: nn.Module, attribute: str, tensor: Tensor) -> None:
     if attribute in module._parameters:
         old = module._parameters[attribute]
-        trains = old is not None and old.requires_grad and tensor.is_floating_point() and tensor.dtype not in _QUANTISED
+        trains = (
+            old is not None
+            and old.requires_grad
+            and tensor.is_floating_point()
+            and tensor.dtype not in _QUANTISED
+        )
         setattr(module, attribute, nn.Parameter(tensor, requires_grad=trains))
     else:
         setattr(module, attribute, tensor)

@@ -108,7 +108,9 @@ class Model(nn.Module):
 
     def logits(self, streams: Tensor) -> Tensor:
         """float32 logits of residual streams [..., hc_mult, hidden_size]."""
-        return self.head.wide(self.norm(collapse(self, self.config, streams.flatten(0, -3)))).unflatten(0, streams.shape[:-2])
+        return self.head.wide(self.norm(collapse(self, self.config, streams.flatten(0, -3)))).unflatten(
+            0, streams.shape[:-2]
+        )
 
     def draft(
         self, streams: Tensor, next_ids: Tensor, *, cache: Cache | None = None, trace: Trace | None = None
@@ -127,7 +129,9 @@ class Model(nn.Module):
         if streams.shape[:2] != next_ids.shape:
             raise ValueError(f"streams must be [{step.batch}, {step.length}, ...], got {list(streams.shape)}")
         step.scope = "mtp.0"
-        out = layer.draft(streams.flatten(0, 1), self.embed(step.input_ids), step, cache.layers[0] if cache else None)
+        out = layer.draft(
+            streams.flatten(0, 1), self.embed(step.input_ids), step, cache.layers[0] if cache else None
+        )
         if cache is not None:
             cache.num_tokens = step.end
         logits = self.head.wide(layer.norm(collapse(layer, self.config, out)))
@@ -148,7 +152,11 @@ class Model(nn.Module):
 
     def _step(self, input_ids: Tensor, cache: Cache | None, trace: Trace | None) -> Step:
         if not isinstance(input_ids, Tensor) or input_ids.dtype != torch.int64 or input_ids.dim() != 2:
-            got = f"{input_ids.dtype} {list(input_ids.shape)}" if isinstance(input_ids, Tensor) else type(input_ids).__name__
+            got = (
+                f"{input_ids.dtype} {list(input_ids.shape)}"
+                if isinstance(input_ids, Tensor)
+                else type(input_ids).__name__
+            )
             raise ValueError(f"input_ids must be int64 [batch, num_tokens], got {got}")
         batch, length = input_ids.shape
         if batch == 0 or length == 0:

@@ -47,7 +47,9 @@ def _attend_listed(
     q: Tensor, rows: Tensor, valid: Tensor, sink: Tensor | None, scale: float, rounded: torch.dtype | None
 ) -> Tensor:
     """q [C, H, D] over its own rows [C, L, D] where valid [C, L]."""
-    keys = wide(rows).masked_fill(~valid.unsqueeze(-1), 0)  # whatever stands in an unused slot, NaN too, counts for nothing
+    keys = wide(rows).masked_fill(
+        ~valid.unsqueeze(-1), 0
+    )  # whatever stands in an unused slot, NaN too, counts for nothing
     scores = torch.matmul(wide(q), keys.transpose(1, 2)) * scale
     p, total = _probabilities(scores.masked_fill(~valid.unsqueeze(1), -torch.inf), sink, rounded)
     return (torch.matmul(p, keys) / total).to(q.dtype)
@@ -102,7 +104,11 @@ def _sequence(
     listed = count if picks is None else picks.shape[1]
     by_list = official or count > 8 * max(listed, 1)
     rounded = q.dtype if official and q.dtype == torch.bfloat16 else None
-    step = max(1, min(DENSE_CHUNK, LIST_ELEMENTS // ((window + listed) * q.shape[-1]))) if by_list else DENSE_CHUNK
+    step = (
+        max(1, min(DENSE_CHUNK, LIST_ELEMENTS // ((window + listed) * q.shape[-1])))
+        if by_list
+        else DENSE_CHUNK
+    )
     out = []
     for part, t in _chunks(lo, hi, start, step, q.device):
         rows, seen = (_window_list if by_list else _window_dense)(ring, t, window)
@@ -182,7 +188,17 @@ def csa_attention(
     """See v4npu.ops.csa_attention."""
     pages = (compressed_kv, block_table)
     return _attention(
-        q, window_kv, pages, topk_indices, 0, cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, official
+        q,
+        window_kv,
+        pages,
+        topk_indices,
+        0,
+        cu_seqlens_q,
+        start_pos,
+        attn_sink,
+        softmax_scale,
+        window,
+        official,
     )
 
 

@@ -144,7 +144,9 @@ def quantize_weight_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weight [..., N, K] to e4m3 and ue8m0 scales [..., ceil(N/128), ceil(K/128)], one per 128x128 block."""
     n, k = weight.shape[-2:]
     pad = torch.nn.functional.pad(weight.float(), (0, -k % WEIGHT_BLOCK, 0, -n % WEIGHT_BLOCK))
-    tiles = pad.unflatten(-1, (-1, WEIGHT_BLOCK)).unflatten(-3, (-1, WEIGHT_BLOCK))  # [..., n/128, 128, k/128, 128]
+    tiles = pad.unflatten(-1, (-1, WEIGHT_BLOCK)).unflatten(
+        -3, (-1, WEIGHT_BLOCK)
+    )  # [..., n/128, 128, k/128, 128]
     amax = tiles.abs().amax((-3, -1)).clamp_min(FP8_AMAX_FLOOR)
     exponent = ceil_log2(amax * (1.0 / FP8_MAX))
     scaled = torch.ldexp(tiles, -exponent[..., :, None, :, None]).clamp(-FP8_MAX, FP8_MAX)
@@ -155,7 +157,9 @@ def quantize_weight_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
 def quantize_weight_fp4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weight [..., N, K] (K a multiple of 32) to packed e2m1 int8 [..., N, K/2] and ue8m0 scales [..., N, K/32]."""
     if weight.shape[-1] % FP4_BLOCK:
-        raise ValueError(f"weight must have a last dimension that is a multiple of 32, got {list(weight.shape)}")
+        raise ValueError(
+            f"weight must have a last dimension that is a multiple of 32, got {list(weight.shape)}"
+        )
     return fp4_act_quant(weight, FP4_BLOCK)
 
 
@@ -166,7 +170,9 @@ def dequantize_fp8(q: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32)
     return q.to(dtype) * factor.repeat_interleave(WEIGHT_BLOCK, -1)[..., :k]
 
 
-def dequantize_fp4(packed: Tensor, scale: Tensor, block_size: int = FP4_BLOCK, dtype: torch.dtype = torch.float32) -> Tensor:
+def dequantize_fp4(
+    packed: Tensor, scale: Tensor, block_size: int = FP4_BLOCK, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Packed e2m1 int8 [..., n/2] with a scale per block_size elements to `dtype` (exact as above)."""
     values = e2m1_decode(unpack_nibbles(packed)).to(dtype)
     factor = e8m0_to_float(scale).to(dtype).repeat_interleave(block_size, -1)

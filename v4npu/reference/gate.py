@@ -25,7 +25,9 @@ def top_indices(scores: Tensor, k: int) -> Tensor:
     return torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k]
 
 
-def gate(x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float) -> tuple[Tensor, Tensor]:
+def gate(
+    x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float
+) -> tuple[Tensor, Tensor]:
     """See v4npu.ops.gate."""
     scores = router_scores(x, weight)
     choice = scores.detach() if bias is None else scores.detach() + bias.to(scores.dtype)
@@ -33,7 +35,9 @@ def gate(x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale:
     return indices.int(), _weights(scores, indices, route_scale)
 
 
-def hash_gate(x: Tensor, weight: Tensor, tid2eid: Tensor, input_ids: Tensor, route_scale: float) -> tuple[Tensor, Tensor]:
+def hash_gate(
+    x: Tensor, weight: Tensor, tid2eid: Tensor, input_ids: Tensor, route_scale: float
+) -> tuple[Tensor, Tensor]:
     """See v4npu.ops.hash_gate."""
     indices = tid2eid[input_ids]
     return indices.int(), _weights(router_scores(x, weight), indices, route_scale)

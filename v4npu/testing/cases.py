@@ -29,7 +29,9 @@ def _int32(*values: int) -> Tensor:
     return torch.tensor(values, dtype=torch.int32)
 
 
-def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, official: bool = False) -> tuple[Any, ...]:
+def arguments(
+    op: str, dtype: torch.dtype = torch.float32, seed: int = 0, official: bool = False
+) -> tuple[Any, ...]:
     """Positional arguments of `op`: two sequences of 7 and 5 new tokens after 9 and 0 earlier ones."""
     draw = Draw(dtype, seed)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -53,7 +55,11 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
     index_args = (index_q, draw.normal(tokens, 3), keys, table, cu, start, 4)
     gate_weight = draw.normal(6, d)
     experts, width = 5, 32
-    w1, w3, w2 = draw.normal(experts, width, d), draw.normal(experts, width, d), draw.normal(experts, d, width)
+    w1, w3, w2 = (
+        draw.normal(experts, width, d),
+        draw.normal(experts, width, d),
+        draw.normal(experts, d, width),
+    )
     cases: dict[str, Any] = {
         "rms_norm": lambda: (x, draw.normal(d), 1e-6),
         "rope": lambda: (q, positions, freqs, True),

@@ -1,0 +1,171 @@
+"""check_<op>(): a wrong call is a ValueError that names operator and argument, before any kernel.
+
+Every operator has one valid call on tiny tensors; each row of WRONG changes one argument of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from v4npu import _C
+
+F32, BF16, I8, I32, I64 = torch.float32, torch.bfloat16, torch.int8, torch.int32, torch.int64
+E4M3, E8M0 = torch.float8_e4m3fn, torch.float8_e8m0fnu
+
+
+def t(*shape: int, dtype: torch.dtype = F32) -> torch.Tensor:
+    return (
+        torch.zeros(shape, dtype=torch.uint8).view(dtype)
+        if dtype in (E4M3, E8M0)
+        else torch.zeros(shape, dtype=dtype)
+    )
+
+
+SEQS = {"cu_seqlens_q": torch.tensor([0, 2, 3], dtype=I32), "start_pos": t(2, dtype=I32)}
+POSITIONS = {"positions": t(3, dtype=I64), "freqs": t(2)}
+PAGES = {"block_table": t(2, 2, dtype=I32)}
+ATTENTION = {"attn_sink": t(2), "softmax_scale": 1.0, "window": 4, "official": False}
+QUERY = {"q": t(3, 2, 8), "window_kv": t(2, 4, 8)}
+ENTRIES = {"compressed_kv": t(2, 4, 8), **PAGES}
+INDEXER = {"q": t(3, 2, 8), "weights": t(3, 2), "keys": t(2, 4, 8), **PAGES, **SEQS, "ratio": 4}
+
+VALID: dict[str, dict[str, Any]] = {
+    "rms_norm": {"x": t(3, 8), "weight": t(8), "eps": 1e-6},
+    "rope": {"x": t(3, 2, 8), **POSITIONS, "inverse": False},
+    "hadamard": {"x": t(3, 8)},
+    "act_quant": {"x": t(3, 8), "block_size": 4},
+    "fp4_act_quant": {"x": t(3, 8), "block_size": 4},
+    "fp8_linear": {"x": t(3, 8, dtype=E4M3), "x_scale": t(3, 1, dtype=E8M0), "weight": t(130, 8, dtype=E4M3),
+                   "weight_scale": t(2, 1, dtype=E8M0), "out_dtype": BF16},
+    "fp4_linear": {"x": t(3, 32), "x_scale": None, "weight": t(5, 16, dtype=I8),
+                   "weight_scale": t(5, 1, dtype=E8M0),
+                   "out_dtype": F32},
+    "grouped_linear": {"x": t(3, 2, 8), "weight": t(6, 8, dtype=E4M3), "weight_scale": t(1, 1, dtype=E8M0)},
+    "hc_pre": {"streams": t(3, 2, 8), "fn": t(8, 16), "scale": t(3), "base": t(8), "norm_eps": 1e-6,
+               "hc_eps": 1e-6,
+               "sinkhorn_iters": 2},
+    "hc_post": {"x": t(3, 8), "streams": t(3, 2, 8), "post": t(3, 2), "comb": t(3, 2, 2)},
+    "hc_head": {"streams": t(3, 2, 8), "fn": t(2, 16), "scale": t(1), "base": t(2), "norm_eps": 1e-6,
+                "hc_eps": 1e-6},
+    "qkv_prepare": {"q": t(3, 2, 8), "kv": t(3, 8), "kv_norm_weight": t(8), **POSITIONS, "eps": 1e-6,
+                    "official": False, "window_cache": t(5, 8), "slot_mapping": t(3, dtype=I64)},
+    "compressor": {"kv": t(3, 16), "score": t(3, 16), "ape": t(4, 16), "norm_weight": t(8),
+                   "freqs": t(2), **SEQS,
+                   "state": t(2, 2, 8, 16), "ratio": 4, "overlap": True, "eps": 1e-6, "quant": "fp8",
+                   "num_entries": 0, "out_dtype": BF16},
+    "indexer_query": {"q": t(3, 2, 8), **POSITIONS, "official": True},
+    "indexer_scores": {**INDEXER, "official": False},
+    "indexer_topk": {**INDEXER, "topk": 3, "official": False},
+    "window_attention": {**QUERY, **SEQS, **ATTENTION},
+    "csa_attention": {**QUERY, **ENTRIES, "topk_indices": t(3, 2, dtype=I32), **SEQS, **ATTENTION},
+    "hca_attention": {**QUERY, **ENTRIES, **SEQS, **ATTENTION, "ratio": 4},
+    "gate": {"x": t(3, 8), "weight": t(4, 8), "bias": t(4), "topk": 2, "route_scale": 1.0},
+    "hash_gate": {"x": t(3, 8), "weight": t(4, 8), "tid2eid": t(9, 2, dtype=I64),
+                  "input_ids": t(3, dtype=I64),
+                  "route_scale": 1.0},
+    "swiglu": {"gate": t(3, 8), "up": t(3, 8), "weights": t(3), "limit": 10.0},
+    "moe_experts": {"x": t(3, 32), "topk_indices": t(3, 2, dtype=I32), "topk_weights": t(3, 2),
+                    "w1": t(4, 64, 16, dtype=I8), "w1_scale": t(4, 64, 1, dtype=E8M0),
+                    "w3": t(4, 64, 32, dtype=E4M3), "w3_scale": t(4, 1, 1, dtype=E8M0),
+                    "w2": t(4, 32, 64), "w2_scale": None, "swiglu_limit": 10.0, "official": True},
+}  # fmt: skip
+
+# operator, argument, wrong value, what the message says after "v4npu.<op>: "
+WRONG: list[tuple[str, str, Any, str]] = [
+    ("rms_norm", "weight", t(7), "weight must be floating point [n], got float32 [7] (n = 8)"),
+    ("rms_norm", "x", t(3, 8, dtype=I32), "x must be floating point [..., n], got int32 [3, 8]"),
+    ("rms_norm", "eps", -1.0, "eps must be at least 0, got -1"),
+    ("rope", "positions", t(3, dtype=I32), "positions must be int64 [num_tokens], got int32 [3]"),
+    ("rope", "positions", t(4, dtype=I64), "x must be [num_tokens, ..., head_dim] with a position per token"),
+    ("rope", "freqs", t(5), "freqs must be float32 [rope_dim/2] with rope_dim at most head_dim, got float32"),
+    ("hadamard", "x", t(3, 6), "x must be [..., n] with n a power of two, got float32 [3, 6]"),
+    ("act_quant", "block_size", 0, "block_size must be positive, got 0"),
+    ("act_quant", "x", t(), "x must be floating point [..., n], got float32 []"),
+    ("fp4_act_quant", "x", t(3, 7), "x must be [..., n] with n even"),
+    ("fp8_linear", "x_scale", None, "x must be floating point [num_tokens, k], got float8_e4m3fn [3, 8]"),
+    ("fp8_linear", "weight_scale", t(1, 1, dtype=E8M0), "weight_scale must be float8_e8m0fnu [ceil(num_rows"),
+    ("fp8_linear", "out_dtype", I32, "out_dtype must be floating point, got int32"),
+    ("fp4_linear", "x", t(3, 48), "x must be [num_tokens, k] with k a multiple of 32, got float32 [3, 48]"),
+    ("fp4_linear", "weight", t(5, 32, dtype=I8), "weight must be int8 [num_rows, k/2], got int8 [5, 32] (k/"),
+    ("grouped_linear", "weight", t(5, 8, dtype=E4M3), "weight must be [groups*n, k] with whole groups"),
+    ("grouped_linear", "weight_scale", None, "weight_scale must be given with a quantised weight, got None"),
+    ("hc_pre", "fn", t(7, 16), "fn must be float32 or float64 [(2+hc_mult)*hc_mult, hc_mult*hidden_size], g"),
+    ("hc_pre", "sinkhorn_iters", 0, "sinkhorn_iters must be positive, got 0"),
+    ("hc_post", "comb", t(3, 2, 3), "comb must be float32 or float64 [num_tokens, hc_mult, hc_mult], got"),
+    ("hc_head", "scale", t(3), "scale must be float32 or float64 [1], got float32 [3]"),
+    ("qkv_prepare", "kv", t(2, 8), "kv must be floating point [num_tokens, head_dim], got float32 [2, 8] (n"),
+    ("qkv_prepare", "slot_mapping", None, "slot_mapping must be given with window_cache, got None"),
+    ("compressor", "state", t(2, 2, 4, 16), "state must be float32 or float64 [num_seqs, 2, 2*ratio, 2*head"),
+    ("compressor", "quant", "fp5", 'quant must be "none", "fp8" or "hadamard_fp4", got "fp5"'),
+    ("compressor", "ratio", 0, "ratio must be positive, got 0"),
+    ("compressor", "num_entries", -1, "num_entries must be between 0 and num_tokens, got -1"),
+    ("compressor", "cu_seqlens_q", t(2, dtype=I32), "cu_seqlens_q must be int32 [num_seqs+1], got int32 [2]"),
+    ("indexer_query", "q", t(3, 2, 12), "q must be [num_tokens, index_n_heads, index_head_dim] with a power"),
+    ("indexer_scores", "block_table", t(3, 2, dtype=I32), "block_table must be int32 [num_seqs, max_blocks]"),
+    ("indexer_topk", "topk", 0, "topk must be positive, got 0"),
+    ("indexer_topk", "ratio", -4, "ratio must be positive, got -4"),
+    ("window_attention", "window", 0, "window must be positive, got 0"),
+    ("window_attention", "attn_sink", t(3), "attn_sink must be float32 or float64 [num_heads], got float32"),
+    ("window_attention", "start_pos", t(2, dtype=I64), "start_pos must be int32 [num_seqs], got int64 [2]"),
+    ("csa_attention", "topk_indices", t(8, 512, dtype=I64),
+     "topk_indices must be int32 [num_tokens, topk], got int64 [8, 512]"),
+    ("csa_attention", "compressed_kv", t(2, 4, 6), "compressed_kv must be floating point [num_blocks, block"),
+    ("hca_attention", "ratio", 0, "ratio must be positive, got 0"),
+    ("hca_attention", "q", t(3, 8), "q must be floating point [num_tokens, num_heads, head_dim], got float3"),
+    ("gate", "topk", 5, "topk must be between 1 and num_experts, got 5"),
+    ("gate", "bias", t(4, dtype=BF16), "bias must be float32 or float64 [num_experts], got bfloat16 [4]"),
+    ("hash_gate", "tid2eid", t(9, 5, dtype=I64), "tid2eid must be [vocab_size, topk] with topk between 1 an"),
+    ("hash_gate", "input_ids", t(3, dtype=I32), "input_ids must be int64 [num_tokens], got int32 [3]"),
+    ("swiglu", "up", t(3, 7), "up must be floating point [num_tokens, intermediate_size], got float32 [3, 7"),
+    ("swiglu", "limit", -1.0, "limit must be at least 0 (0 = no clamp), got -1"),
+    ("moe_experts", "w1_scale", None, "w1_scale must be given with a quantised weight, got None"),
+    ("moe_experts", "w2_scale", t(1, dtype=E8M0), "w2_scale must be None with a floating point weight, got"),
+    ("moe_experts", "w3", t(4, 63, 32, dtype=E4M3), "w3 must be float8_e4m3fn [num_experts, intermediate_si"),
+    ("moe_experts", "w1", t(4, 64, 16, dtype=I64), "w1 must be floating point, float8_e4m3fn or int8 (two F"),
+]  # fmt: skip
+
+
+def test_every_op_has_a_valid_call_and_wrong_ones() -> None:
+    assert list(VALID) == _C.op_names()
+    assert {row[0] for row in WRONG} == set(VALID)
+
+
+@pytest.mark.parametrize("op", VALID)
+def test_the_valid_call_passes(op: str) -> None:
+    assert getattr(torch.ops.v4npu_check, op)(**VALID[op]) is None
+
+
+@pytest.mark.parametrize(
+    ("op", "arg", "value", "message"), WRONG, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_the_wrong_call_is_refused_by_name(op: str, arg: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        getattr(torch.ops.v4npu, op)(**{**VALID[op], arg: value})
+    assert str(caught.value).startswith(f"v4npu.{op}: {message}")
+
+
+@pytest.mark.parametrize("op", VALID)
+def test_zero_tokens_are_valid(op: str) -> None:
+    """Every tensor axis of 3 in VALID is num_tokens, apart from the three scales of hc_pre."""
+    few = {
+        name: v[:0]
+        if isinstance(v, torch.Tensor)
+        and v.dim()
+        and v.shape[0] == 3
+        and name not in ("scale", "cu_seqlens_q")
+        else v
+        for name, v in VALID[op].items()
+    }
+    assert getattr(torch.ops.v4npu_check, op)(**few) is None
+
+
+def test_a_check_runs_before_a_write() -> None:
+    cache = torch.full((5, 8), 7.0)
+    with pytest.raises(ValueError, match="slot_mapping"):
+        torch.ops.v4npu.qkv_prepare(
+            **{**VALID["qkv_prepare"], "window_cache": cache, "slot_mapping": t(2, dtype=I64)}
+        )
+    assert bool((cache == 7).all())

@@ -1,0 +1,255 @@
+"""The command line: generate, perplexity, inspect, doctor.
+
+Results go to stdout, progress and prose to stderr. Exit status: 0 done, 2 wrong arguments or unusable input (one line
+says which), 1 failed. V4NPU_DEBUG=1 shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from v4npu.model import Config, Model
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Run and inspect DeepSeek-V4 models. MODEL is `nano` (bundled) or a checkpoint directory.",
+)
+ModelArgument = Annotated[str, typer.Argument(metavar="[MODEL]", help="`nano`, or a checkpoint directory.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda[:i] or npu[:i].")]
+DtypeOption = Annotated[str, typer.Option(help="auto (the checkpoint's), bfloat16 or float32.")]
+NumericsOption = Annotated[str, typer.Option(help="official (all FP8/FP4 rounding) or exact (none).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def _load(model: str, device: str, dtype: str, numerics: str) -> Model:
+    from v4npu.loader import load
+
+    return load(model, device=device, dtype=dtype, numerics=numerics)
+
+
+@app.command()
+def generate(
+    model: ModelArgument = "nano",
+    prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
+    chat: Annotated[
+        str | None, typer.Option(help="A user message to answer (needs the V4 tokenizer).")
+    ] = None,
+    think: Annotated[str, typer.Option(help="Reasoning with --chat: none, high or max.")] = "none",
+    max_new_tokens: Annotated[int, typer.Option(help="Stop after so many tokens.")] = 64,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    numerics: NumericsOption = "official",
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from this much probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Continue a text or answer a message, printed as it is made.
+
+    Example: v4npu generate nano --prompt "Call me Ishmael." --max-new-tokens 100
+    """
+    if (prompt is None) == (chat is None):
+        raise ValueError("give either --prompt or --chat")
+    loaded = _load(model, device, dtype, numerics)
+    ids = _prompt_ids(loaded, prompt, chat, think)
+    tokens = loaded.generate(
+        ids, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+    )
+    assert loaded.tokenizer is not None
+    stream, text, times = loaded.tokenizer.stream(), "", [time.perf_counter()]
+    if prompt is not None and not as_json:
+        print(prompt, end="", flush=True)
+    for token in tokens:
+        times.append(time.perf_counter())
+        piece = stream.push(token)
+        text += piece
+        if not as_json:
+            print(piece, end="", flush=True)
+    rest = stream.finish()
+    made = len(times) - 1
+    report = {
+        "device": str(loaded.device),
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "numerics": loaded.numerics,
+        "prompt_tokens": len(ids),
+        "new_tokens": made,
+        "prefill_tokens_per_second": round(len(ids) / (times[1] - times[0]), 2) if made else None,
+        "decode_tokens_per_second": round((made - 1) / (times[-1] - times[1]), 2) if made > 1 else None,
+    }
+    if as_json:
+        _print_json({"text": text + rest, **report})
+        return
+    print(rest, flush=True)
+    _say(
+        f"[device {report['device']}, dtype {report['dtype']}, {report['numerics']} numerics; "
+        f"prompt {len(ids)} tokens at {report['prefill_tokens_per_second']} tokens/s, "
+        f"{made} new at {report['decode_tokens_per_second']} tokens/s]"
+    )
+
+
+def _prompt_ids(model: Model, prompt: str | None, chat: str | None, think: str) -> list[int]:
+    if model.tokenizer is None:
+        raise ValueError("MODEL: this checkpoint has no tokenizer.json")
+    if chat is not None:
+        from v4npu.chat import encode_chat
+
+        return encode_chat(model.tokenizer, [{"role": "user", "content": chat}], think)
+    if not prompt:
+        raise ValueError("--prompt must not be empty")
+    bos = model.tokenizer.bos_id
+    return ([] if bos is None else [bos]) + model.tokenizer.encode(prompt)
+
+
+@app.command()
+def perplexity(
+    model: ModelArgument = "nano",
+    text: Annotated[Path, typer.Option(help="UTF-8 text file to score.")] = ...,  # type: ignore[assignment]
+    context: Annotated[int, typer.Option(help="Tokens per window; windows overlap by half.")] = 1024,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    numerics: NumericsOption = "official",
+    as_json: JsonOption = False,
+) -> None:
+    """Score a text: bits per byte and perplexity.
+
+    Example: v4npu perplexity nano --text chapter.txt --context 1024
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from v4npu.perplexity import perplexity as score
+
+    try:
+        content = text.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--text {text}: {error}") from error
+    loaded = _load(model, device, dtype, numerics)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scoring")
+        result = score(
+            loaded, content, context, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    print(f"bits per byte   {result.bits_per_byte:.4f}")
+    print(f"perplexity      {result.perplexity:.4f} per token")
+    print(f"scored          {result.tokens} tokens, {result.bytes} bytes, windows of {context}")
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="pro, flash, nano, a config.json or a checkpoint directory.")],
+    context: Annotated[int, typer.Option(help="Tokens in the cache.")] = 1_048_576,
+    as_json: JsonOption = False,
+) -> None:
+    """Parameters, cache bytes by kind and FLOPs per token, beside DeepSeek-V3.2.
+
+    Example: v4npu inspect pro --context 1048576
+    """
+    from rich.console import Console
+
+    from v4npu.footprint import footprint
+
+    result = footprint(_config(model), context)
+    if as_json:
+        _print_json(result)
+        return
+    console = Console(width=100)
+    for name, rows in _sections("", result):
+        console.print(_table(name, rows))
+
+
+def _sections(name: str, values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A nested dict as titled tables of plain values."""
+    yield name, {key: value for key, value in values.items() if not isinstance(value, dict)}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _sections(f"{name} {key}".strip(), value)
+
+
+def _table(name: str, values: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=name or None, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for key, value in values.items():
+        if "ratio" in name:
+            shown = f"{100 * value:.2f} %"
+        elif "flops" in name:
+            shown = f"{value / 1e9:,.3f} GFLOP"
+        elif "bytes" in name:
+            shown = f"{value:,} = {value / 2**30:.3f} GiB"
+        else:
+            shown = f"{value:,}" if isinstance(value, int) else str(value)
+        table.add_row(key, shown)
+    return table
+
+
+def _config(model: str) -> Config:
+    from v4npu.loader import NANO
+    from v4npu.model.config import Config
+
+    if model in ("pro", "flash"):
+        return Config.preset(model)
+    path = NANO if model == "nano" else Path(model)
+    return Config.from_file(path / "config.json" if path.is_dir() else path)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Versions, devices, and which kernel serves each operator and why."""
+    from v4npu.device import doctor as examine
+
+    report = examine()
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        print(report)
+
+
+def main() -> None:
+    """Entry point of the `v4npu` command."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("V4NPU_DEBUG") == "1":
+            raise
+        wrong_input = (ValueError, TypeError, FileNotFoundError, NotImplementedError)
+        usage = hasattr(error, "format_message")  # click's own: unknown option, bad value
+        text = error.format_message() if usage else str(error) or type(error).__name__  # type: ignore[attr-defined]
+        _say(f"v4npu: {' '.join(text.split())}")
+        sys.exit(2 if usage or isinstance(error, wrong_input) else 1)
+
+
+if __name__ == "__main__":
+    main()

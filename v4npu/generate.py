@@ -1,0 +1,120 @@
+"""Generation: prefill, then one token after the other, greedy or sampled (v4_spec 8, sampling reference)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from v4npu.model import Model
+
+PREFILL_CHUNK = 2048
+
+
+def next_token(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """One id from float32 logits [vocab_size]; temperature 0 takes the largest, the smaller id on ties."""
+    if not bool(torch.isfinite(logits).all()):
+        raise RuntimeError("generate: the model's logits are not finite")
+    if temperature == 0:
+        return int((logits == logits.max()).nonzero()[0])
+    probs = (logits / max(temperature, 1e-5)).softmax(-1)
+    if top_p < 1:
+        ordered, order = probs.sort(descending=True, stable=True)
+        outside = ordered.cumsum(-1) - ordered >= top_p  # the token that crosses top_p is still inside
+        probs = probs.index_fill(0, order[outside], 0.0)
+    noise = torch.empty_like(probs).exponential_(generator=generator)
+    return int((probs / noise).argmax())
+
+
+def _prompt_ids(model: Model, prompt: str | list[int] | Tensor) -> list[int]:
+    if isinstance(prompt, str):
+        if model.tokenizer is None:
+            raise ValueError("prompt: this checkpoint has no tokenizer.json, give ids instead of text")
+        if not prompt:
+            raise ValueError("prompt must not be empty")
+        bos = model.tokenizer.bos_id
+        return ([] if bos is None else [bos]) + model.tokenizer.encode(prompt)
+    ids = prompt.flatten().tolist() if isinstance(prompt, Tensor) else list(prompt)
+    if not ids:
+        raise ValueError("prompt must not be empty")
+    if any(not isinstance(i, int) or isinstance(i, bool) for i in ids):
+        raise ValueError("prompt must be text or integer ids")
+    return ids
+
+
+def _eos_ids(model: Model) -> set[int]:
+    eos = model.config.eos_token_id
+    return set() if eos is None else {eos} if isinstance(eos, int) else set(eos)
+
+
+def generate(
+    model: Model,
+    prompt: str | list[int] | Tensor,
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop_at_eos: bool = True,
+) -> Iterator[Any]:
+    """Continues a prompt, piece by piece.
+
+    Args:
+        prompt: text (control tokens in it are plain text), or ids.
+        max_new_tokens: how many tokens at most.
+        temperature: 0 is greedy.
+        top_p: sample from the smallest set of tokens that holds this much probability.
+        seed: of the sampling.
+        stop_at_eos: end when the model says so.
+
+    Returns:
+        An iterator of text pieces for text, of ids for ids.
+
+    Raises:
+        ValueError: an empty prompt, an argument out of range, or more tokens than the model's positions.
+        RuntimeError: the logits are not finite.
+    """
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens must be an integer of at least 0, got {max_new_tokens!r}")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}")
+    ids = _prompt_ids(model, prompt)
+    total, limit = len(ids) + max_new_tokens, model.config.max_position_embeddings
+    if total > limit:
+        raise ValueError(f"prompt and max_new_tokens need {total} positions, the model has {limit}")
+    tokens = _tokens(
+        model, ids, max_new_tokens, temperature, top_p, seed, _eos_ids(model) if stop_at_eos else set()
+    )
+    return _text(model, tokens) if isinstance(prompt, str) else tokens
+
+
+def _tokens(
+    model: Model, ids: list[int], count: int, temperature: float, top_p: float, seed: int, stop: set[int]
+) -> Iterator[int]:
+    generator = torch.Generator(device=model.device).manual_seed(seed)
+    cache = model.new_cache(1, len(ids) + count)
+    pending = torch.tensor([ids], dtype=torch.int64)
+    for _ in range(count):
+        with torch.inference_mode():
+            for part in pending.split(PREFILL_CHUNK, dim=1):
+                logits = model(part, cache=cache, last_only=True)
+            token = next_token(logits[0, -1], temperature, top_p, generator)
+        if token in stop:
+            return
+        yield token
+        pending = torch.tensor([[token]], dtype=torch.int64)
+
+
+def _text(model: Model, tokens: Iterator[int]) -> Iterator[str]:
+    assert model.tokenizer is not None
+    stream = model.tokenizer.stream()
+    for token in tokens:
+        if piece := stream.push(token):
+            yield piece
+    if rest := stream.finish():
+        yield rest

@@ -1,0 +1,150 @@
+"""Text to token ids and back, for byte-level BPE tokenizers; text never becomes a control token.
+
+Control tokens (everything under "added_tokens") steer a chat model, and text comes from strangers. V4 marks
+most of its own as special:false, so the usual switches let `<｜Assistant｜>` in a user's message through as the
+real thing. Here the encoder knows no control token at all: they are placed by id, with `control`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+BOS, EOS = (
+    "<｜begin▁of▁sentence｜>",
+    "<｜end▁of▁sentence｜>",
+)  # V4's, unless tokenizer_config.json says otherwise
+MAX_BYTES = 2**28
+
+
+def load(path: str | Path) -> Tokenizer:
+    """The tokenizer of a checkpoint.
+
+    Args:
+        path: tokenizer.json, or the directory that holds it. tokenizer_config.json beside it names bos and eos.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not a byte-level BPE tokenizer.json.
+    """
+    path = Path(path)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    settings = path.with_name("tokenizer_config.json")
+    return Tokenizer(_read(path), _read(settings) if settings.is_file() else {}, path)
+
+
+class Tokenizer:
+    """A byte-level BPE vocabulary; see `load`.
+
+    Attributes:
+        controls: name -> id of every control token.
+        bos_id, eos_id: ids that begin and end a document, or None.
+        vocab_size: one more than the largest id.
+    """
+
+    def __init__(self, data: dict[str, Any], settings: dict[str, Any], path: Path) -> None:
+        from tokenizers import Tokenizer as Encoder
+
+        self.path = path
+        try:
+            if data["model"]["type"] != "BPE" or not _is_byte_level(data["decoder"]):
+                raise ValueError("its model must be BPE with a ByteLevel decoder")
+            self.controls: dict[str, int] = {t["content"]: int(t["id"]) for t in data["added_tokens"]}
+            vocab = {piece: i for piece, i in data["model"]["vocab"].items() if piece not in self.controls}
+            # The encoder sees text only: no added tokens to match, no template that would insert some.
+            text_only = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+            model = {**data["model"], "vocab": vocab}
+            self._encoder = Encoder.from_str(json.dumps({**data, **text_only, "model": model}))
+            self._names = {i: name for name, i in self.controls.items()}
+            self.vocab_size = 1 + max([*vocab.values(), *self._names])
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise ValueError(f"{path}: not a byte-level BPE tokenizer.json: {error!r}") from None
+        self.bos_id = self.controls.get(_name(settings.get("bos_token"), BOS))
+        self.eos_id = self.controls.get(_name(settings.get("eos_token"), EOS))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of untrusted text: names of control tokens in it are spelled out, and no bos is added.
+
+        A surrogate that is half of no character becomes U+FFFD.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"v4npu.tokenizer: text must be str, got {type(text).__name__}")
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return list(self._encoder.encode(text, add_special_tokens=False).ids)
+
+    def control(self, name: str) -> int:
+        """Id of a control token, such as "<｜User｜>"; ValueError when this tokenizer lacks it."""
+        if name not in self.controls:
+            raise ValueError(f"v4npu.tokenizer: {self.path} has no control token {name!r}")
+        return self.controls[name]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids, control tokens by name; invalid UTF-8 and unknown ids read U+FFFD."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    def stream(self) -> TextStream:
+        """A decoder for ids that arrive one at a time."""
+        return TextStream(self)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """UTF-8 bytes of one token, which may be a part of a character."""
+        if token_id in self._names:
+            return self._names[token_id].encode()
+        piece = self._encoder.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
+        if piece is None:
+            return "\ufffd".encode()
+        alphabet = _byte_of()
+        return bytes(alphabet[char] for char in piece) if alphabet.keys() >= set(piece) else piece.encode()
+
+
+class TextStream:
+    """Decodes as ids arrive; what it has returned never ends inside a character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._token_bytes = tokenizer.token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        """The text that this id completes: often a word, sometimes nothing."""
+        return self._decoder.decode(self._token_bytes(token_id))
+
+    def finish(self) -> str:
+        """U+FFFD if the ids ended inside a character, else nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+@cache
+def _byte_of() -> dict[str, int]:
+    """The alphabet of byte-level BPE: printable Latin-1 stands for itself, other bytes for U+0100 onwards."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def _is_byte_level(decoder: dict[str, Any]) -> bool:
+    parts = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    return [part["type"] for part in parts] == ["ByteLevel"]
+
+
+def _name(token: Any, default: str) -> str:
+    """A token of tokenizer_config.json: its name, or an object that holds it."""
+    name = token.get("content") if isinstance(token, dict) else token
+    return name if isinstance(name, str) else default
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a tokenizer.json")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES} bytes")
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: must be a JSON object, got {type(data).__name__}")
+    return data
