@@ -102,9 +102,7 @@ def strip_gutenberg(text):
     if start := re.search(r"^\*\*\* ?START OF TH.*$", text, re.M):
         text = text[start.end() :]
         text = re.sub(r"\A\s*(Produced by|This file was produced)(.+\n)+", "", text)
-    text = re.split(
-        r"^(?:\*\*\* ?END OF TH|End of (?:The )?Project Gutenberg)", text, maxsplit=1, flags=re.M | re.I
-    )[0]
+    text = re.split(r"^(?:\*\*\* ?END OF TH|End of (?:The )?Project Gutenberg)", text, maxsplit=1, flags=re.M | re.I)[0]
     return re.sub(r"\[Illustration[^\]]*\]", "", text)
 
 
@@ -119,8 +117,7 @@ def sotu(files):
     names = sorted(n for n in files if re.match(r"package/data/\d{4}_", n))
     names = [n for n in names if int(n.split("/")[-1][:4]) <= 1930]
     return "\n".join(
-        textwrap.fill(" ".join(decode(files[n]).split()), 72, break_long_words=False, break_on_hyphens=False)
-        + "\n"
+        textwrap.fill(" ".join(decode(files[n]).split()), 72, break_long_words=False, break_on_hyphens=False) + "\n"
         for n in names
     )
 

@@ -113,9 +113,7 @@ def train_tokenizer(texts: dict[str, str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     prose = [texts["moby_dick"]] * 2 + [texts["classics_prose"], texts["gutenberg_prose"]]
-    tokenizer.train_from_iterator(
-        (line for text in prose for line in text.splitlines(keepends=True)), trainer
-    )
+    tokenizer.train_from_iterator((line for text in prose for line in text.splitlines(keepends=True)), trainer)
     return tokenizer
 
 
@@ -145,9 +143,7 @@ def initialise(model: Model, seed: int) -> None:
         elif name == "head.weight":
             value = 0.02 * value
         else:
-            value = (
-                value * p.shape[-1] ** -0.5 * (0.3 if name.endswith(("wo_b.weight", "w2.weight")) else 1.0)
-            )
+            value = value * p.shape[-1] ** -0.5 * (0.3 if name.endswith(("wo_b.weight", "w2.weight")) else 1.0)
         if ".experts." in name and ".shared_experts." not in name:
             path, _, matrix = name.removesuffix(".weight").rpartition(".")
             for e in range(p.shape[0]):
@@ -228,11 +224,7 @@ def auxiliary_losses(model: Model, seen: dict[str, Tensor], batch: int, length: 
                 q = seen[f"{scope}.query"].unflatten(0, (batch, length))
                 entries = seen[f"{scope}.entries"]
                 hidden = (scores == -math.inf).unflatten(0, (batch, length)).unsqueeze(2)
-                p = (
-                    (torch.einsum("bthd,bnd->bthn", q, entries) * attn.scale)
-                    .masked_fill(hidden, -1e30)
-                    .softmax(-1)
-                )
+                p = (torch.einsum("bthd,bnd->bthn", q, entries) * attn.scale).masked_fill(hidden, -1e30).softmax(-1)
                 target = p.mean(2).flatten(0, 1)
             rows = (scores > -math.inf).any(-1)
             log_p = scores[rows].log_softmax(-1)
@@ -308,9 +300,7 @@ def held_out_bits(model: Model, ids: Tensor, nbytes: int, length: int = 512) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="folder that fetch_corpus.py filled")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--steps", type=int, default=900)

@@ -23,9 +23,7 @@ def pages(entries: Tensor) -> tuple[Tensor, Tensor]:
 class EntryRows:
     """Rows [batch, n, D] that only ever grow at the end."""
 
-    def __init__(
-        self, batch: int, head_dim: int, limit: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, batch: int, head_dim: int, limit: int, dtype: torch.dtype, device: torch.device) -> None:
         self.limit = limit
         self.rows = torch.zeros(batch, 0, head_dim, dtype=dtype, device=device)
 
@@ -52,9 +50,7 @@ def _fresh_state(compressor: Compressor | None, batch: int, device: torch.device
 class LayerCache:
     """One layer's share of the cache."""
 
-    def __init__(
-        self, attn: Attention, batch: int, limit: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, attn: Attention, batch: int, limit: int, dtype: torch.dtype, device: torch.device) -> None:
         config = attn.config
         self.ratio, self.window = attn.ratio, attn.window
         self.window_rows = torch.zeros(batch * attn.window, config.head_dim, dtype=dtype, device=device)
@@ -65,7 +61,7 @@ class LayerCache:
         self.index_state = _fresh_state(attn.indexer.compressor if attn.indexer else None, batch, device)
 
     def window_before(self, step: Step) -> Tensor | None:
-        """A copy of the ring for a chunk that continues: its first queries still see rows that its last ones displace."""
+        """A copy of the ring for a chunk that continues: its first queries see rows that its last tokens displace."""
         return self.window_rows.clone() if step.start and step.length > 1 else None
 
     def window_of(self, new: Tensor, before: Tensor | None, step: Step) -> Tensor:

@@ -170,9 +170,7 @@ def check_tensors(
             group = name.rpartition(".experts.")[0] + name.rpartition(".")[0][-3:]
             first = formats.setdefault(group, (name, dtype))
             if first[1] != dtype:
-                problems.append(
-                    f"{name} must be {DTYPE_NAMES[first[1]]} like {first[0]}, got {DTYPE_NAMES[dtype]}"
-                )
+                problems.append(f"{name} must be {DTYPE_NAMES[first[1]]} like {first[0]}, got {DTYPE_NAMES[dtype]}")
         if shapes[1] is not None:
             wanted.add(scale_name(name))
             given = stored.get(scale_name(name))

@@ -52,9 +52,7 @@ def _load(model: str, device: str, dtype: str, numerics: str) -> Model:
 def generate(
     model: ModelArgument = "nano",
     prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
-    chat: Annotated[
-        str | None, typer.Option(help="A user message to answer (needs the V4 tokenizer).")
-    ] = None,
+    chat: Annotated[str | None, typer.Option(help="A user message to answer (needs the V4 tokenizer).")] = None,
     think: Annotated[str, typer.Option(help="Reasoning with --chat: none, high or max.")] = "none",
     max_new_tokens: Annotated[int, typer.Option(help="Stop after so many tokens.")] = 64,
     device: DeviceOption = "auto",
@@ -73,9 +71,7 @@ def generate(
         raise ValueError("give either --prompt or --chat")
     loaded = _load(model, device, dtype, numerics)
     ids = _prompt_ids(loaded, prompt, chat, think)
-    tokens = loaded.generate(
-        ids, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
-    )
+    tokens = loaded.generate(ids, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     assert loaded.tokenizer is not None
     stream, text, times = loaded.tokenizer.stream(), "", [time.perf_counter()]
     if prompt is not None and not as_json:
@@ -147,9 +143,7 @@ def perplexity(
     loaded = _load(model, device, dtype, numerics)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("scoring")
-        result = score(
-            loaded, content, context, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+        result = score(loaded, content, context, lambda done, total: bar.update(task, completed=done, total=total))
     if as_json:
         _print_json(result.to_dict())
         return

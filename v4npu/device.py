@@ -41,9 +41,7 @@ class DeviceStatus:
         return self.count > 0
 
     def __str__(self) -> str:
-        return (
-            f"{self.kind}: {', '.join(self.names)}" if self.available else f"{self.kind}: no, {self.reason}"
-        )
+        return f"{self.kind}: {', '.join(self.names)}" if self.available else f"{self.kind}: no, {self.reason}"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Registers, for every operator that the extension declares, what Python provides.
 
-It is Python's part because an exception of the reference that passed through torch's stable C interface would lose its
-type and text. The default kernel is check, fallback policy, reference: it serves any device without a kernel of its own. The autograd
-kernel runs the differentiable reference when a gradient is wanted and steps aside otherwise. Fake kernels give shapes.
+It is Python's part because an exception of the reference that passed through torch's stable C interface would lose
+its type and text. The default kernel is check, fallback policy, reference: it serves any device without a kernel of its
+own. The autograd kernel runs the differentiable reference when a gradient is wanted and steps aside otherwise. Fake
+kernels give shapes.
 """
 
 from __future__ import annotations

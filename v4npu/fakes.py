@@ -37,9 +37,7 @@ def fp4_act_quant(x: Tensor, block_size: int = 32) -> tuple[Tensor, Tensor]:
     return x.new_empty((*x.shape[:-1], x.shape[-1] // 2), dtype=torch.int8), _scales(x, block_size)
 
 
-def fp8_linear(
-    x: Tensor, x_scale: Any, weight: Tensor, weight_scale: Tensor, out_dtype: torch.dtype
-) -> Tensor:
+def fp8_linear(x: Tensor, x_scale: Any, weight: Tensor, weight_scale: Tensor, out_dtype: torch.dtype) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=out_dtype)
 
 
@@ -53,12 +51,9 @@ def grouped_linear(x: Tensor, weight: Tensor, weight_scale: Tensor | None) -> Te
 
 def hc_pre(streams: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     tokens, m, d = streams.shape
-    mixes = {"dtype": _wide(streams)}
-    return (
-        streams.new_empty((tokens, d)),
-        streams.new_empty((tokens, m), **mixes),
-        streams.new_empty((tokens, m, m), **mixes),
-    )
+    post = streams.new_empty((tokens, m), dtype=_wide(streams))
+    comb = streams.new_empty((tokens, m, m), dtype=_wide(streams))
+    return streams.new_empty((tokens, d)), post, comb
 
 
 def hc_post(x: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
@@ -99,9 +94,7 @@ csa_attention = window_attention
 hca_attention = window_attention
 
 
-def gate(
-    x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float
-) -> tuple[Tensor, Tensor]:
+def gate(x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float) -> tuple[Tensor, Tensor]:
     tokens = x.shape[0]
     return x.new_empty((tokens, topk), dtype=torch.int32), x.new_empty((tokens, topk), dtype=_wide(x))
 

@@ -87,9 +87,7 @@ def generate(
     total, limit = len(ids) + max_new_tokens, model.config.max_position_embeddings
     if total > limit:
         raise ValueError(f"prompt and max_new_tokens need {total} positions, the model has {limit}")
-    tokens = _tokens(
-        model, ids, max_new_tokens, temperature, top_p, seed, _eos_ids(model) if stop_at_eos else set()
-    )
+    tokens = _tokens(model, ids, max_new_tokens, temperature, top_p, seed, _eos_ids(model) if stop_at_eos else set())
     return _text(model, tokens) if isinstance(prompt, str) else tokens
 
 

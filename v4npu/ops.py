@@ -16,7 +16,7 @@ _op = torch.ops.v4npu
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dim: x [..., n], weight [n] or None -> x's dtype. v4_spec 2.1."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last dim, in x's dtype; weight [n] or None. v4_spec 2.1."""
     return _op.rms_norm(x, weight, eps)
 
 
@@ -93,10 +93,8 @@ def hc_post(x: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     return _op.hc_post(x, streams, post, comb)
 
 
-def hc_head(
-    streams: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, hc_eps: float
-) -> Tensor:
-    """Collapse of the streams [T, m, d] -> [T, d] before the final norm; fn [m, m d], scale [1], base [m]. v4_spec 2.3."""
+def hc_head(streams: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, hc_eps: float) -> Tensor:
+    """Collapse of the streams [T, m, d] -> [T, d]; fn [m, m d], scale [1], base [m]. v4_spec 2.3."""
     return _op.hc_head(streams, fn, scale, base, norm_eps, hc_eps)
 
 
@@ -203,9 +201,7 @@ def window_attention(
 ) -> Tensor:
     """Each query attends to its last `window` positions. q [T, H, D]; position p of sequence b is row p % ring of
     window_kv [B, ring, D]; attn_sink float32 [H] joins the denominator only. v4_spec 2.6, 2.9."""
-    return _op.window_attention(
-        q, window_kv, cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, official
-    )
+    return _op.window_attention(q, window_kv, cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, official)
 
 
 def csa_attention(
@@ -247,9 +243,7 @@ def hca_attention(
     return _op.hca_attention(q, *rows, attn_sink, softmax_scale, window, ratio, official)
 
 
-def gate(
-    x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float
-) -> tuple[Tensor, Tensor]:
+def gate(x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float) -> tuple[Tensor, Tensor]:
     """Learned routing: the top experts of sqrt(softplus(x W^T)) + bias, ties to the smaller index.
 
     x [T, d], weight [E, d], bias float32 [E] (selection only) -> indices int32 [T, topk], and their scores without

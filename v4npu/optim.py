@@ -50,15 +50,11 @@ class Muon(torch.optim.Optimizer):
         ):
             if not value >= 0:
                 raise ValueError(f"Muon: {name} must not be negative, got {value}")
-        super().__init__(
-            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gamma": gamma}
-        )
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gamma": gamma})
         for group in self.param_groups:
             for p in group["params"]:
                 if p.dim() not in (2, 3):
-                    raise ValueError(
-                        f"Muon: params must be matrices or stacks of them, got shape {list(p.shape)}"
-                    )
+                    raise ValueError(f"Muon: params must be matrices or stacks of them, got shape {list(p.shape)}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -83,7 +79,8 @@ class Muon(torch.optim.Optimizer):
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """(for Muon, for AdamW): every trainable parameter of a v4npu model, once."""
-    muon, adamw = [], []
+    muon: list[nn.Parameter] = []
+    adamw: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         if p.requires_grad:
             (adamw if p.dim() < 2 or any(part in name for part in _ADAMW) else muon).append(p)

@@ -127,16 +127,12 @@ def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
     if not _naturals(shape) or len(shape) > MAX_RANK:
         raise ValueError(f"{where}: shape must be at most {MAX_RANK} integers from 0, got {_short(shape)}")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ValueError(
-            f"{where}: data_offsets must be two ascending integers from 0, got {_short(offsets)}"
-        )
+        raise ValueError(f"{where}: data_offsets must be two ascending integers from 0, got {_short(offsets)}")
     if math.prod(max(1, n) for n in shape) >= 2**59:  # exact: Python integers do not wrap; torch's do
         raise ValueError(f"{where}: shape must be of fewer than 2**59 elements, got {shape}")
     expected, held = math.prod(shape) * DTYPES[dtype].itemsize, offsets[1] - offsets[0]
     if held != expected:
-        raise ValueError(
-            f"{where}: {dtype} {shape} takes {expected} bytes, data_offsets {offsets} hold {held}"
-        )
+        raise ValueError(f"{where}: {dtype} {shape} takes {expected} bytes, data_offsets {offsets} hold {held}")
     return Entry(DTYPES[dtype], tuple(shape), base + offsets[0], base + offsets[1])
 
 
@@ -144,9 +140,7 @@ def _check_tiling(path: Path, entries: dict[str, Entry], position: int, size: in
     """Tensors follow each other without gap or overlap and end where the file ends."""
     for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
         if entry.start != position:
-            raise ValueError(
-                f"{path}: tensor {name!r} must start at byte {position} of the file, got {entry.start}"
-            )
+            raise ValueError(f"{path}: tensor {name!r} must start at byte {position} of the file, got {entry.start}")
         if entry.end > size:
             raise ValueError(
                 f"{path}: tensor {name!r} ends at byte {entry.end}, but the file has {size} bytes; truncated"
@@ -188,9 +182,7 @@ class ShardWriter:
         self.entries[name] = data.to("meta")
         self.nbytes += data.nbytes
         if data.nbytes:
-            self._files[data.dtype.itemsize].write(
-                (ctypes.c_char * data.nbytes).from_address(data.data_ptr())
-            )
+            self._files[data.dtype.itemsize].write((ctypes.c_char * data.nbytes).from_address(data.data_ptr()))
 
     def finish(self) -> None:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -225,9 +217,7 @@ def read_index(path: Path) -> dict[str, str]:
         raise ValueError(f"{path}: must be at most {MAX_INDEX} bytes, got {path.stat().st_size}")
     weight_map = parse_json(path, path.read_bytes()).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(
-            f"{path}: weight_map must be an object of tensor names and shards, got {_short(weight_map)}"
-        )
+        raise ValueError(f"{path}: weight_map must be an object of tensor names and shards, got {_short(weight_map)}")
     for name, shard in weight_map.items():
         plain = isinstance(shard, str) and len(shard) < 256 and not set(shard) & set("/\\:\0")
         if not plain or not shard.endswith(".safetensors"):
@@ -238,9 +228,7 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def write_index(path: Path, weight_map: dict[str, str], nbytes: int) -> None:
-    path.write_text(
-        json.dumps({"metadata": {"total_size": nbytes}, "weight_map": weight_map}, indent=1) + "\n"
-    )
+    path.write_text(json.dumps({"metadata": {"total_size": nbytes}, "weight_map": weight_map}, indent=1) + "\n")
 
 
 def open_directory(path: Path) -> Iterable[tuple[Shard, list[str]]]:
@@ -264,14 +252,10 @@ def open_directory(path: Path) -> Iterable[tuple[Shard, list[str]]]:
     for name, file_name in read_index(index[0]).items():
         by_shard.setdefault(file_name, []).append(name)
     if whole.is_file() and whole.name not in by_shard:
-        raise ValueError(
-            f"{path}: must hold {whole.name} or {index[0].name}, which does not name it, not both"
-        )
+        raise ValueError(f"{path}: must hold {whole.name} or {index[0].name}, which does not name it, not both")
     for file_name, names in sorted(by_shard.items()):
         shard = Shard(path / file_name)
         for name in names:
             if name not in shard.entries:
-                raise ValueError(
-                    f"{shard.path}: tensor {name!r} must be here according to {index[0].name}, is absent"
-                )
+                raise ValueError(f"{shard.path}: tensor {name!r} must be here according to {index[0].name}, is absent")
         yield shard, names

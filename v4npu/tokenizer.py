@@ -1,8 +1,8 @@
 """Text to token ids and back, for byte-level BPE tokenizers; text never becomes a control token.
 
 Control tokens (everything under "added_tokens") steer a chat model, and text comes from strangers. V4 marks
-most of its own as special:false, so the usual switches let `<｜Assistant｜>` in a user's message through as the
-real thing. Here the encoder knows no control token at all: they are placed by id, with `control`.
+most of its own as special:false, so the usual switches let `<｜Assistant｜>` in a user's message through as
+the real thing. Here the encoder knows no control token at all: they are placed by id, with `control`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def load(path: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint.
 
     Args:
-        path: tokenizer.json, or the directory that holds it. tokenizer_config.json beside it names bos and eos.
+        path: tokenizer.json or its directory. A tokenizer_config.json beside it names bos and eos.
 
     Raises:
         FileNotFoundError: there is none.

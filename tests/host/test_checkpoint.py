@@ -51,11 +51,7 @@ def test_random_checkpoint_round_trips(tmp_path: Path, expert: str, attention: s
     assert opened.nbytes == sum(tensor.nbytes for tensor in read.values())
     stored = {"fp4": torch.int8, "fp8": torch.float8_e4m3fn, "bf16": torch.bfloat16, "fp32": torch.float32}
     assert read["layers.2.ffn.experts.3.w2.weight"].dtype == stored[expert]
-    assert (
-        read["mtp.0.e_proj.weight"].dtype
-        == read["layers.1.attn.indexer.wq_b.weight"].dtype
-        == stored[attention]
-    )
+    assert read["mtp.0.e_proj.weight"].dtype == read["layers.1.attn.indexer.wq_b.weight"].dtype == stored[attention]
     checkpoint.save(tmp_path / "b", opened.config, ((name, opened.tensor(name)) for name in opened.names()))
     assert_same(tensors_of(tmp_path / "b"), read)
 
@@ -64,11 +60,7 @@ def test_random_weights_are_plausible(tmp_path: Path) -> None:
     tensors = dict(random_tensors(CONFIG, 0))
     assert sorted(set(tensors) & set(layout(CONFIG))) == sorted(layout(CONFIG))
     for name, spec in layout(CONFIG).items():
-        scale = (
-            tensors.get(name.removesuffix(".weight") + ".scale")
-            if spec.kind in ("linear", "expert")
-            else None
-        )
+        scale = tensors.get(name.removesuffix(".weight") + ".scale") if spec.kind in ("linear", "expert") else None
         if spec.kind == "ids":
             assert all(len(set(row)) == 2 and set(row) <= set(range(4)) for row in tensors[name].tolist())
         elif spec.kind in ("linear", "expert"):
@@ -142,9 +134,7 @@ def test_fused_and_raw_scales(tmp_path: Path) -> None:
         for leaf, suffix in (("weight", ""), ("scale", "_scale_inv")):
             w = [[tensors.pop(f"{prefix}{e}.{m}.{leaf}") for e in range(4)] for m in ("w1", "w3", "w2")]
             name = "model.layers.1.mlp.experts."
-            fused = [
-                torch.cat((a.view(torch.uint8), b.view(torch.uint8))) for a, b in zip(w[0], w[1], strict=True)
-            ]
+            fused = [torch.cat((a.view(torch.uint8), b.view(torch.uint8))) for a, b in zip(w[0], w[1], strict=True)]
             tensors[f"{name}gate_up_proj{suffix}"] = torch.stack(fused)
             tensors[f"{name}down_proj{suffix}"] = torch.stack([t.view(torch.uint8) for t in w[2]])
         scale = tensors.pop("layers.0.attn.wq_a.scale")

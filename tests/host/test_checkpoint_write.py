@@ -17,8 +17,8 @@ from v4npu.model.config import Config
 
 CONFIG = Config(
     vocab_size=40, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, q_lora_rank=32, o_groups=2,
-    n_routed_experts=4, moe_intermediate_size=32, compress_ratios=(4, 16, 0), head_dim=32, qk_rope_head_dim=16,
-    o_lora_rank=16, index_head_dim=16, num_experts_per_tok=2, num_hash_layers=1, expert_dtype="fp4",
+    n_routed_experts=4, moe_intermediate_size=32, compress_ratios=(4, 16, 0), head_dim=32,
+    qk_rope_head_dim=16, o_lora_rank=16, index_head_dim=16, num_experts_per_tok=2, num_hash_layers=1,
 )  # fmt: skip
 
 
@@ -58,9 +58,7 @@ def test_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
         raise OSError("disk full")
 
     def unchanged() -> bool:
-        return {f.name: f.read_bytes() for f in path.iterdir()} == before and list(tmp_path.iterdir()) == [
-            path
-        ]
+        return {f.name: f.read_bytes() for f in path.iterdir()} == before and list(tmp_path.iterdir()) == [path]
 
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(path, CONFIG, full_disk(), shard_bytes=10_000)
@@ -92,9 +90,7 @@ def test_save_refuses_what_is_not_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be given once"):
         checkpoint.save(tmp_path / "a", CONFIG, [*tensors.items(), ("norm.weight", tensors["norm.weight"])])
     with pytest.raises(ValueError, match=r"'norm\.weight' must be one of"):
-        checkpoint.save(
-            tmp_path / "a", CONFIG, {**tensors, "norm.weight": torch.ones(64, dtype=torch.complex64)}
-        )
+        checkpoint.save(tmp_path / "a", CONFIG, {**tensors, "norm.weight": torch.ones(64, dtype=torch.complex64)})
     with pytest.raises(ValueError, match="shard_bytes must be positive"):
         checkpoint.save(tmp_path / "a", CONFIG, tensors, shard_bytes=0)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]

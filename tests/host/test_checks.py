@@ -18,9 +18,7 @@ E4M3, E8M0 = torch.float8_e4m3fn, torch.float8_e8m0fnu
 
 def t(*shape: int, dtype: torch.dtype = F32) -> torch.Tensor:
     return (
-        torch.zeros(shape, dtype=torch.uint8).view(dtype)
-        if dtype in (E4M3, E8M0)
-        else torch.zeros(shape, dtype=dtype)
+        torch.zeros(shape, dtype=torch.uint8).view(dtype) if dtype in (E4M3, E8M0) else torch.zeros(shape, dtype=dtype)
     )
 
 
@@ -138,9 +136,7 @@ def test_the_valid_call_passes(op: str) -> None:
     assert getattr(torch.ops.v4npu_check, op)(**VALID[op]) is None
 
 
-@pytest.mark.parametrize(
-    ("op", "arg", "value", "message"), WRONG, ids=lambda v: v if isinstance(v, str) else ""
-)
+@pytest.mark.parametrize(("op", "arg", "value", "message"), WRONG, ids=lambda v: v if isinstance(v, str) else "")
 def test_the_wrong_call_is_refused_by_name(op: str, arg: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         getattr(torch.ops.v4npu, op)(**{**VALID[op], arg: value})
@@ -152,10 +148,7 @@ def test_zero_tokens_are_valid(op: str) -> None:
     """Every tensor axis of 3 in VALID is num_tokens, apart from the three scales of hc_pre."""
     few = {
         name: v[:0]
-        if isinstance(v, torch.Tensor)
-        and v.dim()
-        and v.shape[0] == 3
-        and name not in ("scale", "cu_seqlens_q")
+        if isinstance(v, torch.Tensor) and v.dim() and v.shape[0] == 3 and name not in ("scale", "cu_seqlens_q")
         else v
         for name, v in VALID[op].items()
     }
@@ -165,7 +158,5 @@ def test_zero_tokens_are_valid(op: str) -> None:
 def test_a_check_runs_before_a_write() -> None:
     cache = torch.full((5, 8), 7.0)
     with pytest.raises(ValueError, match="slot_mapping"):
-        torch.ops.v4npu.qkv_prepare(
-            **{**VALID["qkv_prepare"], "window_cache": cache, "slot_mapping": t(2, dtype=I64)}
-        )
+        torch.ops.v4npu.qkv_prepare(**{**VALID["qkv_prepare"], "window_cache": cache, "slot_mapping": t(2, dtype=I64)})
     assert bool((cache == 7).all())

@@ -72,9 +72,7 @@ def test_presets_are_the_public_models(
     assert config.rope_scaling == RopeScaling(16.0, 65536, 32.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    "config", [Config.preset("pro"), Config.preset("flash"), Config.from_dict(official())]
-)
+@pytest.mark.parametrize("config", [Config.preset("pro"), Config.preset("flash"), Config.from_dict(official())])
 def test_to_dict_reads_back(config: Config) -> None:
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -227,9 +225,7 @@ def test_missing_and_contradicting_keys_are_named() -> None:
         Config.preset("nano")
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"vocab_size": ' + b"9" * 5000 + b"}"]
-)
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"vocab_size": ' + b"9" * 5000 + b"}"])
 def test_malformed_file_is_named(tmp_path: Any, text: bytes) -> None:
     (tmp_path / "config.json").write_bytes(text)
     with pytest.raises(ValueError, match=r"config\.json"):

@@ -58,12 +58,8 @@ def test_malformed_names_are_refused(name: str) -> None:
         device.resolve(name)
 
 
-@pytest.mark.parametrize(
-    ("name", "why"), [("cuda", "built without CUDA"), ("npu:3", "torch_npu is not installed")]
-)
-def test_an_absent_device_says_why_and_what_there_is(
-    monkeypatch: pytest.MonkeyPatch, name: str, why: str
-) -> None:
+@pytest.mark.parametrize(("name", "why"), [("cuda", "built without CUDA"), ("npu:3", "torch_npu is not installed")])
+def test_an_absent_device_says_why_and_what_there_is(monkeypatch: pytest.MonkeyPatch, name: str, why: str) -> None:
     no_accelerator(monkeypatch)
     with pytest.raises(ValueError, match=rf"'{name}' is not available: .*{why}; available: cpu$"):
         device.resolve(name)
@@ -124,9 +120,7 @@ def test_doctor_reports_every_op_and_device() -> None:
 
 
 def test_warns_once_per_op_and_device() -> None:
-    with pytest.warns(
-        RuntimeWarning, match=r"v4npu\.gate: the plain torch reference runs on npu: no native npu"
-    ):
+    with pytest.warns(RuntimeWarning, match=r"v4npu\.gate: the plain torch reference runs on npu: no native npu"):
         device.note_reference("gate", "npu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

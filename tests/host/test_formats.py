@@ -46,13 +46,9 @@ def all_bf16() -> torch.Tensor:
 def test_every_code_decodes_as_torch_has_it(table: dict[str, list[list[str]]]) -> None:
     codes = torch.arange(256, dtype=torch.uint8)
     got = torch.tensor([[number(field) for field in row[1:]] for row in table["decode"]])
-    torch.testing.assert_close(
-        got[:, 0], codes.view(torch.float8_e4m3fn).float(), rtol=0, atol=0, equal_nan=True
-    )
+    torch.testing.assert_close(got[:, 0], codes.view(torch.float8_e4m3fn).float(), rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(got[:, 1], formats.e2m1_decode(codes & 15), rtol=0, atol=0)
-    torch.testing.assert_close(
-        got[:, 2], codes.view(torch.float8_e8m0fnu).float(), rtol=0, atol=0, equal_nan=True
-    )
+    torch.testing.assert_close(got[:, 2], codes.view(torch.float8_e8m0fnu).float(), rtol=0, atol=0, equal_nan=True)
 
 
 def test_every_bf16_encodes_to_e4m3_as_torch_rounds_it(table: dict[str, list[list[str]]]) -> None:

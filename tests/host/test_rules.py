@@ -20,9 +20,7 @@ def lines(path: Path) -> int:
 
 
 def sources(folder: str, suffixes: set[str]) -> list[Path]:
-    return sorted(
-        p for p in (ROOT / folder).rglob("*") if p.suffix in suffixes and "__pycache__" not in p.parts
-    )
+    return sorted(p for p in (ROOT / folder).rglob("*") if p.suffix in suffixes and "__pycache__" not in p.parts)
 
 
 def budgets() -> list[tuple[Path, int]]:

@@ -186,12 +186,7 @@ def damaged() -> st.SearchStrategy[bytes]:
 
     whole = st.just(len(sound))
     values = st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats()
-        | st.text(max_size=4)
-        | st.sampled_from(list(DTYPES)),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(list(DTYPES)),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
         max_leaves=6,
     )

@@ -40,9 +40,7 @@ def oracle(config, seed):
     torch.manual_seed(seed)
     module = transformers.models.deepseek_v4
     hf_config = module.DeepseekV4Config(**config)
-    hf = module.DeepseekV4ForCausalLM._from_config(
-        hf_config, attn_implementation="eager", dtype=torch.float32
-    ).eval()
+    hf = module.DeepseekV4ForCausalLM._from_config(hf_config, attn_implementation="eager", dtype=torch.float32).eval()
     with torch.no_grad():
         for p in hf.parameters():
             if p.dim() > 1:
@@ -58,7 +56,7 @@ def oracle(config, seed):
 
 
 def clear_positions(model, ids):
-    """How many leading positions of each sequence no near-tied pick of indexer or gate can reach (causality does the rest)."""
+    """How many leading positions of each sequence lie before its first near-tied pick of indexer or gate."""
     seen = {}
     model(ids, trace=seen.__setitem__)
     batch, length = ids.shape
@@ -73,10 +71,7 @@ def clear_positions(model, ids):
             clear &= has_margin(scores.masked_fill(hidden, -torch.inf), model.config.index_topk)
         gate = layer.ffn.gate
         if gate.bias is not None:
-            scores = (
-                torch.nn.functional.softplus(seen[f"layers.{i}.gate_input"] @ gate.weight.T).sqrt()
-                + gate.bias
-            )
+            scores = torch.nn.functional.softplus(seen[f"layers.{i}.gate_input"] @ gate.weight.T).sqrt() + gate.bias
             clear &= has_margin(scores, model.config.num_experts_per_tok)
     return clear.view(batch, length).long().cumprod(1).sum(1).tolist()
 
@@ -107,9 +102,7 @@ def pair(request, tmp_path_factory):
     batch, length = 1 + seed % 3, LENGTHS[seed % len(LENGTHS)]
     candidates = []
     for attempt in range(8):  # the prompt of these whose picks hang least on rounding
-        ids = torch.randint(
-            0, config["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(attempt)
-        )
+        ids = torch.randint(0, config["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(attempt))
         with torch.inference_mode():
             candidates.append((clear_positions(model, ids), ids))
     lengths, ids = max(candidates, key=lambda c: sum(c[0]))

@@ -52,9 +52,7 @@ class Attention(nn.Module):
         self.wo_a = Linear(heads * head_dim // config.o_groups, config.o_groups * config.o_lora_rank, dtype)
         self.wo_b = Linear(config.o_groups * config.o_lora_rank, d, dtype)
         self.register_buffer("freqs", layer_frequencies(config, ratio), persistent=False)
-        self.compressor = (
-            Compressor(config, ratio, head_dim, "fp8" if official else "none", dtype) if ratio else None
-        )
+        self.compressor = Compressor(config, ratio, head_dim, "fp8" if official else "none", dtype) if ratio else None
         self.indexer = Indexer(config, ratio, official, dtype) if ratio in config.overlap_ratios else None
 
     def forward(self, hidden: Tensor, step: Step, cache: LayerCache | None) -> Tensor:
@@ -79,9 +77,7 @@ class Attention(nn.Module):
         o = ops.rope(o, step.positions, self.freqs, inverse=True)
         grouped = o.flatten(1).unflatten(1, (self.config.o_groups, -1))
         return self.wo_b(
-            Activation(
-                ops.grouped_linear(grouped, self.wo_a.weight, self.wo_a.scale).flatten(1), self.official
-            )
+            Activation(ops.grouped_linear(grouped, self.wo_a.weight, self.wo_a.scale).flatten(1), self.official)
         )
 
     def _attend(

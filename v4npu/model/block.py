@@ -28,9 +28,7 @@ class Block(nn.Module):
         self.ffn = MoE(config, layer < config.num_hash_layers, official, dtype)
 
     def forward(self, streams: Tensor, step: Step, cache: LayerCache | None) -> Tensor:
-        streams = through(
-            self, "hc_attn", self.config, streams, lambda x: self.attn(self.attn_norm(x), step, cache)
-        )
+        streams = through(self, "hc_attn", self.config, streams, lambda x: self.attn(self.attn_norm(x), step, cache))
         return through(self, "hc_ffn", self.config, streams, lambda x: self.ffn(self.ffn_norm(x), step))
 
 

@@ -137,9 +137,7 @@ class Config:
                 f" (with num_nextn_predict_layers), got {given}"
             )
         if any(self.compress_ratios[layers:]):
-            raise NotImplementedError(
-                "compress_ratios of MTP layers must be 0: V4 drafts with window attention"
-            )
+            raise NotImplementedError("compress_ratios of MTP layers must be 0: V4 drafts with window attention")
         if self.num_hash_layers > layers:
             raise ValueError(
                 f"num_hash_layers must be at most {layers} (num_hidden_layers), got {self.num_hash_layers}"
@@ -153,9 +151,7 @@ class Config:
         if rope % 2 or rope > head:
             raise ValueError(f"qk_rope_head_dim must be even and at most head_dim {head}, got {rope}")
         if self.csa_layers and (index & (index - 1) or index < rope):
-            raise ValueError(
-                f"index_head_dim must be a power of two and >= qk_rope_head_dim {rope}, got {index}"
-            )
+            raise ValueError(f"index_head_dim must be a power of two and >= qk_rope_head_dim {rope}, got {index}")
         if self.num_experts_per_tok > self.n_routed_experts:
             raise ValueError(
                 f"num_experts_per_tok must be at most n_routed_experts {self.n_routed_experts},"

@@ -12,9 +12,7 @@ from v4npu.model.config import Config
 from v4npu.model.linear import float_parameter
 
 
-def add_mixes(
-    module: nn.Module, prefix: str, config: Config, dtype: torch.dtype, *, head: bool = False
-) -> None:
+def add_mixes(module: nn.Module, prefix: str, config: Config, dtype: torch.dtype, *, head: bool = False) -> None:
     """Registers `<prefix>_fn`, `_base` and `_scale` on the module, under the checkpoint's names."""
     m = config.hc_mult
     rows = m if head else (2 + m) * m

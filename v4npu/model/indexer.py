@@ -27,9 +27,7 @@ class Indexer(nn.Module):
         quant = "hadamard_fp4" if official else "none"
         self.compressor = Compressor(config, ratio, self.head_dim, quant, dtype)
 
-    def forward(
-        self, x: Activation, qa: Activation, freqs: Tensor, step: Step, cache: LayerCache | None
-    ) -> Tensor:
+    def forward(self, x: Activation, qa: Activation, freqs: Tensor, step: Step, cache: LayerCache | None) -> Tensor:
         """int32 [T, index_topk], -1 = unused. Picking has no gradient, so nothing flows back to the trunk."""
         if torch.is_grad_enabled():  # the indexer learns from its own loss alone
             x, qa = Activation(x.x.detach(), x.official), Activation(qa.x.detach(), qa.official)

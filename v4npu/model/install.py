@@ -64,19 +64,18 @@ def install(model: Model, name: str, tensor: Tensor) -> None:
     """See Model.install."""
     module, attribute, expert = _target(model, name)
     tensor = _converted(model, name, module, attribute, tensor)
-    if attribute == "scale" and module.weight.is_meta:
+    if attribute == "scale" and isinstance(module, Linear) and module.weight.is_meta:
         raise ValueError(f"{name}: install the weight before its scale")
     expected = _expected_shape(module, attribute, tensor)
     one = expected[1:] if expert is not None else expected
     if tuple(tensor.shape) != one:
         raise ValueError(f"{name} must have shape {list(one)}, got {list(tensor.shape)}")
-    if attribute == "weight" and tensor.dtype == torch.int8 and module.shape[-1] % 32:
-        raise ValueError(
-            f"{name}: FP4 needs a last dimension that is a multiple of 32, got {module.shape[-1]}"
-        )
+    if attribute == "weight" and tensor.dtype == torch.int8 and expected[-1] % 16:
+        raise ValueError(f"{name}: FP4 needs a last dimension that is a multiple of 32, got {2 * expected[-1]}")
     if expert is None:
         _put(module, attribute, tensor.detach().to(model.device))
         return
+    assert isinstance(module, Linear)
     installed: dict[str, set[int]] = module.__dict__.setdefault("installed", {})
     done = installed.setdefault(attribute, set())
     if not done:
@@ -91,12 +90,7 @@ def install(model: Model, name: str, tensor: Tensor) -> None:
 def _put(module: nn.Module, attribute: str, tensor: Tensor) -> None:
     if attribute in module._parameters:
         old = module._parameters[attribute]
-        trains = (
-            old is not None
-            and old.requires_grad
-            and tensor.is_floating_point()
-            and tensor.dtype not in _QUANTISED
-        )
+        trains = old is not None and old.requires_grad and tensor.is_floating_point() and tensor.dtype not in _QUANTISED
         setattr(module, attribute, nn.Parameter(tensor, requires_grad=trains))
     else:
         setattr(module, attribute, tensor)

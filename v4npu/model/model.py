@@ -129,9 +129,7 @@ class Model(nn.Module):
         if streams.shape[:2] != next_ids.shape:
             raise ValueError(f"streams must be [{step.batch}, {step.length}, ...], got {list(streams.shape)}")
         step.scope = "mtp.0"
-        out = layer.draft(
-            streams.flatten(0, 1), self.embed(step.input_ids), step, cache.layers[0] if cache else None
-        )
+        out = layer.draft(streams.flatten(0, 1), self.embed(step.input_ids), step, cache.layers[0] if cache else None)
         if cache is not None:
             cache.num_tokens = step.end
         logits = self.head.wide(layer.norm(collapse(layer, self.config, out)))

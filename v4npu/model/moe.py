@@ -17,15 +17,11 @@ class Gate(nn.Module):
     def __init__(self, config: Config, hashed: bool, dtype: torch.dtype) -> None:
         super().__init__()
         self.config = config
-        self.weight = nn.Parameter(
-            torch.empty(config.n_routed_experts, config.hidden_size, dtype=dtype, device="meta")
-        )
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size, dtype=dtype, device="meta"))
         self.bias: nn.Parameter | None
         self.tid2eid: nn.Parameter | None
         if hashed:
-            table = torch.empty(
-                config.vocab_size, config.num_experts_per_tok, dtype=torch.int64, device="meta"
-            )
+            table = torch.empty(config.vocab_size, config.num_experts_per_tok, dtype=torch.int64, device="meta")
             self.tid2eid = nn.Parameter(table, requires_grad=False)
             self.bias = None
         else:

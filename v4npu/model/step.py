@@ -13,7 +13,7 @@ Trace = Callable[[str, Tensor], None]
 
 @dataclass
 class Step:
-    """`batch` sequences of `length` new tokens each, all at position `start`; tokens are packed, sequence by sequence."""
+    """`batch` sequences of `length` new tokens each, all at position `start`, packed sequence by sequence."""
 
     input_ids: Tensor  # int64 [T]
     batch: int
@@ -28,9 +28,7 @@ class Step:
     def __post_init__(self) -> None:
         device = self.input_ids.device
         self.positions = torch.arange(self.start, self.start + self.length, device=device).repeat(self.batch)
-        self.cu_seqlens_q = torch.arange(
-            0, self.batch * self.length + 1, self.length, dtype=torch.int32, device=device
-        )
+        self.cu_seqlens_q = torch.arange(0, self.batch * self.length + 1, self.length, dtype=torch.int32, device=device)
         self.start_pos = torch.full((self.batch,), self.start, dtype=torch.int32, device=device)
 
     @property

@@ -104,11 +104,7 @@ def _sequence(
     listed = count if picks is None else picks.shape[1]
     by_list = official or count > 8 * max(listed, 1)
     rounded = q.dtype if official and q.dtype == torch.bfloat16 else None
-    step = (
-        max(1, min(DENSE_CHUNK, LIST_ELEMENTS // ((window + listed) * q.shape[-1])))
-        if by_list
-        else DENSE_CHUNK
-    )
+    step = max(1, min(DENSE_CHUNK, LIST_ELEMENTS // ((window + listed) * q.shape[-1]))) if by_list else DENSE_CHUNK
     out = []
     for part, t in _chunks(lo, hi, start, step, q.device):
         rows, seen = (_window_list if by_list else _window_dense)(ring, t, window)
@@ -167,9 +163,7 @@ def window_attention(
     official: bool,
 ) -> Tensor:
     """See v4npu.ops.window_attention."""
-    return _attention(
-        q, window_kv, None, None, 0, cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, official
-    )
+    return _attention(q, window_kv, None, None, 0, cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, official)
 
 
 def csa_attention(

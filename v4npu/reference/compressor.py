@@ -13,17 +13,13 @@ from v4npu.reference.rope import rope
 from v4npu.reference.sequences import sequences
 
 
-def _open_rows(
-    state: Tensor | None, b: int, start: int, ratio: int, coff: int, like: Tensor
-) -> tuple[Tensor, Tensor]:
+def _open_rows(state: Tensor | None, b: int, start: int, ratio: int, coff: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """kv and score rows that precede the call: the window before (overlap only), then the open window's rows."""
     rows = (coff - 1) * ratio + start % ratio
     if state is not None:
         return state[b, 0, :rows].to(like.dtype), state[b, 1, :rows].to(like.dtype)
     if start:
-        raise ValueError(
-            f"v4npu.compressor: state must be given when start_pos is not 0, got start_pos {start}"
-        )
+        raise ValueError(f"v4npu.compressor: state must be given when start_pos is not 0, got start_pos {start}")
     return like.new_zeros(rows, like.shape[1]), like.new_full((rows, like.shape[1]), -torch.inf)
 
 
@@ -77,9 +73,7 @@ def compressor(
             _save_rows(state, b, kv_rows[count * ratio :], score_rows[count * ratio :])
     found = sum(p.shape[0] for p in pooled)
     if found != num_entries:
-        raise ValueError(
-            f"v4npu.compressor: num_entries must be {found} for these sequences, got {num_entries}"
-        )
+        raise ValueError(f"v4npu.compressor: num_entries must be {found} for these sequences, got {num_entries}")
     if not pooled:
         return kv.new_zeros((0, norm_weight.shape[0]), dtype=out_dtype)
     entries = rms_norm(torch.cat(pooled).to(out_dtype), norm_weight, eps)

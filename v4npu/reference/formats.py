@@ -26,7 +26,7 @@ def wide(x: Tensor) -> Tensor:
 
 
 def ceil_log2(x: Tensor) -> Tensor:
-    """ceil(log2(x)) of positive normal float32 values, from the bits: the exponent, plus 1 if any mantissa bit is set."""
+    """ceil(log2(x)) of positive normal float32 values, from the bits: exponent, plus 1 if any mantissa bit is set."""
     bits = x.float().contiguous().view(torch.int32)
     return ((bits >> 23) & 0xFF) - 127 + ((bits & 0x7FFFFF) != 0).int()
 
@@ -113,13 +113,13 @@ class _StraightThrough(torch.autograd.Function):
         return rounded
 
     @staticmethod
-    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 
 def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
     """`rounded`, with the gradient of `x`."""
-    return _StraightThrough.apply(x, rounded) if x.requires_grad else rounded  # type: ignore[no-any-return]
+    return _StraightThrough.apply(x, rounded) if x.requires_grad else rounded
 
 
 def round_fp8(x: Tensor, block_size: int) -> Tensor:
@@ -144,9 +144,7 @@ def quantize_weight_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weight [..., N, K] to e4m3 and ue8m0 scales [..., ceil(N/128), ceil(K/128)], one per 128x128 block."""
     n, k = weight.shape[-2:]
     pad = torch.nn.functional.pad(weight.float(), (0, -k % WEIGHT_BLOCK, 0, -n % WEIGHT_BLOCK))
-    tiles = pad.unflatten(-1, (-1, WEIGHT_BLOCK)).unflatten(
-        -3, (-1, WEIGHT_BLOCK)
-    )  # [..., n/128, 128, k/128, 128]
+    tiles = pad.unflatten(-1, (-1, WEIGHT_BLOCK)).unflatten(-3, (-1, WEIGHT_BLOCK))  # [..., n/128, 128, k/128, 128]
     amax = tiles.abs().amax((-3, -1)).clamp_min(FP8_AMAX_FLOOR)
     exponent = ceil_log2(amax * (1.0 / FP8_MAX))
     scaled = torch.ldexp(tiles, -exponent[..., :, None, :, None]).clamp(-FP8_MAX, FP8_MAX)
@@ -157,9 +155,7 @@ def quantize_weight_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
 def quantize_weight_fp4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weight [..., N, K] (K a multiple of 32) to packed e2m1 int8 [..., N, K/2] and ue8m0 scales [..., N, K/32]."""
     if weight.shape[-1] % FP4_BLOCK:
-        raise ValueError(
-            f"weight must have a last dimension that is a multiple of 32, got {list(weight.shape)}"
-        )
+        raise ValueError(f"weight must have a last dimension that is a multiple of 32, got {list(weight.shape)}")
     return fp4_act_quant(weight, FP4_BLOCK)
 
 

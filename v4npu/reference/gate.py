@@ -25,9 +25,7 @@ def top_indices(scores: Tensor, k: int) -> Tensor:
     return torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k]
 
 
-def gate(
-    x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float
-) -> tuple[Tensor, Tensor]:
+def gate(x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float) -> tuple[Tensor, Tensor]:
     """See v4npu.ops.gate."""
     scores = router_scores(x, weight)
     choice = scores.detach() if bias is None else scores.detach() + bias.to(scores.dtype)

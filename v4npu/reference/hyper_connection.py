@@ -41,9 +41,7 @@ def hc_pre(
     scale, base = scale.to(x.dtype), base.to(x.dtype)
     pre = torch.sigmoid(mixes[..., :m] * scale[0] + base[:m]) + hc_eps
     post = 2 * torch.sigmoid(mixes[..., m : 2 * m] * scale[1] + base[m : 2 * m])
-    comb = sinkhorn(
-        (mixes[..., 2 * m :] * scale[2] + base[2 * m :]).unflatten(-1, (m, m)), hc_eps, sinkhorn_iters
-    )
+    comb = sinkhorn((mixes[..., 2 * m :] * scale[2] + base[2 * m :]).unflatten(-1, (m, m)), hc_eps, sinkhorn_iters)
     return (pre.unsqueeze(-1) * x).sum(-2).to(streams.dtype), post, comb
 
 
@@ -54,9 +52,7 @@ def hc_post(x: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     return (post.to(h.dtype).unsqueeze(-1) * f.unsqueeze(-2) + mixed).to(streams.dtype)
 
 
-def hc_head(
-    streams: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, hc_eps: float
-) -> Tensor:
+def hc_head(streams: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, hc_eps: float) -> Tensor:
     """See v4npu.ops.hc_head."""
     x, mixes = _mixes(streams, fn, norm_eps)
     pre = torch.sigmoid(mixes * scale.to(x.dtype) + base.to(x.dtype)) + hc_eps

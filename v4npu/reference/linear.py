@@ -8,9 +8,7 @@ from torch import Tensor
 from v4npu.reference.formats import WEIGHT_BLOCK, dequantise_rows, dequantize_weight
 
 
-def _linear(
-    x: Tensor, x_scale: Tensor | None, weight: Tensor, weight_scale: Tensor, out_dtype: torch.dtype
-) -> Tensor:
+def _linear(x: Tensor, x_scale: Tensor | None, weight: Tensor, weight_scale: Tensor, out_dtype: torch.dtype) -> Tensor:
     # Quantised operands are exact in bfloat16 too, whose GEMM accumulates in float32 and rounds once on output.
     a = (x if x_scale is None else dequantise_rows(x, x_scale, WEIGHT_BLOCK)).to(out_dtype)
     return torch.nn.functional.linear(a, dequantize_weight(weight, weight_scale, out_dtype))

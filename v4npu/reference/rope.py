@@ -39,9 +39,9 @@ def rope_frequencies(
 def rope(x: Tensor, positions: Tensor, freqs: Tensor, inverse: bool = False) -> Tensor:
     """See v4npu.ops.rope."""
     rope_dim = 2 * freqs.shape[0]
-    # The product is rounded once in float32 before sin and cos; at a million tokens that rounding is visible, so keep it.
+    # The product is rounded once in float32 before sin and cos; at a million tokens that rounding shows, so keep it.
     angle = positions.to(torch.float32).unsqueeze(-1) * freqs.to(torch.float32)
-    angle = wide(angle.to(torch.float64) if x.dtype == torch.float64 else angle)
+    angle = angle.to(wide(x).dtype)
     angle = angle.view(positions.shape[0], *([1] * (x.dim() - 2)), -1)
     cos, sin = angle.cos(), angle.sin()
     if inverse:

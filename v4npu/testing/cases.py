@@ -29,9 +29,7 @@ def _int32(*values: int) -> Tensor:
     return torch.tensor(values, dtype=torch.int32)
 
 
-def arguments(
-    op: str, dtype: torch.dtype = torch.float32, seed: int = 0, official: bool = False
-) -> tuple[Any, ...]:
+def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, official: bool = False) -> tuple[Any, ...]:
     """Positional arguments of `op`: two sequences of 7 and 5 new tokens after 9 and 0 earlier ones."""
     draw = Draw(dtype, seed)
     wide = torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,156 @@
+"""Loading: what is kept and in which dtype, how much memory it takes, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import v4npu
+from v4npu import checkpoint
+from v4npu.checkpoint import Checkpoint
+from v4npu.checkpoint_names import layout, scale_name, stored_shapes
+from v4npu.checkpoint_random import random_tensors
+from v4npu.model import Config
+from v4npu.reference.formats import dequantize_weight
+
+CONFIG = Config(
+    vocab_size=48, hidden_size=64, num_hidden_layers=4, num_attention_heads=4, q_lora_rank=32, o_groups=2,
+    n_routed_experts=4, moe_intermediate_size=32, compress_ratios=(0, 4, 16, 4, 0), head_dim=32,
+    qk_rope_head_dim=16, o_lora_rank=16, sliding_window=8, index_n_heads=2, index_head_dim=16, index_topk=4,
+    num_experts_per_tok=2, num_hash_layers=1, max_position_embeddings=512,
+)  # fmt: skip
+IDS = (torch.arange(40) * 7 % 48)[None]
+
+
+def test_quantised_weights_stay_packed(tmp_path: Path) -> None:
+    checkpoint.random(tmp_path / "a", CONFIG)
+    for dtype in (torch.bfloat16, torch.float32):
+        model = v4npu.load(tmp_path / "a", device="cpu", dtype=str(dtype).removeprefix("torch."))
+        layer = model.layers[1]
+        assert layer.ffn.experts.w1.weight.dtype == torch.int8
+        assert layer.ffn.experts.w2.scale.dtype == torch.float8_e8m0fnu
+        assert layer.ffn.shared_experts.w1.weight.dtype == torch.float8_e4m3fn
+        assert layer.attn.wq_a.weight.dtype == layer.attn.wo_a.weight.dtype == torch.float8_e4m3fn
+        assert model.embed.weight.dtype == layer.attn_norm.weight.dtype == model.dtype == dtype
+        assert layer.hc_attn_fn.dtype == layer.attn.attn_sink.dtype == layer.ffn.gate.bias.dtype == torch.float32
+        assert model.layers[0].ffn.gate.tid2eid.dtype == torch.int64
+        assert torch.isfinite(model(IDS)).all()
+    assert v4npu.load(tmp_path / "a").dtype == torch.bfloat16  # "auto" is the checkpoint's
+
+
+def test_every_tensor_arrives_as_it_is_stored(tmp_path: Path) -> None:
+    checkpoint.random(tmp_path / "a", CONFIG, seed=5)
+    model, opened = v4npu.load(tmp_path / "a"), Checkpoint(tmp_path / "a")
+    for name in opened.names():
+        stored, path, expert = opened.tensor(name), name, None
+        if ".experts." in name:
+            head, _, tail = name.partition(".experts.")
+            number, _, leaf = tail.partition(".")
+            path, expert = f"{head}.experts.{leaf}", int(number)
+        module, _, attribute = path.rpartition(".")
+        kept = getattr(model.get_submodule(module), attribute)
+        kept = kept if expert is None else kept[expert]
+        assert kept.dtype == stored.dtype, name
+        assert torch.equal(kept.detach().view(torch.uint8), stored.view(torch.uint8)), name
+
+
+@pytest.mark.parametrize(("expert", "attention"), [("fp4", "fp8"), ("fp8", "bf16"), ("bf16", "fp8")])
+def test_packed_weights_mean_their_plain_values(tmp_path: Path, expert: str, attention: str) -> None:
+    tensors = dict(random_tensors(CONFIG, 2, expert, attention))
+    plain = {
+        name: tensors[name] if spec.kind == "ids"
+        else dequantize_weight(tensors[name], tensors.get(scale_name(name)), torch.float32)
+        for name, spec in layout(CONFIG).items()
+    }  # fmt: skip
+    checkpoint.save(tmp_path / "packed", CONFIG, tensors)
+    checkpoint.save(tmp_path / "plain", replace(CONFIG, quantized=False, torch_dtype="float32"), plain)
+    logits = [v4npu.load(tmp_path / n, dtype="float32", numerics="exact")(IDS) for n in ("packed", "plain")]
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("original_format", [True, False])
+def test_what_transformers_saves(tmp_path: Path, original_format: bool) -> None:
+    deepseek_v4 = pytest.importorskip("transformers.models.deepseek_v4")
+    torch.manual_seed(0)
+    values = {k: v for k, v in CONFIG.to_dict().items() if k not in ("quantization_config", "model_type")}
+    values["compress_ratios"] = [0, 4, 128, 4]
+    theirs = deepseek_v4.DeepseekV4ForCausalLM(deepseek_v4.DeepseekV4Config(**values, compress_rate_hca=16))
+    for layer in theirs.model.layers[:1]:
+        layer.mlp.gate.tid2eid.copy_(torch.arange(48)[:, None] % 3 + torch.arange(2))
+    theirs.save_pretrained(tmp_path, save_original_format=original_format)
+    ours = v4npu.load(tmp_path, dtype="float32", numerics="exact")
+    assert len(ours.mtp) == 0  # transformers saves no draft layer
+    with torch.no_grad():
+        expected = theirs.eval()(IDS).logits
+        torch.testing.assert_close(ours(IDS), expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+
+
+def test_model_does_not_hang_on_the_file(tmp_path: Path) -> None:
+    checkpoint.random(tmp_path / "a", CONFIG)
+    model = v4npu.load(tmp_path / "a")
+    before = model(IDS)
+    file = tmp_path / "a" / "model.safetensors"
+    with file.open("r+b") as stream:
+        stream.write(bytes(file.stat().st_size))
+    assert torch.equal(model(IDS), before)
+
+
+PEAK = """
+import resource, sys
+import torch, v4npu
+from v4npu.loader import load
+torch.set_num_threads(1)
+resident = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+model = load(sys.argv[1], device="cpu")
+tensors = list(model.parameters()) + list(model.buffers())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident, sum(t.nbytes for t in tensors))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc for the resident memory")
+def test_peak_host_memory(tmp_path: Path) -> None:
+    """Peak above the interpreter's own stays under 1.2 times the tensors kept, for ~200 MB of FP4 experts."""
+    config = replace(CONFIG, hidden_size=1024, moe_intermediate_size=1024, n_routed_experts=32, expert_dtype="fp4")
+
+    def quick(name: str, kind: str, shape: tuple[int, ...]) -> list[tuple[str, torch.Tensor]]:
+        dtype = {"expert": torch.int8, "linear": torch.float8_e4m3fn, "ids": torch.int64}.get(kind, torch.bfloat16)
+        weight, scale = stored_shapes(layout(config)[name], dtype) or (shape, None)
+        out = [(name, torch.zeros(weight, dtype=dtype))]
+        return out if scale is None else [*out, (scale_name(name), torch.ones(scale).to(torch.float8_e8m0fnu))]
+
+    pairs = (pair for name, spec in layout(config).items() for pair in quick(name, spec.kind, spec.shape))
+    checkpoint.save(tmp_path / "big", config, pairs, shard_bytes=64 << 20)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path / "big")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    peak, kept = map(int, done.stdout.split())
+    assert kept > 200e6
+    assert peak < 1.2 * kept, f"{peak / kept:.2f} times the tensors kept"
+
+
+def test_refusals(tmp_path: Path) -> None:
+    checkpoint.random(tmp_path / "a", CONFIG)
+    with pytest.raises(NotImplementedError, match="strict needs kernels"):
+        v4npu.load(tmp_path / "a", strict=True)
+    with pytest.raises(ValueError, match="numerics must be"):
+        v4npu.load(tmp_path / "a", numerics="fast")
+    with pytest.raises(ValueError, match="dtype must be auto, bfloat16"):
+        v4npu.load(tmp_path / "a", dtype="int8")
+    with pytest.raises(ValueError, match="device must be"):
+        v4npu.load(tmp_path / "a", device="tpu")
+    with pytest.raises(FileNotFoundError, match="absent: no such directory"):
+        v4npu.load(tmp_path / "absent")
+    tensors = dict(random_tensors(CONFIG))
+    checkpoint.save(tmp_path / "b", replace(CONFIG, torch_dtype="float16"), tensors)
+    with pytest.raises(NotImplementedError, match="torch_dtype 'float16'"):
+        v4npu.load(tmp_path / "b")
+    tensors["layers.0.ffn.gate.tid2eid"][3, 1] = 4
+    checkpoint.save(tmp_path / "b", CONFIG, tensors)
+    with pytest.raises(ValueError, match=r"tid2eid must hold expert ids 0\.\.3, got 0\.\.4"):
+        v4npu.load(tmp_path / "b")
