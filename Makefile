@@ -26,7 +26,7 @@ demo: .venv/built
 	$(BIN)/v4npu generate nano --prompt "Call me Ishmael." --max-new-tokens 120
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 lint: .venv/built .venv/tools
 	$(BIN)/ruff check .

@@ -61,9 +61,10 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], think: str = 
         raise ValueError(f"v4npu.chat: {tokenizer.path} lacks V4's control tokens {' '.join(lacking)}")
     options.setdefault("passages", read_passages(tokenizer.path.parent / "encoding" / "encoding_dsv4.py"))
     ids: list[int] = []
-    # Text is encoded in the longest runs, as the official whole-string encoding merges across our segments.
-    for control, run in groupby(render(messages, think, **options), lambda s: isinstance(s, Control)):
-        ids += map(tokenizer.control, run) if control else tokenizer.encode("".join(run))
+    # Text is encoded in the longest runs, since the official whole-string encoding merges across our segments.
+    for is_control, run in groupby(render(messages, think, **options), lambda s: isinstance(s, Control)):
+        segments = list(run)
+        ids += map(tokenizer.control, segments) if is_control else tokenizer.encode("".join(segments))
     return ids
 
 

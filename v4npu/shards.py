@@ -37,6 +37,7 @@ MAX_HEADER = 100_000_000  # the limit of the safetensors format
 MAX_INDEX = 1 << 28
 MAX_RANK = 8
 MAX_NAME = 1024
+HUGE_PAGE = 2 << 20
 
 
 class Entry(NamedTuple):
@@ -69,11 +70,15 @@ class Shard:
         return (data.clone() if start % dtype.itemsize else data).view(dtype).view(shape)
 
     def release(self, name: str) -> None:
-        """Gives the pages of a tensor back to the system; reading it again maps them anew."""
+        """Gives the pages of a tensor back to the system; reading it again maps them anew.
+
+        A page fault maps neighbours too, up to a huge page, so the edges are released that far outwards.
+        """
         entry = self.entries[name]
-        start = entry.start // mmap.PAGESIZE * mmap.PAGESIZE
-        if entry.end > start and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED, start, entry.end - start)
+        start = max(0, entry.start - HUGE_PAGE) // mmap.PAGESIZE * mmap.PAGESIZE
+        end = min(len(self._map), entry.end + HUGE_PAGE)
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 def parse_json(path: Path, text: bytes) -> dict[str, Any]:

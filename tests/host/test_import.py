@@ -16,9 +16,9 @@ def refuse(*args, **kwargs):
     raise AssertionError("the network was used")
 socket.socket.connect = socket.getaddrinfo = refuse
 before = set(sys.modules)
-began = time.perf_counter()
+began = time.process_time()  # not the clock: other work may have the machine
 import v4npu
-seconds = time.perf_counter() - began
+seconds = time.process_time() - began
 torch.ops.v4npu.hadamard(torch.ones(1, 2))
 print(json.dumps({"seconds": seconds, "modules": sorted(set(sys.modules) - before),
                   "cuda": torch.cuda.is_initialized(), "version": v4npu.__version__}))
@@ -34,8 +34,6 @@ def probe(**env: str) -> dict:
 
 def test_import_is_quick_and_light() -> None:
     found = probe()
-    if found["seconds"] >= 1.5:  # once more: other work may have had the machine
-        found = probe()
     assert found["seconds"] < 1.5
     assert not found["cuda"]
     heavy = {"transformers", "typer", "rich", "matplotlib", "torch_npu", "tokenizers", "pandas"}
