@@ -158,8 +158,8 @@ def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
         call_id = message.get("tool_call_id", "") if role == "tool" else None
         block = (call_id, f"<tool_result>{text}</tool_result>" if role == "tool" else text)
         if turns and turns[-1]["role"] == "user" and (role == "tool" or turns[-1].get("task") is None):
-            before = turns[-1]
-            turns[-1] = {**before, **{k: turn[k] for k in ("task", "extracted_url") if k in turn}}
+            turns[-1] = dict(turns[-1])
+            turns[-1].update((k, turn[k]) for k in ("task", "extracted_url") if k in turn)
         else:
             turns.append({**turn, "role": "user", "blocks": []})
         turns[-1]["blocks"] = _in_call_order([*turns[-1]["blocks"], block], order)

@@ -11,7 +11,10 @@ from v4npu.chat import BOS, DSML, END_THINK, EOS, MODES, THINK
 _OPEN = f"\n\n<{DSML}tool_calls"
 _CLOSE = f"</{DSML}tool_calls>"
 _INVOKE = re.compile(rf'<{DSML}invoke name="([^"\n]+)">\n')
-_PARAMETER = re.compile(rf'<{DSML}parameter name="([^"\n]+)" string="(true|false)">(.*?)</{DSML}parameter>\n', re.S)
+_PARAMETER = re.compile(  # a value reaches to the first closing tag, so that a broken one cannot swallow the next
+    rf'<{DSML}parameter name="([^"\n]+)" string="(true|false)">((?:(?!/{DSML}parameter).)*)</{DSML}parameter>\n',
+    re.S,
+)
 _END_INVOKE = re.compile(rf"\n?</{DSML}invoke>\n")
 
 

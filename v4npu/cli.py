@@ -6,19 +6,17 @@ says which), 1 failed. V4NPU_DEBUG=1 shows tracebacks.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from v4npu.model import Config, Model
 
 app = typer.Typer(
@@ -105,16 +103,14 @@ def generate(
 
 
 def _prompt_ids(model: Model, prompt: str | None, chat: str | None, think: str) -> list[int]:
+    from v4npu.chat import encode_chat
+    from v4npu.generate import prompt_ids
+
     if model.tokenizer is None:
         raise ValueError("MODEL: this checkpoint has no tokenizer.json")
     if chat is not None:
-        from v4npu.chat import encode_chat
-
         return encode_chat(model.tokenizer, [{"role": "user", "content": chat}], think)
-    if not prompt:
-        raise ValueError("--prompt must not be empty")
-    bos = model.tokenizer.bos_id
-    return ([] if bos is None else [bos]) + model.tokenizer.encode(prompt)
+    return prompt_ids(model, prompt or "")
 
 
 @app.command()
@@ -154,7 +150,9 @@ def perplexity(
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(help="pro, flash, nano, a config.json or a checkpoint directory.")],
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="pro, flash, nano, a config.json or a checkpoint directory.")
+    ] = "nano",
     context: Annotated[int, typer.Option(help="Tokens in the cache.")] = 1_048_576,
     as_json: JsonOption = False,
 ) -> None:
@@ -162,44 +160,39 @@ def inspect(
 
     Example: v4npu inspect pro --context 1048576
     """
-    from rich.console import Console
-
     from v4npu.footprint import footprint
 
     result = footprint(_config(model), context)
     if as_json:
         _print_json(result)
         return
-    console = Console(width=100)
-    for name, rows in _sections("", result):
-        console.print(_table(name, rows))
+    old, layers = result["v3.2"], result["layers"]
+    kv, by_format = result["kv_bytes"], result["kv_bytes_by_format"]
+    counts = [(name, f"{n / 1e9:,.3f} B") for name, n in result["parameters"].items()]
+    _print_table(f"{model}: {', '.join(f'{n} {kind}' for kind, n in layers.items() if n)} layers", "", counts)
+    old_kv = old["kv_bytes"]["total"]
+    rows = [(kind, f"{n:,}", f"{n / 2**30:.3f}", f"{n / old_kv:.2%}") for kind, n in kv.items()]
+    rows += [(f"total as {name}", f"{n:,}", f"{n / 2**30:.3f}", f"{n / old_kv:.2%}") for name, n in by_format.items()]
+    title = f"cache of {context:,} tokens, {result['kv_ratio']['gqa8']:.2%} of a bf16 GQA-8 model's"
+    _print_table(title, "bytes GiB of-V3.2", rows)
+    work = {name: (n, old["flops"][name]) for name, n in result["flops"].items()}
+    shares = [
+        (name, f"{a / 1e9:,.3f}", f"{b / 1e9:,.3f}", f"{a / b:.1%}" if b else "") for name, (a, b) in work.items()
+    ]
+    _print_table("work for the next token", "GFLOP V3.2 of-V3.2", shares)
 
 
-def _sections(name: str, values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A nested dict as titled tables of plain values."""
-    yield name, {key: value for key, value in values.items() if not isinstance(value, dict)}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _sections(f"{name} {key}".strip(), value)
-
-
-def _table(name: str, values: dict[str, Any]) -> Table:
+def _print_table(title: str, columns: str, rows: list[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=name or None, title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for key, value in values.items():
-        if "ratio" in name:
-            shown = f"{100 * value:.2f} %"
-        elif "flops" in name:
-            shown = f"{value / 1e9:,.3f} GFLOP"
-        elif "bytes" in name:
-            shown = f"{value:,} = {value / 2**30:.3f} GiB"
-        else:
-            shown = f"{value:,}" if isinstance(value, int) else str(value)
-        table.add_row(key, shown)
-    return table
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=bool(columns))
+    for name in ["", *(columns.split() or [""])]:
+        table.add_column(name.replace("-", " "), justify="right" if table.columns else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=100).print(table)
 
 
 def _config(model: str) -> Config:
@@ -224,13 +217,20 @@ def doctor(as_json: JsonOption = False) -> None:
         print(report)
 
 
+WRONG_INPUT = (ValueError, TypeError, NotImplementedError)
+WRONG_PATH = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
 def main() -> None:
     """Entry point of the `v4npu` command."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows ?, and nothing breaks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app(standalone_mode=False)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -238,11 +238,11 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("V4NPU_DEBUG") == "1":
             raise
-        wrong_input = (ValueError, TypeError, FileNotFoundError, NotImplementedError)
         usage = hasattr(error, "format_message")  # click's own: unknown option, bad value
         text = error.format_message() if usage else str(error) or type(error).__name__  # type: ignore[attr-defined]
-        _say(f"v4npu: {' '.join(text.split())}")
-        sys.exit(2 if usage or isinstance(error, wrong_input) else 1)
+        if text:
+            _say("v4npu: " + " ".join(text.removeprefix("v4npu: ").split()))
+        sys.exit(2 if usage or isinstance(error, (*WRONG_INPUT, *WRONG_PATH)) else 1)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def next_token(logits: Tensor, temperature: float, top_p: float, generator: torc
     return int((probs / noise).argmax())
 
 
-def _prompt_ids(model: Model, prompt: str | list[int] | Tensor) -> list[int]:
+def prompt_ids(model: Model, prompt: str | list[int] | Tensor) -> list[int]:
+    """The ids of a prompt: text after the token that begins a document, if the tokenizer has one; ids as they are."""
     if isinstance(prompt, str):
         if model.tokenizer is None:
             raise ValueError("prompt: this checkpoint has no tokenizer.json, give ids instead of text")
@@ -37,17 +38,16 @@ def _prompt_ids(model: Model, prompt: str | list[int] | Tensor) -> list[int]:
             raise ValueError("prompt must not be empty")
         bos = model.tokenizer.bos_id
         return ([] if bos is None else [bos]) + model.tokenizer.encode(prompt)
-    ids = prompt.flatten().tolist() if isinstance(prompt, Tensor) else list(prompt)
+    if isinstance(prompt, Tensor):
+        if prompt.dim() != 1:
+            raise ValueError(f"prompt must be one sequence [num_tokens], got a tensor {list(prompt.shape)}")
+        prompt = prompt.tolist()
+    ids, size = list(prompt), model.config.vocab_size
     if not ids:
         raise ValueError("prompt must not be empty")
-    if any(not isinstance(i, int) or isinstance(i, bool) for i in ids):
-        raise ValueError("prompt must be text or integer ids")
+    if wrong := [i for i in ids if type(i) is not int or not 0 <= i < size]:
+        raise ValueError(f"prompt must be text or integer ids in 0..{size - 1}, got {wrong[0]!r}")
     return ids
-
-
-def _eos_ids(model: Model) -> set[int]:
-    eos = model.config.eos_token_id
-    return set() if eos is None else {eos} if isinstance(eos, int) else set(eos)
 
 
 def generate(
@@ -77,17 +77,20 @@ def generate(
         ValueError: an empty prompt, an argument out of range, or more tokens than the model's positions.
         RuntimeError: the logits are not finite.
     """
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
+    if type(max_new_tokens) is not int or max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be an integer of at least 0, got {max_new_tokens!r}")
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}")
-    ids = _prompt_ids(model, prompt)
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be an integer in 0..2**63-1, got {seed!r}")
+    ids = prompt_ids(model, prompt)
     total, limit = len(ids) + max_new_tokens, model.config.max_position_embeddings
     if total > limit:
         raise ValueError(f"prompt and max_new_tokens need {total} positions, the model has {limit}")
-    tokens = _tokens(model, ids, max_new_tokens, temperature, top_p, seed, _eos_ids(model) if stop_at_eos else set())
+    stop = set(model.config.eos_token_ids) if stop_at_eos else set()
+    tokens = _tokens(model, ids, max_new_tokens, temperature, top_p, seed, stop)
     return _text(model, tokens) if isinstance(prompt, str) else tokens
 
 

@@ -56,7 +56,12 @@ class Tokenizer:
             self.controls: dict[str, int] = {t["content"]: int(t["id"]) for t in data["added_tokens"]}
             vocab = {piece: i for piece, i in data["model"]["vocab"].items() if piece not in self.controls}
             # The encoder sees text only: no added tokens to match, no template that would insert some.
-            text_only = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+            text_only: dict[str, object] = {
+                "added_tokens": [],
+                "post_processor": None,
+                "truncation": None,
+                "padding": None,
+            }
             model = {**data["model"], "vocab": vocab}
             self._encoder = Encoder.from_str(json.dumps({**data, **text_only, "model": model}))
             self._names = {i: name for name, i in self.controls.items()}

@@ -1,6 +1,8 @@
 """V4's chat format: the rendered examples of v4_spec.md 8, control tokens against strangers' text, parsing."""
 
+import hashlib
 import importlib.util
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +48,7 @@ BLOCK = (
     '\n\n<[D]tool_calls>\n<[D]invoke name="f">\n<[D]parameter name="k" string="true">v</[D]parameter>\n'
     "</[D]invoke>\n</[D]tool_calls>"
 )
+TWO = BLOCK.replace("</[D]invoke>\n", '<[D]parameter name="l" string="true">w</[D]parameter>\n</[D]invoke>\n')
 EXAMPLES = {
     "second question": ([SYSTEM, A, REASONED, C], "high", "[BOS]S[U]A[A][/T]B[EOS][U]C[A][T]"),
     "chat": ([SYSTEM, A, REASONED, C], "none", "[BOS]S[U]A[A][/T]B[EOS][U]C[A][/T]"),
@@ -95,8 +98,6 @@ def test_rendered_examples(messages, think, expected):
 
 
 def _split(text):
-    import re
-
     return re.findall("|".join(map(re.escape, NAMES.values())), text)
 
 
@@ -155,8 +156,6 @@ def test_passages_are_known_by_their_hash(tmp_path):
 
 
 def test_passages_are_found(tmp_path, monkeypatch):
-    import hashlib
-
     digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in PASSAGES.items()}
     monkeypatch.setattr(chat, "PASSAGES", digests)
     (tmp_path / "e.py").write_text("\n".join(f"A{i} = {text!r}" for i, text in enumerate(PASSAGES.values())))
@@ -208,6 +207,7 @@ def test_parse_inverts_render(think):
         (f"B{BLOCK}[EOS]".replace("invoke>\n", "invoke>"), "none", "malformed"),
         (f"B{BLOCK}[EOS]".replace("calls>\n<", "calls> \n<", 1), "none", "malformed"),
         (f"B{BLOCK}[EOS]".replace("parameter>\n", "parameter>\n\n"), "none", "malformed call of 'f'"),
+        (f"B{TWO}[EOS]".replace("/[D]parameter>\n", "/[D]parameter>x\n", 1), "none", "malformed call of 'f'"),
         ("B\n\n<[D]tool_calls>\n", "none", "malformed"),
     ],
 )  # fmt: skip
