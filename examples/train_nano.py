@@ -2,7 +2,7 @@
 """Trains the bundled nano checkpoint: a whole V4 model, every feature on, through the reference operators.
 
     python examples/fetch_corpus.py corpus
-    python examples/train_nano.py corpus --out nano --steps 900 --seed 0
+    python examples/train_nano.py corpus --out nano --steps 760 --batch 4 --seed 0
 
 Recipe (v4_spec 7): Muon and AdamW, warm-up / constant / cosine, cross-entropy plus 0.3 of the MTP loss (0.1 while the
 rate decays), the balance rule and its small sequence loss, the indexer's own KL loss. In the last steps the weights

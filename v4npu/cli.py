@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -166,32 +167,39 @@ def inspect(
     if as_json:
         _print_json(result)
         return
-    old, layers = result["v3.2"], result["layers"]
-    kv, by_format = result["kv_bytes"], result["kv_bytes_by_format"]
-    counts = [(name, f"{n / 1e9:,.3f} B") for name, n in result["parameters"].items()]
-    _print_table(f"{model}: {', '.join(f'{n} {kind}' for kind, n in layers.items() if n)} layers", "", counts)
+    old, kv = result["v3.2"], result["kv_bytes"]
+    layers = ", ".join(f"{n} {kind}" for kind, n in result["layers"].items() if n)
+    counts = [(name, f"{n:,}", _short(n, "B")) for name, n in result["parameters"].items()]
+    _print_table(f"{model}: {layers} layers", "", "parameters -", counts)
+    others = {f"total, {name}": n for name, n in result["kv_bytes_by_format"].items() if name != result["kv_format"]}
     old_kv = old["kv_bytes"]["total"]
-    rows = [(kind, f"{n:,}", f"{n / 2**30:.3f}", f"{n / old_kv:.2%}") for kind, n in kv.items()]
-    rows += [(f"total as {name}", f"{n:,}", f"{n / 2**30:.3f}", f"{n / old_kv:.2%}") for name, n in by_format.items()]
-    title = f"cache of {context:,} tokens, {result['kv_ratio']['gqa8']:.2%} of a bf16 GQA-8 model's"
-    _print_table(title, "bytes GiB of-V3.2", rows)
+    sizes = [(kind, f"{n:,}", f"{n / 2**30:.3f}", f"{n / old_kv:.2%}") for kind, n in {**kv, **others}.items()]
+    _print_table(f"cache of {context:,} tokens", f"rows {result['kv_format']}", "bytes GiB of-V3.2", sizes)
+    print(f"  {result['kv_ratio']['gqa8']:.2%} of a bf16 GQA-8 model of the same depth\n")
     work = {name: (n, old["flops"][name]) for name, n in result["flops"].items()}
-    shares = [
-        (name, f"{a / 1e9:,.3f}", f"{b / 1e9:,.3f}", f"{a / b:.1%}" if b else "") for name, (a, b) in work.items()
-    ]
-    _print_table("work for the next token", "GFLOP V3.2 of-V3.2", shares)
+    shares = [(name, _short(a), _short(b), f"{a / b:.1%}" if b else "") for name, (a, b) in work.items()]
+    _print_table("work for the next token", "FLOP", "here V3.2 of-V3.2", shares)
 
 
-def _print_table(title: str, columns: str, rows: list[tuple[str, ...]]) -> None:
+def _short(number: float, giga: str = "G") -> str:
+    for size, unit in ((1e9, giga), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:,.3f} {unit}"
+    return f"{number:,.0f}"
+
+
+def _print_table(title: str, first: str, columns: str, rows: Sequence[tuple[str, ...]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=bool(columns))
-    for name in ["", *(columns.split() or [""])]:
-        table.add_column(name.replace("-", " "), justify="right" if table.columns else "left", no_wrap=True)
+    table = Table(box=box.SIMPLE)
+    table.add_column(first, no_wrap=True)
+    for name in columns.split():
+        table.add_column(name.replace("-", " ").strip(), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
+    print(title)
     Console(width=100).print(table)
 
 
