@@ -57,7 +57,7 @@ def generate(
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     top_p: float = 1.0,
-    seed: int = 0,
+    seed: int | None = 0,
     stop_at_eos: bool = True,
 ) -> Iterator[Any]:
     """Continues a prompt, piece by piece.
@@ -67,7 +67,7 @@ def generate(
         max_new_tokens: how many tokens at most.
         temperature: 0 is greedy.
         top_p: sample from the smallest set of tokens that holds this much probability.
-        seed: of the sampling.
+        seed: of the sampling; None draws a new one.
         stop_at_eos: end when the model says so.
 
     Returns:
@@ -83,8 +83,8 @@ def generate(
         raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}")
-    if type(seed) is not int or not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be an integer in 0..2**63-1, got {seed!r}")
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
+        raise ValueError(f"seed must be None or an integer in 0..2**63-1, got {seed!r}")
     ids = prompt_ids(model, prompt)
     total, limit = len(ids) + max_new_tokens, model.config.max_position_embeddings
     if total > limit:
@@ -95,9 +95,10 @@ def generate(
 
 
 def _tokens(
-    model: Model, ids: list[int], count: int, temperature: float, top_p: float, seed: int, stop: set[int]
+    model: Model, ids: list[int], count: int, temperature: float, top_p: float, seed: int | None, stop: set[int]
 ) -> Iterator[int]:
-    generator = torch.Generator(device=model.device).manual_seed(seed)
+    generator = torch.Generator(device=model.device)
+    generator.seed() if seed is None else generator.manual_seed(seed)
     cache = model.new_cache(1, len(ids) + count)
     pending = torch.tensor([ids], dtype=torch.int64)
     for _ in range(count):
