@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import torch
 import v4npu
 from v4npu import checkpoint
 from v4npu.checkpoint import Checkpoint
-from v4npu.checkpoint_names import layout, scale_name, stored_shapes
+from v4npu.checkpoint_names import layout, scale_name
 from v4npu.checkpoint_random import random_tensors
 from v4npu.model import Config
 from v4npu.reference.formats import dequantize_weight
@@ -81,6 +78,7 @@ def test_what_transformers_saves(tmp_path: Path, original_format: bool) -> None:
     values = {k: v for k, v in CONFIG.to_dict().items() if k not in ("quantization_config", "model_type")}
     values["compress_ratios"] = [0, 4, 128, 4]
     values["index_topk"] = 64  # every entry: no pick can hang on rounding
+    # 16 index heads: with few, scores tie exactly at 0 (ReLU) and the two implementations break ties differently.
     theirs = deepseek_v4.DeepseekV4ForCausalLM(deepseek_v4.DeepseekV4Config(**values, compress_rate_hca=16))
     theirs.model.layers[0].mlp.gate.tid2eid.copy_(torch.arange(48)[:, None] % 3 + torch.arange(2))
     theirs.save_pretrained(tmp_path, save_original_format=original_format)
@@ -99,50 +97,6 @@ def test_model_does_not_hang_on_the_file(tmp_path: Path) -> None:
     with file.open("r+b") as stream:
         stream.write(bytes(file.stat().st_size))
     assert torch.equal(model(IDS), before)
-
-
-PEAK = """
-import resource, sys
-import torch, v4npu
-from v4npu.loader import load
-torch.set_num_threads(1)
-load(sys.argv[2], device="cpu")  # what is imported on first use is no part of the tensors
-resident = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-model = load(sys.argv[1], device="cpu")
-tensors = list(model.parameters()) + list(model.buffers())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident, sum(t.nbytes for t in tensors))
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc for the resident memory")
-def test_peak_host_memory(tmp_path: Path) -> None:
-    """Peak above the interpreter's own stays under 1.2 times the tensors kept, for ~200 MB of FP4 experts."""
-    wide = replace(CONFIG, hidden_size=1024, moe_intermediate_size=1024, n_routed_experts=24)
-    dtypes = {"expert": torch.int8, "linear": torch.float8_e4m3fn, "ids": torch.int64}
-
-    def zeros() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, spec in layout(wide).items():
-            dtype = dtypes.get(spec.kind, torch.bfloat16)
-            weight, scale = stored_shapes(spec, dtype) or (spec.shape, None)
-            yield name, torch.zeros(weight, dtype=dtype)
-            if scale is not None:
-                yield scale_name(name), torch.ones(scale).to(torch.float8_e8m0fnu)
-
-    checkpoint.save(tmp_path / "big", wide, zeros(), shard_bytes=64 << 20)
-    checkpoint.random(tmp_path / "small", CONFIG)
-    command = [sys.executable, "-c", PEAK, str(tmp_path / "big"), str(tmp_path / "small")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    peak, kept = map(int, done.stdout.split())
-    assert kept > 200e6
-    assert peak < 1.2 * kept, f"{peak / kept:.2f} times the tensors kept"
-
-
-def test_tokenizer_is_attached_where_there_is_one(tmp_path: Path) -> None:
-    checkpoint.random(tmp_path / "a", CONFIG)
-    assert v4npu.load(tmp_path / "a").tokenizer is None
-    nano = v4npu.load("nano")
-    assert nano.tokenizer is not None and nano.tokenizer.vocab_size <= nano.config.vocab_size
 
 
 def test_refusals(tmp_path: Path) -> None:
