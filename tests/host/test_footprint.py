@@ -1,11 +1,14 @@
 """Parameters, cache bytes and FLOPs against the tables of v4_spec.md 1.2, 6.2 and 6.3."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 
 from v4npu import footprint as fp
+from v4npu.checkpoint_names import layout
+from v4npu.loader import NANO
 from v4npu.model.config import Config
 
 N = 1_048_576
@@ -21,6 +24,13 @@ def test_parameters(config, billions):
     p = fp.parameters(config)
     counts = (p.total, p.total_with_mtp, p.active, p.active_with_embeddings)
     assert tuple(round(count / 1e9, 2) for count in counts) == billions
+
+
+@pytest.mark.parametrize("config", [PRO, FLASH, Config.from_file(NANO)], ids=["pro", "flash", "nano"])
+def test_every_tensor_of_the_checkpoint_is_counted(config):
+    p = fp.parameters(config)
+    stored = (math.prod(spec.shape) for spec in layout(config).values() if spec.kind != "ids")
+    assert p.total_with_mtp + p.vectors == sum(stored)
 
 
 @pytest.mark.parametrize(
