@@ -128,7 +128,7 @@ class Sequence:
         self.top = max(self.top, self.computed + count)
         self.snapshots = {s for s in self.snapshots if s <= self.computed}
         if not self._intact(self.computed):
-            self._restart(self.computed)
+            self.restart(self.computed)
 
     # -- going back -----------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Sequence:
             if num_tokens and self._intact(num_tokens):
                 self.computed = num_tokens
             else:
-                self._restart(num_tokens)
+                self.restart(num_tokens)
         while len(self.entry_blocks) * block >= num_tokens + block:
             self.store.entry_pool.release(self.entry_blocks.pop())
         for j in [j for j in self.window_blocks if j * block >= num_tokens]:
@@ -183,7 +183,7 @@ class Sequence:
         """Starts a sequence from blocks that hold its first `known` tokens; the caller has retained them for it."""
         self.entry_blocks, self.window_blocks = array("i", entry_blocks), dict(window_blocks)
         self.snapshots, self.known = set(snapshots), known
-        self._restart(known)
+        self.restart(known)
 
     # -- inside ---------------------------------------------------------------------------------------------
 
@@ -229,7 +229,8 @@ class Sequence:
                 return boundary, True
         return zero, False
 
-    def _restart(self, n: int) -> None:
+    def restart(self, n: int) -> None:
+        """Chooses where to compute again from so that token n comes next; the entries before it are known."""
         start, snapshot = self._restart_at(n)
         self.computed = self.top = start
         self.base = start if snapshot or start == 0 else start + self.store.replay_depth

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -183,6 +187,28 @@ class Model(nn.Module):
         layers: Iterable[Block] = self.mtp if draft else self.layers  # type: ignore[assignment]
         ratios = tuple(layer.attn.ratio for layer in layers)
         return Store(self.config, ratios, self.dtype, self.numerics == "official", self.device, **options)
+
+    def load_cache(self, path: str | Path, store: Store | None = None) -> Cache:
+        """A cache that `Cache.save` wrote, in pools of its own or in `store`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a cache, corrupt or truncated, or of another model, numerics, dtype or version.
+            CacheFull: `store` has no room.
+        """
+        from v4npu.cache.files import load
+
+        return load(path, self, store)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Tells this model's weights and configuration from any other's; a sample of every tensor's bytes counts."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            flat = tensor.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 256)].contiguous().view(torch.uint8)
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode() + bytes(sample.cpu().tolist()))
+        return digest.hexdigest()
 
     def generate(self, prompt: str | list[int] | Tensor, **options: Any) -> Iterator[Any]:
         """Continues a prompt: text in, text pieces out; ids in, ids out. See v4npu.generate.generate."""
