@@ -12,7 +12,7 @@
 //              + - * /   fma(a, b, c) = a * b + c   max min   swap_pairs   round   exp2i   exp
 //              sigmoid   reduce_add reduce_max
 //   formats    load_e4m3(p): 16 codes   load_e2m1(p): 16 codes in 8 bytes, low nibble first
-//   bf16x32    only where has_bf16_dot: load_bf16x32, dot_bf16
+//   bf16x32    load_bf16x32, dot_bf16: an instruction where has_bf16_dot, a slow loop elsewhere
 //
 // load_partial fills the lanes from n on with zero; n is 1 to 15. Storing bf16 rounds to nearest even; NaN becomes
 // 0x7fc0. max(a, b) and min(a, b) return b when either is NaN: put the constant first and NaN passes through.

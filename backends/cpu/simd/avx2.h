@@ -5,8 +5,6 @@
 
 namespace v4npu::cpu::V4NPU_ISA {
 
-constexpr bool has_bf16_dot = false;
-
 struct f32x16 {
   __m256 lo, hi;
 };
@@ -64,7 +62,7 @@ V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { return {_mm256_permute_ps(v.lo, 0xb1)
 V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 
-// To the nearest integer, ties to even; |v| below 2^22.
+// To the nearest integer, ties to even; |v| below 2^22; a zero may lose its sign.
 V4NPU_INLINE f32x16 round(f32x16 v) {
   constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   return {_mm256_round_ps(v.lo, kNearest), _mm256_round_ps(v.hi, kNearest)};
@@ -118,3 +116,5 @@ V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA
+
+#include "no_bf16_dot.h"

@@ -5,8 +5,6 @@
 
 namespace v4npu::cpu::V4NPU_ISA {
 
-constexpr bool has_bf16_dot = false;
-
 struct f32x16 {
   float32x4_t v[4];
 };
@@ -63,7 +61,7 @@ V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { V4NPU_EACH(vrev64q_f32(v.v[i])); }
 V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { V4NPU_EACH(vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i])); }
 V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { V4NPU_EACH(vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i])); }
 
-// To the nearest integer, ties to even; |v| below 2^22.
+// To the nearest integer, ties to even; |v| below 2^22; a zero may lose its sign.
 V4NPU_INLINE f32x16 round(f32x16 v) { V4NPU_EACH(vrndnq_f32(v.v[i])); }
 
 // 2^v for integers v in [-126, 127]; NaN gives anything.
@@ -116,3 +114,5 @@ V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
 #undef V4NPU_EACH
 
 }  // namespace v4npu::cpu::V4NPU_ISA
+
+#include "no_bf16_dot.h"

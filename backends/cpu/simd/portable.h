@@ -4,8 +4,6 @@
 
 namespace v4npu::cpu::V4NPU_ISA {
 
-constexpr bool has_bf16_dot = false;
-
 struct f32x16 {
   float lane[kLanes];
 };
@@ -42,7 +40,8 @@ V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { V4NPU_EACH(v.lane[i ^ 1]); }
 V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { V4NPU_EACH(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { V4NPU_EACH(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
 
-// To the nearest integer, ties to even; |v| below 2^22. Adding 1.5 * 2^23 leaves no bit for a fraction.
+// To the nearest integer, ties to even; |v| below 2^22; a zero may lose its sign. Adding 1.5 * 2^23 leaves no bit for a
+// fraction.
 V4NPU_INLINE f32x16 round(f32x16 v) { V4NPU_EACH((v.lane[i] + 0x1.8p23f) - 0x1.8p23f); }
 
 // 2^v for integers v in [-126, 127]; NaN gives anything.
@@ -68,3 +67,5 @@ V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) { V4NPU_EACH(e2m1_decode(e2m1_un
 #undef V4NPU_EACH
 
 }  // namespace v4npu::cpu::V4NPU_ISA
+
+#include "no_bf16_dot.h"
