@@ -8,12 +8,13 @@
 #include "torch/csrc/stable/ops.h"
 #include "v4npu/dtype.h"
 
+// Those that kernels.cmake adds to `portable`.
 #if defined(__x86_64__)
-#define V4NPU_CPU_EACH_ISA(X, op, Params) X(avx512, op, Params) X(avx2, op, Params) X(portable, op, Params)
+#define V4NPU_CPU_EACH_ISA(X, op, Params) X(avx512, op, Params) X(avx2, op, Params)
 #elif defined(__aarch64__)
-#define V4NPU_CPU_EACH_ISA(X, op, Params) X(neon, op, Params) X(portable, op, Params)
+#define V4NPU_CPU_EACH_ISA(X, op, Params) X(neon, op, Params)
 #else
-#define V4NPU_CPU_EACH_ISA(X, op, Params) X(portable, op, Params)
+#define V4NPU_CPU_EACH_ISA(X, op, Params)
 #endif
 
 #define V4NPU_CPU_DECLARE_(isa_name, op, Params) \
@@ -23,14 +24,15 @@
 #define V4NPU_CPU_CASE_(isa_name, op, Params) \
   case Isa::isa_name: return isa_name::op(p);
 
-// Declares ops/<op>_kernel.cpp's entry in every instruction set, and run_kernel, which calls the chosen one.
-#define V4NPU_CPU_KERNEL(op, Params)                     \
-  V4NPU_CPU_EACH_ISA(V4NPU_CPU_DECLARE_, op, Params)     \
-  inline void run_kernel(const Params& p) {              \
-    switch (isa()) {                                     \
-      V4NPU_CPU_EACH_ISA(V4NPU_CPU_CASE_, op, Params)    \
-      default: return; /* isa() yields none but these */ \
-    }                                                    \
+// Declares the entry of ops/<op>_kernel.cpp in every instruction set, and run_kernel, which calls the chosen one.
+#define V4NPU_CPU_KERNEL(op, Params)                  \
+  V4NPU_CPU_EACH_ISA(V4NPU_CPU_DECLARE_, op, Params)  \
+  V4NPU_CPU_DECLARE_(portable, op, Params)            \
+  inline void run_kernel(const Params& p) {           \
+    switch (isa()) {                                  \
+      V4NPU_CPU_EACH_ISA(V4NPU_CPU_CASE_, op, Params) \
+      default: return portable::op(p);                \
+    }                                                 \
   }
 
 namespace v4npu::cpu {

