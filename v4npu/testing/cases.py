@@ -95,3 +95,20 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
         ),
     }  # fmt: skip
     return cases[op]()
+
+
+# (rows, width): none, one, fewer than a vector, every kind of tail, and enough rows for several threads.
+SIZES = ((0, 16), (1, 2), (3, 14), (5, 16), (7, 34), (3, 64), (11, 126), (2, 1000), (67, 1500))
+
+
+def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Any, ...]:
+    """Positional arguments of `op` at a size of SIZES: the tensors whose first axis is `rows` belong to the rows."""
+    draw = Draw(dtype, seed)
+    freqs = rope_frequencies(min(width, 64) // 4 * 2, 10000.0)  # about half of a narrow head turns
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    cases: dict[str, Any] = {
+        "rms_norm": lambda: (draw.normal(rows, width), draw.normal(width), 1e-6),
+        "rope": lambda: (draw.normal(rows, 3, width), draw.integers(1 << 20, rows), freqs, False),
+        "swiglu": lambda: (draw.normal(rows, width), draw.normal(rows, width), draw.normal(rows, dtype=wide), 1.0),
+    }  # fmt: skip
+    return cases[op]()
