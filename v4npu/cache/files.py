@@ -147,7 +147,7 @@ def _tensors(s: Sequence, live: bool) -> Iterator[tuple[str, Tensor]]:
 
 def _digest(tensor: Tensor) -> str:
     data = tensor.detach().cpu().contiguous().view(torch.uint8).flatten()
-    return hashlib.sha256(memoryview(data.numpy())).hexdigest()
+    return hashlib.sha256(data.numpy().tobytes()).hexdigest()
 
 
 def _check(numbers: dict[str, Any], store: Store, shard: Shard, b: int, max_tokens: int) -> None:
