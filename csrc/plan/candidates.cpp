@@ -19,6 +19,15 @@ const std::vector<Candidate>& candidates() {
     const char* const kFloat32Bfloat16 = "float32 and bfloat16; other dtypes run the reference";
     add_cpu(all, "rms_norm", kFloat32Bfloat16);
     add_cpu(all, "rope", kFloat32Bfloat16);
+    add_cpu(all, "hadamard", kFloat32Bfloat16);
+    add_cpu(all, "act_quant", kFloat32Bfloat16);
+    add_cpu(all, "fp4_act_quant", kFloat32Bfloat16);
+    add_cpu(all, "hc_pre", kFloat32Bfloat16);
+    add_cpu(all, "hc_post", kFloat32Bfloat16);
+    add_cpu(all, "hc_head", kFloat32Bfloat16);
+    add_cpu(all, "indexer_query", kFloat32Bfloat16);
+    add_cpu(all, "gate", kFloat32Bfloat16);
+    add_cpu(all, "hash_gate", kFloat32Bfloat16);
     add_cpu(all, "swiglu", kFloat32Bfloat16);
     // all.push_back({"csa_attention", "cuda", "sm90", "Hopper kernel", &needs_sm90});
     return all;

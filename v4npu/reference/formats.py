@@ -87,7 +87,7 @@ def _quantise_blocks(x: Tensor, block_size: int, top: float, floor: float) -> tu
     """Blocks scaled into +-top (float32 [..., blocks, block_size]) and the integer exponents of their scales."""
     blocks = _blocks(x.float(), block_size)
     amax = blocks.abs().amax(-1).clamp_min(floor)
-    exponent = ceil_log2(amax * (1.0 / top))
+    exponent = ceil_log2(amax * (1.0 / top)).clamp_max(127)  # infinity and NaN: the largest scale that ue8m0 has
     scaled = torch.ldexp(blocks, -exponent.unsqueeze(-1)).clamp(-top, top)
     return scaled, exponent
 
@@ -129,9 +129,12 @@ def round_fp8(x: Tensor, block_size: int) -> Tensor:
 
 
 def round_fp4(x: Tensor, block_size: int = FP4_BLOCK) -> Tensor:
-    """x rounded to e2m1 with one ue8m0 scale per block, in x's dtype."""
-    q, scale = fp4_act_quant(x.detach(), block_size)
-    return straight_through(x, dequantize_fp4(q, scale, block_size).to(x.dtype))
+    """x rounded to e2m1 with one ue8m0 scale per block, in x's dtype; a block with a NaN becomes NaN."""
+    nan = x.detach().isnan()
+    q, scale = fp4_act_quant(x.detach().masked_fill(nan, 0.0), block_size)
+    spoilt = _blocks(nan.float(), block_size).amax(-1).repeat_interleave(block_size, -1)[..., : x.shape[-1]] > 0
+    rounded = dequantize_fp4(q, scale, block_size).to(x.dtype).masked_fill(spoilt, torch.nan)
+    return straight_through(x, rounded)
 
 
 def dequantise_rows(q: Tensor, scale: Tensor, block_size: int) -> Tensor:

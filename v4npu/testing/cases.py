@@ -106,9 +106,32 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
     draw = Draw(dtype, seed)
     freqs = rope_frequencies(min(width, 64) // 4 * 2, 10000.0)  # about half of a narrow head turns
     wide = torch.float64 if dtype == torch.float64 else torch.float32
+    power = min(1 << width.bit_length() - 1, 128)
+    m = (4, 3, 5)[width % 3]  # 4 has a path of its own
+
+    def mixes(count: int, scales: int) -> tuple[Tensor, ...]:
+        fn, scale = draw.normal(count, m * width, dtype=wide) * 0.1, draw.normal(scales, dtype=wide)
+        return draw.normal(rows, m, width), fn, scale, draw.normal(count, dtype=wide)
+
     cases: dict[str, Any] = {
         "rms_norm": lambda: (draw.normal(rows, width), draw.normal(width), 1e-6),
         "rope": lambda: (draw.normal(rows, 3, width), draw.integers(1 << 20, rows), freqs, False),
         "swiglu": lambda: (draw.normal(rows, width), draw.normal(rows, width), draw.normal(rows, dtype=wide), 1.0),
+        "hadamard": lambda: (draw.normal(rows, 1 << width.bit_length() - 1),),
+        "act_quant": lambda: (draw.normal(rows, width), 128),
+        "fp4_act_quant": lambda: (draw.normal(rows, width), 32),
+        "hc_pre": lambda: (*mixes((2 + m) * m, 3), 1e-6, 1e-6, 20),
+        "hc_post": lambda: (
+            draw.normal(rows, width), draw.normal(rows, m, width), draw.normal(rows, m, dtype=wide),
+            draw.normal(rows, m, m, dtype=wide),
+        ),
+        "hc_head": lambda: (*mixes(m, 1), 1e-6, 1e-6),
+        "indexer_query": lambda: (
+            draw.normal(rows, 3, power), draw.integers(1 << 20, rows), rope_frequencies(power // 2, 10000.0), True,
+        ),
+        "gate": lambda: (draw.normal(rows, width), draw.normal(21, width), draw.normal(21, dtype=wide), 6, 1.5),
+        "hash_gate": lambda: (
+            draw.normal(rows, width), draw.normal(21, width), draw.integers(21, 40, 9), draw.integers(40, rows), 1.5,
+        ),
     }  # fmt: skip
     return cases[op]()
