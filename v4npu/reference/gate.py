@@ -21,7 +21,7 @@ def _weights(scores: Tensor, indices: Tensor, route_scale: float) -> Tensor:
 
 
 def top_indices(scores: Tensor, k: int) -> Tensor:
-    """Indices of the k largest values of the last dim, largest first (NaN before all); ties: the smaller index first."""
+    """Indices of the k largest values of the last dim, largest first, NaN before all; ties: the smaller index first."""
     return torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k]
 
 
