@@ -19,7 +19,7 @@ for sanitizer in address,undefined thread; do
     mkdir -p "$folder"
     # The instructions come from where the build has them.
     allowed=$(sed -n "s/^set(flags_$isa \(.*\))$/\1/p" backends/cpu/kernels.cmake)
-    flags="-std=c++20 -O1 -g -ffp-contract=off -fno-math-errno -fsanitize=$sanitizer -fno-sanitize-recover=all
+    flags="-std=c++20 -O1 -g1 -ffp-contract=off -fno-math-errno -fsanitize=$sanitizer -fno-sanitize-recover=all
       -Wno-maybe-uninitialized -Wno-uninitialized -DV4NPU_ISA=$isa -Icsrc/include -Ibackends/cpu $allowed"
     for source in backends/cpu/ops/*_kernel.cpp tests/native/kernels.cpp; do
       object=$folder/$(basename "$source" .cpp).o
