@@ -120,6 +120,16 @@ def test_any_number_of_streams(m: int) -> None:
     torch.testing.assert_close(ops.hc_head(*head), reference.hc_head(*head), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("tokens,m,d", [(0, 4, 8), (3, 4, 0), (3, 0, 8)])
+def test_empty_streams(tokens: int, m: int, d: int) -> None:
+    streams, fn, base = draw(tokens, m, d), draw((2 + m) * m, m * d), draw((2 + m) * m)
+    pre = (streams, fn, torch.ones(3), base, 1e-6, 1e-6, 2)
+    post = (draw(tokens, d), streams, draw(tokens, m), draw(tokens, m, m))
+    for op, args in (("hc_pre", pre), ("hc_post", post), ("hc_head", (streams, fn[:m], torch.ones(1), base[:m], 0, 0))):
+        got, want = getattr(ops, op)(*args), getattr(reference, op)(*args)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
 def model_sized(op: str, rows: int) -> tuple[tuple[Any, ...], int]:
     """Arguments of a size that threads share in every way, and how many of them belong to the rows."""
     d, bf16 = 2000, torch.bfloat16

@@ -64,6 +64,7 @@ V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { return {_mm256_permute_ps(v.lo, 0xb1)
 V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 
+V4NPU_INLINE float first_lane(f32x16 v) { return _mm256_cvtss_f32(v.lo); }
 V4NPU_INLINE f32x16 sqrt(f32x16 v) { return {_mm256_sqrt_ps(v.lo), _mm256_sqrt_ps(v.hi)}; }
 
 // Lane i takes lane i ^ W.

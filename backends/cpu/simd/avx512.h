@@ -48,6 +48,7 @@ V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { return {_mm512_permute_ps(v.v, 0xb1)}
 V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
 
+V4NPU_INLINE float first_lane(f32x16 v) { return _mm512_cvtss_f32(v.v); }
 V4NPU_INLINE f32x16 sqrt(f32x16 v) { return {_mm512_sqrt_ps(v.v)}; }
 
 // Lane i takes lane i ^ W.

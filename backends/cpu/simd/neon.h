@@ -63,6 +63,7 @@ V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { V4NPU_EACH(vrev64q_f32(v.v[i])); }
 V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { V4NPU_EACH(vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i])); }
 V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { V4NPU_EACH(vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i])); }
 
+V4NPU_INLINE float first_lane(f32x16 v) { return vgetq_lane_f32(v.v[0], 0); }
 V4NPU_INLINE f32x16 sqrt(f32x16 v) { V4NPU_EACH(vsqrtq_f32(v.v[i])); }
 
 // Lane i takes lane i ^ W.

@@ -42,6 +42,7 @@ V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { V4NPU_EACH(v.lane[i ^ 1]); }
 V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { V4NPU_EACH(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { V4NPU_EACH(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
 
+V4NPU_INLINE float first_lane(f32x16 v) { return v.lane[0]; }
 V4NPU_INLINE f32x16 sqrt(f32x16 v) { V4NPU_EACH(__builtin_sqrtf(v.lane[i])); }
 
 // Lane i takes lane i ^ W.

@@ -38,8 +38,8 @@ V4NPU_INLINE void weights(float* out, const float* mix, const float* base, int64
 template <class T>
 V4NPU_INLINE void collapse(T* y, const T* x, const float* pre, int64_t m, int64_t d) {
   for (int64_t i = 0; i < d; i += kLanes) {
-    f32x16 sum = set1(pre[0]) * load_upto(x + i, d - i);
-    for (int64_t j = 1; j < m; ++j) sum = fma(set1(pre[j]), load_upto(x + j * d + i, d - i), sum);
+    f32x16 sum = zero();
+    for (int64_t j = 0; j < m; ++j) sum = fma(set1(pre[j]), load_upto(x + j * d + i, d - i), sum);
     store_upto(y + i, sum, d - i);
   }
 }
