@@ -1,6 +1,7 @@
 # make demo     generate text with the bundled model        make lint     ruff, mypy, clang-format
 # make test     lint and every test                         make format   apply ruff and clang-format
 # make sanitize CPU kernels under the address, undefined-behaviour and thread sanitizers; needs only a compiler
+# make neon     CPU kernels for Arm under an emulator: g++-aarch64-linux-gnu and qemu-user
 #
 # Each target sets up .venv first; a rerun costs nothing unless a source changed.
 # PYTHON=python3.12 picks an interpreter, TORCH="torch==2.11.0" a torch, PIP="..." adds options to pip.
@@ -17,7 +18,7 @@ PACKAGE := $(shell find v4npu -name '*.py' -o -path '*/data/*' -type f)
 CXX_SOURCES := $(shell find csrc backends -name '*.cpp' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanitize lint format clean
+.PHONY: help demo test sanitize neon lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,8 +30,8 @@ demo: .venv/built
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-sanitize:
-	JOBS=$(JOBS) tests/native/sanitize.sh
+sanitize neon:
+	JOBS=$(JOBS) tests/native/kernels.sh $@
 
 lint: .venv/built .venv/tools
 	$(BIN)/ruff check .
