@@ -39,7 +39,8 @@ def load(
             "float64".
         numerics: "official" rounds wherever DeepSeek's code does; "exact" quantises no activation, KV row or
             index key.
-        strict: every result bit for bit independent of batch, chunking, padding and threads.
+        strict: every result bit for bit independent of batch, chunking and padding. One token of one sequence at a
+            time passes through the layers, so that no sum can run in another order: right everywhere, and slow.
 
     Returns:
         The model, with its tokenizer if there is a tokenizer.json. FP8 and FP4 weights stay packed; mHC
@@ -48,12 +49,8 @@ def load(
     Raises:
         FileNotFoundError: no such checkpoint, or a shard is missing.
         ValueError: an argument or the checkpoint is malformed; the message names what and where.
-        NotImplementedError: strict, or a configuration this build does not run.
+        NotImplementedError: a configuration this build does not run.
     """
-    if strict:
-        raise NotImplementedError(
-            "v4npu.load: strict needs kernels with a fixed order of summation, which this build does not have"
-        )
     if numerics not in NUMERICS:
         raise ValueError(f'v4npu.load: numerics must be "official" or "exact", got {numerics!r}')
     known = ("auto", *DTYPES, *DTYPES.values())
@@ -72,6 +69,7 @@ def load(
         numerics=numerics,
         dtype=chosen if isinstance(chosen, torch.dtype) else DTYPES[chosen],
         device=target,
+        strict=strict,
     )
     for name in _with_progress(checkpoint):
         tensor = checkpoint.tensor(name)

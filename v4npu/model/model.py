@@ -230,14 +230,18 @@ class Model(nn.Module):
         if cache is None:
             cache = self.new_cache(batch, length)
         cache.admit(self, [len(ids) for ids in rows])
-        store = cache.store
-        packed = advance(self, cache.sequences, rows, lambda step, _: self._layers(step, store), trace)
+        packed = self.extend(cache.sequences, rows, trace)
         if attention_mask is None:
             return packed.unflatten(0, (batch, length)), last
         out = packed.new_zeros(batch, length, *packed.shape[1:])
         for b, part in enumerate(packed.split([len(ids) for ids in rows])):
             out[b, spans[b][0] : spans[b][1]] = part
         return out, torch.tensor([hi - 1 for _, hi in spans])
+
+    def extend(self, sequences: list[Sequence], rows: list[list[int]], trace: Trace | None = None) -> Tensor:
+        """Appends tokens to sequences of one store, at least one to each; packed streams [all new tokens, m, d]."""
+        store = sequences[0].store
+        return advance(self, sequences, rows, lambda step, _: self._layers(step, store), trace)
 
     def _layers(self, step: Step, store: Store | None) -> Tensor:
         """Streams [T, m, d] of one pass through all layers."""
