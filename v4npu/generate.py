@@ -39,6 +39,7 @@ class Sampling:
             ordered, order = probs.sort(descending=True, stable=True)
             outside = ordered.cumsum(-1) - ordered >= self.top_p  # the token that crosses top_p is still inside
             probs = probs.index_fill(0, order[outside], 0.0)
+            probs = probs / probs.sum()
         return probs
 
     def draw(self, probs: Tensor) -> int:
