@@ -52,7 +52,7 @@ clean:
 	@touch $@
 
 # The checkout is importable too: its Python is the one under work, so tests run on it.
-.venv/built: .venv/torch pyproject.toml CMakeLists.txt $(CXX_SOURCES) $(PACKAGE)
+.venv/built: .venv/torch pyproject.toml CMakeLists.txt $(wildcard backends/*/*.cmake) $(CXX_SOURCES) $(PACKAGE)
 	$(INSTALL) --no-build-isolation --config-settings=cmake.define.V4NPU_WERROR=$(if $(CI),ON,OFF) .
 	@ln -sf $$(cd / && $(CURDIR)/$(BIN)/python -c 'import torch, v4npu; print(v4npu._C.__file__)') v4npu/
 	@touch $@

@@ -26,7 +26,6 @@ from torch.nn.functional import cross_entropy, one_hot
 
 import v4npu
 from v4npu import ops
-from v4npu.cache import pages
 from v4npu.model import Config, Model
 from v4npu.optim import Muon, split_parameters
 from v4npu.reference import formats
@@ -209,7 +208,8 @@ def auxiliary_losses(model: Model, seen: dict[str, Tensor], batch: int, length: 
         scope = f"layers.{i}" if i < len(model.layers) else "mtp.0"
         attn, gate = layer.attn, layer.ffn.gate
         if attn.indexer is not None:
-            keys, table = pages(seen[f"{scope}.index_keys"])
+            keys = seen[f"{scope}.index_keys"]
+            table = torch.arange(batch, dtype=torch.int32).unsqueeze(1)
             scores = ops.indexer_scores(
                 seen[f"{scope}.index_query"],
                 seen[f"{scope}.index_weights"],

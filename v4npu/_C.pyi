@@ -4,6 +4,7 @@ class DeviceCaps:
     available: bool
     reason: str
     features: list[str]
+    only: str
     num_cores: int
     memory_bytes: int
 
@@ -13,7 +14,54 @@ class Plan:
     @property
     def reason(self) -> str: ...
 
+class RowFormat:
+    @property
+    def payload(self) -> int: ...
+    @property
+    def scales(self) -> int: ...
+    @property
+    def row(self) -> int: ...
+    def page(self, rows: int) -> int: ...
+
+class CacheGeometry:
+    block_tokens: int
+    head_dim: int
+    index_head_dim: int
+    window: RowFormat
+    entry: RowFormat
+    key: RowFormat
+    state_element: int
+    ratios: list[int]
+    overlaps: list[bool]
+
+class LayerLayout:
+    entries: int
+    keys: int
+    window: int
+    overlap: int
+    index_overlap: int
+    state: int
+    index_state: int
+    entries_per_block: int
+    state_rows: int
+    state_cols: int
+    index_cols: int
+    overlap_rows: int
+
+class CacheLayout:
+    layers: list[LayerLayout]
+    entry_block: int
+    window_block: int
+    open_state: int
+
+KEEP_TOKENS: int
+
+def row_format(name: str, dim: int, rope_dim: int, element: int) -> RowFormat: ...
+def cache_layout(geometry: CacheGeometry) -> CacheLayout: ...
 def plan(op: str, caps: DeviceCaps) -> Plan: ...
 def op_names() -> list[str]: ...
 def schemas() -> list[str]: ...
 def caps() -> list[DeviceCaps]: ...
+def cpu_isas() -> list[str]: ...
+def use_cpu_isa(name: str) -> None: ...
+def note_reference_error(is_value_error: bool, text: str) -> None: ...

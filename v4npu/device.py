@@ -107,7 +107,9 @@ def status(kind: str) -> DeviceStatus:
     """Whether devices of `kind` ("cpu", "cuda", "npu") can be used now."""
     if kind == "cpu":
         caps = _caps("cpu")
-        return DeviceStatus("cpu", 1, "", (" ".join([caps.name, *caps.features]),))
+        isas = _C.cpu_isas()
+        kernels = f"kernels: {caps.only or isas[0]} (V4NPU_CPU_ISA chooses among {', '.join(isas)})"
+        return DeviceStatus("cpu", 1, "", (f"{' '.join([caps.name, *caps.features])}; {kernels}",))
     if kind == "cuda":
         if not torch.backends.cuda.is_built():
             return DeviceStatus("cuda", 0, f"torch {torch.__version__} is built without CUDA")
@@ -161,7 +163,7 @@ def explain(op: str, device: str = "auto", soc: str | None = None, **dims: Any) 
         dims: sizes of the problem, kept in the answer; plans that depend on them read them.
 
     Raises:
-        ValueError: unknown operator or device.
+        ValueError: unknown operator or device; V4NPU_CPU_ISA names an instruction set this CPU lacks.
     """
     if op not in _C.op_names():
         raise ValueError(f"v4npu.explain: op must be one of {', '.join(_C.op_names())}, got {op!r}")

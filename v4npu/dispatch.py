@@ -3,7 +3,7 @@
 It is Python's part because an exception of the reference that passed through torch's stable C interface would lose
 its type and text. The default kernel is check, fallback policy, reference: it serves any device without a kernel of its
 own. The autograd kernel runs the differentiable reference when a gradient is wanted and steps aside otherwise. Fake
-kernels give shapes.
+kernels give shapes. `v4npu_reference` is how a native kernel hands on what it does not take.
 """
 
 from __future__ import annotations
@@ -31,6 +31,20 @@ def _default(name: str) -> Kernel:
     return kernel
 
 
+def _reference(name: str) -> Kernel:
+    """The reference for a launcher, which has checked the arguments; C++ throws again what is noted here."""
+    compute = getattr(reference, name)
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return compute(*args, **kwargs)
+        except Exception as error:
+            _C.note_reference_error(isinstance(error, ValueError), str(error))
+            raise
+
+    return kernel
+
+
 def _autograd(name: str, default: Kernel) -> Kernel:
     op = getattr(torch.ops.v4npu, name)
 
@@ -52,10 +66,13 @@ def register() -> None:
     """Registers everything; called once, when the package is imported."""
     library = torch.library.Library("v4npu", "IMPL")
     checks = torch.library.Library("v4npu_check", "FRAGMENT")
-    _libraries.extend((library, checks))
-    for name in _C.op_names():
+    references = torch.library.Library("v4npu_reference", "DEF")
+    _libraries.extend((library, checks, references))
+    for name, schema in zip(_C.op_names(), _C.schemas(), strict=True):
         default = _default(name)
         library.impl(name, default, "CompositeExplicitAutograd")
+        references.define(schema)
+        references.impl(name, _reference(name), "CompositeExplicitAutograd")
         library.impl(name, _autograd(name, default), "Autograd")
         torch.library.register_fake(f"v4npu::{name}", getattr(fakes, name), lib=library)
         torch.library.register_fake(f"v4npu_check::{name}", _no_check, lib=checks)

@@ -1,7 +1,10 @@
 """The operators of V4, typed: each calls `torch.ops.v4npu.<op>`, which torch dispatches by the tensors' device.
 
 T is the number of packed tokens of all sequences of a call, B the number of sequences. `cu_seqlens_q` int32 [B + 1]
-holds each sequence's token offsets in the call, `start_pos` int32 [B] how many tokens it had before. `official` asks
+holds each sequence's token offsets in the call, `start_pos` int32 [B] how many tokens it had before. Caches are pages
+[num_blocks, block_size, D], or uint8 [num_blocks, block_size, row bytes] of packed rows with bfloat16 activations
+(csrc/include/v4npu/cache_layout.h); a block table int32 [B, max_blocks] says where row i of a sequence lies: row
+i % block_size of page table[b, i // block_size]. A slot is page * block_size + row; -1 is not stored. `official` asks
 for every rounding point of DeepSeek's code; without it nothing is quantised. Every operator is differentiable (in the
 plain-torch reference), accepts zero tokens, propagates NaN, and raises ValueError naming the argument for a wrong
 shape, dtype or parameter. The step-by-step contracts are csrc/include/v4npu/ops/<op>.h.
@@ -111,42 +114,33 @@ def qkv_prepare(
 ) -> tuple[Tensor, Tensor]:
     """Head norm and RoPE of q [T, H, D]; norm, RoPE and (official) FP8 rounding of kv [T, D].
 
-    With window_cache [rows, D] and slot_mapping int64 [T], kv rows are stored there too; slot -1 is not. v4_spec 2.6.
+    With window_cache (pages) and slot_mapping int64 [T], kv rows are stored there too. v4_spec 2.6.
     """
     return _op.qkv_prepare(q, kv, kv_norm_weight, positions, freqs, eps, official, window_cache, slot_mapping)
 
 
 def compressor(
-    kv: Tensor,
-    score: Tensor,
-    ape: Tensor,
-    norm_weight: Tensor,
-    freqs: Tensor,
-    cu_seqlens_q: Tensor,
-    start_pos: Tensor,
-    state: Tensor | None,
-    ratio: int,
-    overlap: bool,
-    eps: float,
-    quant: str,
-    num_entries: int,
-    out_dtype: torch.dtype,
-) -> Tensor:
+    kv: Tensor, score: Tensor, ape: Tensor, norm_weight: Tensor, freqs: Tensor, cu_seqlens_q: Tensor, start_pos: Tensor,
+    state: Tensor | None, state_slots: Tensor | None, ratio: int, overlap: bool, eps: float, quant: str,
+    num_entries: int, out_dtype: torch.dtype, cache: Tensor | None = None, slot_mapping: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Pools every `ratio` tokens into an entry, then norm, RoPE at the window's first token, and `quant`.
 
     Args:
         kv, score: float32 [T, coff D]; coff is 2 with overlap, where the first half feeds the next window's entry.
         ape: float32 [ratio, coff D], added to score by position in the window.
-        state: float32 [B, 2, coff ratio, coff D], the open windows' kv and score rows, updated in place; fresh state
-            is 0 and -inf. None for whole sequences from position 0.
+        state: float32 [num_states, 2, ring, coff D], kv and score rows of the open windows, updated in place: position
+            p is row p % ring, ring >= coff ratio. None for whole sequences from position 0.
+        state_slots: int32 [B], each sequence's state.
         quant: "none", "fp8" (blocks of 64, all but the rotated dims) or "hadamard_fp4" (blocks of 32).
         num_entries: entries completed in this call by all sequences: sum (start + length) // ratio - start // ratio.
+        cache, slot_mapping: pages and int64 [num_entries]: the entries are stored there too.
 
     Returns:
         out_dtype [num_entries, D], sequence after sequence. v4_spec 2.7.
     """
-    rows = (kv, score, ape, norm_weight, freqs, cu_seqlens_q, start_pos, state)
-    return _op.compressor(*rows, ratio, overlap, eps, quant, num_entries, out_dtype)
+    rows = (kv, score, ape, norm_weight, freqs, cu_seqlens_q, start_pos, state, state_slots)
+    return _op.compressor(*rows, ratio, overlap, eps, quant, num_entries, out_dtype, cache, slot_mapping)
 
 
 def indexer_query(q: Tensor, positions: Tensor, freqs: Tensor, official: bool) -> Tensor:
@@ -166,7 +160,7 @@ def indexer_scores(
 ) -> Tensor:
     """sum_h weights[t, h] relu(q[t, h] . keys[s]) -> [T, max_blocks block_size]; -inf unless s < (t + 1) // ratio.
 
-    keys [num_blocks, block_size, Di] by block_table int32 [B, max_blocks]; weights [T, Hi]. v4_spec 2.8.
+    keys: pages of Di values (packed: FP4); weights [T, Hi]. v4_spec 2.8.
     """
     return _op.indexer_scores(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official)
 
@@ -190,57 +184,36 @@ def indexer_topk(
 
 
 def window_attention(
-    q: Tensor,
-    window_kv: Tensor,
-    cu_seqlens_q: Tensor,
-    start_pos: Tensor,
-    attn_sink: Tensor | None,
-    softmax_scale: float,
-    window: int,
-    official: bool,
-) -> Tensor:
-    """Each query attends to its last `window` positions. q [T, H, D]; position p of sequence b is row p % ring of
-    window_kv [B, ring, D]; attn_sink float32 [H] joins the denominator only. v4_spec 2.6, 2.9."""
-    return _op.window_attention(q, window_kv, cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, official)
+    q: Tensor, window_kv: Tensor, window_table: Tensor, cu_seqlens_q: Tensor, start_pos: Tensor,
+    attn_sink: Tensor | None, softmax_scale: float, window: int, rope_dim: int, official: bool,
+) -> Tensor:  # fmt: skip
+    """Each query attends to its last `window` positions. q [T, H, D]; window_kv: pages of D values, row i is position
+    i; attn_sink float32 [H] joins the denominator only; rope_dim: of a packed row. v4_spec 2.6, 2.9."""
+    where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official)
+    return _op.window_attention(q, window_kv, window_table, *where)
 
 
 def csa_attention(
-    q: Tensor,
-    window_kv: Tensor,
-    compressed_kv: Tensor,
-    block_table: Tensor,
-    topk_indices: Tensor,
-    cu_seqlens_q: Tensor,
-    start_pos: Tensor,
-    attn_sink: Tensor | None,
-    softmax_scale: float,
-    window: int,
-    official: bool,
-) -> Tensor:
+    q: Tensor, window_kv: Tensor, window_table: Tensor, compressed_kv: Tensor, block_table: Tensor,
+    topk_indices: Tensor, cu_seqlens_q: Tensor, start_pos: Tensor, attn_sink: Tensor | None,
+    softmax_scale: float, window: int, rope_dim: int, official: bool,
+) -> Tensor:  # fmt: skip
     """window_attention plus the entries named by topk_indices int32 [T, topk] (-1 = unused), in that order.
 
-    compressed_kv [num_blocks, block_size, D] by block_table int32 [B, max_blocks]. v4_spec 2.6, 2.9.
+    compressed_kv: pages of D values, by block_table. v4_spec 2.6, 2.9.
     """
-    rows = (window_kv, compressed_kv, block_table, topk_indices, cu_seqlens_q, start_pos)
-    return _op.csa_attention(q, *rows, attn_sink, softmax_scale, window, official)
+    where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official)
+    return _op.csa_attention(q, window_kv, window_table, compressed_kv, block_table, topk_indices, *where)
 
 
 def hca_attention(
-    q: Tensor,
-    window_kv: Tensor,
-    compressed_kv: Tensor,
-    block_table: Tensor,
-    cu_seqlens_q: Tensor,
-    start_pos: Tensor,
-    attn_sink: Tensor | None,
-    softmax_scale: float,
-    window: int,
-    ratio: int,
-    official: bool,
-) -> Tensor:
+    q: Tensor, window_kv: Tensor, window_table: Tensor, compressed_kv: Tensor, block_table: Tensor,
+    cu_seqlens_q: Tensor, start_pos: Tensor, attn_sink: Tensor | None, softmax_scale: float,
+    window: int, ratio: int, rope_dim: int, official: bool,
+) -> Tensor:  # fmt: skip
     """window_attention plus every visible entry, s < (t + 1) // ratio. v4_spec 2.6, 2.9."""
-    rows = (window_kv, compressed_kv, block_table, cu_seqlens_q, start_pos)
-    return _op.hca_attention(q, *rows, attn_sink, softmax_scale, window, ratio, official)
+    where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, ratio, rope_dim, official)
+    return _op.hca_attention(q, window_kv, window_table, compressed_kv, block_table, *where)
 
 
 def gate(x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float) -> tuple[Tensor, Tensor]:

@@ -51,14 +51,14 @@ class Entry(NamedTuple):
 
 
 class Shard:
-    """A validated, memory-mapped safetensors file; `entries` describes its tensors."""
+    """A validated, memory-mapped safetensors file; `entries` describes its tensors, `metadata` is its free text."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected a safetensors shard")
         with path.open("rb") as file:
-            self.entries = _read_header(path, file)
+            self.entries, self.metadata = _read_header(path, file)
             # Copy-on-write: torch wants a writable buffer, the file stays as it is.
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
@@ -118,7 +118,7 @@ def parse_json(path: Path, text: bytes) -> dict[str, Any]:
     return value
 
 
-def _read_header(path: Path, file: IO[bytes]) -> dict[str, Entry]:
+def _read_header(path: Path, file: IO[bytes]) -> tuple[dict[str, Entry], dict[str, str]]:
     size = os.fstat(file.fileno()).st_size
     if size < 8:
         raise ValueError(f"{path}: file must start with an 8-byte header length, got {size} bytes")
@@ -134,7 +134,7 @@ def _read_header(path: Path, file: IO[bytes]) -> dict[str, Entry]:
         raise ValueError(f"{path}: __metadata__ must be an object of strings")
     entries = {name: _entry(path, name, value, 8 + length) for name, value in header.items()}
     _check_tiling(path, entries, 8 + length, size)
-    return entries
+    return entries, metadata
 
 
 def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
@@ -206,8 +206,8 @@ class ShardWriter:
         if data.nbytes:
             self._files[data.dtype.itemsize].write((ctypes.c_char * data.nbytes).from_address(data.data_ptr()))
 
-    def finish(self) -> None:
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    def finish(self, metadata: dict[str, str] | None = None) -> None:
+        header: dict[str, Any] = {"__metadata__": metadata or {"format": "pt"}}
         position = 0
         for name, data in sorted(self.entries.items(), key=lambda item: -item[1].dtype.itemsize):
             header[name] = {

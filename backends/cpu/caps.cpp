@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "../caps.h"
+#include "isa.h"
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
@@ -19,8 +20,11 @@ std::vector<std::string> isa_features() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2")) found.emplace_back("avx2");
   if (__builtin_cpu_supports("fma")) found.emplace_back("fma");
+  if (__builtin_cpu_supports("f16c")) found.emplace_back("f16c");
   if (__builtin_cpu_supports("avx512f")) found.emplace_back("avx512f");
   if (__builtin_cpu_supports("avx512bw")) found.emplace_back("avx512bw");
+  if (__builtin_cpu_supports("avx512dq")) found.emplace_back("avx512dq");
+  if (__builtin_cpu_supports("avx512vl")) found.emplace_back("avx512vl");
   if (__builtin_cpu_supports("avx512vnni")) found.emplace_back("avx512vnni");
   if (__builtin_cpu_supports("avx512bf16")) found.emplace_back("avx512bf16");
 #elif defined(__aarch64__) && defined(__linux__)
@@ -41,9 +45,7 @@ std::vector<std::string> isa_features() {
   return found;
 }
 
-}  // namespace
-
-DeviceCaps cpu_caps() {
+DeviceCaps machine() {
   DeviceCaps caps;
   caps.kind = "cpu";
 #if defined(__x86_64__)
@@ -57,6 +59,15 @@ DeviceCaps cpu_caps() {
   caps.features = isa_features();
   caps.num_cores = static_cast<int>(std::thread::hardware_concurrency());
   caps.memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
+  return caps;
+}
+
+}  // namespace
+
+DeviceCaps cpu_caps() {
+  static const DeviceCaps found = machine();
+  DeviceCaps caps = found;
+  caps.only = cpu::requested_isa(found);
   return caps;
 }
 

@@ -3,8 +3,11 @@
 #include <pybind11/stl.h>
 
 #include "../../backends/caps.h"
+#include "ops/reference.h"
 #include "ops/schema.h"
 #include "plan/candidates.h"
+#include "plan/cpu_isa.h"
+#include "v4npu/cache_layout.h"
 #include "v4npu/plan.h"
 
 namespace py = pybind11;
@@ -19,12 +22,55 @@ PYBIND11_MODULE(_C, m) {
       .def_readwrite("available", &DeviceCaps::available)
       .def_readwrite("reason", &DeviceCaps::reason)
       .def_readwrite("features", &DeviceCaps::features)
+      .def_readwrite("only", &DeviceCaps::only)
       .def_readwrite("num_cores", &DeviceCaps::num_cores)
       .def_readwrite("memory_bytes", &DeviceCaps::memory_bytes);
   py::class_<Plan>(m, "Plan").def_readonly("variant", &Plan::variant).def_readonly("reason", &Plan::reason);
+
+  using v4npu::CacheGeometry, v4npu::CacheLayout, v4npu::LayerLayout, v4npu::RowFormat;
+  py::class_<RowFormat>(m, "RowFormat")
+      .def_readonly("payload", &RowFormat::payload)
+      .def_readonly("scales", &RowFormat::scales)
+      .def_property_readonly("row", &RowFormat::row)
+      .def("page", &RowFormat::page, py::arg("rows"));
+  py::class_<CacheGeometry>(m, "CacheGeometry")
+      .def(py::init<>())
+      .def_readwrite("block_tokens", &CacheGeometry::block_tokens)
+      .def_readwrite("head_dim", &CacheGeometry::head_dim)
+      .def_readwrite("index_head_dim", &CacheGeometry::index_head_dim)
+      .def_readwrite("window", &CacheGeometry::window)
+      .def_readwrite("entry", &CacheGeometry::entry)
+      .def_readwrite("key", &CacheGeometry::key)
+      .def_readwrite("state_element", &CacheGeometry::state_element)
+      .def_readwrite("ratios", &CacheGeometry::ratios)
+      .def_readwrite("overlaps", &CacheGeometry::overlaps);
+  py::class_<LayerLayout>(m, "LayerLayout")
+      .def_readonly("entries", &LayerLayout::entries)
+      .def_readonly("keys", &LayerLayout::keys)
+      .def_readonly("window", &LayerLayout::window)
+      .def_readonly("overlap", &LayerLayout::overlap)
+      .def_readonly("index_overlap", &LayerLayout::index_overlap)
+      .def_readonly("state", &LayerLayout::state)
+      .def_readonly("index_state", &LayerLayout::index_state)
+      .def_readonly("entries_per_block", &LayerLayout::entries_per_block)
+      .def_readonly("state_rows", &LayerLayout::state_rows)
+      .def_readonly("state_cols", &LayerLayout::state_cols)
+      .def_readonly("index_cols", &LayerLayout::index_cols)
+      .def_readonly("overlap_rows", &LayerLayout::overlap_rows);
+  py::class_<CacheLayout>(m, "CacheLayout")
+      .def_readonly("layers", &CacheLayout::layers)
+      .def_readonly("entry_block", &CacheLayout::entry_block)
+      .def_readonly("window_block", &CacheLayout::window_block)
+      .def_readonly("open_state", &CacheLayout::open_state);
+  m.attr("KEEP_TOKENS") = v4npu::kKeepTokens;
+  m.def("row_format", &v4npu::row_format, py::arg("name"), py::arg("dim"), py::arg("rope_dim"), py::arg("element"));
+  m.def("cache_layout", &v4npu::cache_layout, py::arg("geometry"));
 
   m.def("plan", &v4npu::plan, py::arg("op"), py::arg("caps"));
   m.def("op_names", &v4npu::op_names);
   m.def("schemas", [] { return std::vector<std::string>(v4npu::schemas().begin(), v4npu::schemas().end()); });
   m.def("caps", [] { return std::vector<DeviceCaps>{v4npu::cpu_caps(), v4npu::cuda_caps(), v4npu::ascend_caps()}; });
+  m.def("cpu_isas", [] { return v4npu::runnable_cpu_isas(v4npu::cpu_caps()); });
+  m.def("use_cpu_isa", &v4npu::use_cpu_isa, py::arg("name"));
+  m.def("note_reference_error", &v4npu::note_reference_error, py::arg("is_value_error"), py::arg("text"));
 }

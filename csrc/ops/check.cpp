@@ -117,6 +117,21 @@ void Check::sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis&
   tensor("cu_seqlens_q", cu_seqlens_q, kInt32, Axis("num_seqs+1", *num_seqs + 1));
 }
 
+void Check::pages(const char* arg, const Tensor& t, Axis& head_dim, const RowFormat& packed, ScalarType activations) {
+  const bool bytes = t.scalar_type() == ScalarType::Byte;
+  require(!bytes || activations == ScalarType::BFloat16, arg, "floating point: packed rows are for bfloat16",
+          describe(t) + " with " + dtype_name(activations));
+  Axis num_blocks("num_blocks"), block_size("block_size"), row_bytes("row_bytes", packed.row());
+  if (bytes) {
+    tensor(arg, t, kUint8, num_blocks, block_size, row_bytes);
+  } else {
+    tensor(arg, t, kFloating, num_blocks, block_size, head_dim);
+  }
+  positive((std::string(arg) + "'s block_size").c_str(), *block_size);
+  require(t.stride(2) == 1 && (*block_size == 1 || t.stride(1) == t.size(2)), arg, "contiguous within a page",
+          "strides " + std::to_string(t.stride(1)) + ", " + std::to_string(t.stride(2)));
+}
+
 void Check::activation(const Tensor& x, const std::optional<Tensor>& x_scale, Axis& num_tokens, Axis& k) {
   tensor("x", x, x_scale ? kE4m3 : kFloating, num_tokens, k);
   tensor("x_scale", x_scale, kE8m0, num_tokens, Axis("ceil(k/128)", ceil_div(*k, 128)));

@@ -17,6 +17,7 @@
 
 #include "torch/csrc/stable/device.h"
 #include "torch/csrc/stable/tensor.h"
+#include "v4npu/cache_layout.h"
 
 namespace v4npu {
 
@@ -39,6 +40,7 @@ inline constexpr Dtypes kFloating("floating point",
 inline constexpr Dtypes kFloat32("float32 or float64", {ScalarType::Float, ScalarType::Double});
 inline constexpr Dtypes kFreqs("float32", {ScalarType::Float});
 inline constexpr Dtypes kInt8("int8", {ScalarType::Char});
+inline constexpr Dtypes kUint8("uint8", {ScalarType::Byte});
 inline constexpr Dtypes kInt32("int32", {ScalarType::Int});
 inline constexpr Dtypes kInt64("int64", {ScalarType::Long});
 inline constexpr Dtypes kE4m3("float8_e4m3fn", {ScalarType::Float8_e4m3fn});
@@ -88,6 +90,10 @@ class Check {
   void sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis& num_seqs);
   // x [num_tokens, k]: float8_e4m3fn with one scale per 128 columns, or floating point without.
   void activation(const Tensor& x, const std::optional<Tensor>& x_scale, Axis& num_tokens, Axis& k);
+
+  // Pages [num_blocks, block_size, head_dim] of floating point rows, or packed uint8 [num_blocks, block_size, row
+  // bytes] in `packed` format, which only bfloat16 activations have. Pages may lie apart, rows may not.
+  void pages(const char* arg, const Tensor& t, Axis& head_dim, const RowFormat& packed, ScalarType activations);
 
   // For what a shape cannot say: `<arg> must be <expected>, got <got>`.
   void require(bool ok, const char* arg, const char* expected, const std::string& got) const {

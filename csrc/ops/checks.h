@@ -35,25 +35,26 @@ void check_qkv_prepare(const Tensor& q, const Tensor& kv, const Tensor& kv_norm_
                        const OptTensor& slot_mapping);
 void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, const Tensor& norm_weight,
                       const Tensor& freqs, const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& state,
-                      int64_t ratio, bool overlap, double eps, const std::string& quant, int64_t num_entries,
-                      ScalarType out_dtype);
+                      const OptTensor& state_slots, int64_t ratio, bool overlap, double eps, const std::string& quant,
+                      int64_t num_entries, ScalarType out_dtype, const OptTensor& cache,
+                      const OptTensor& slot_mapping);
 void check_indexer_query(const Tensor& q, const Tensor& positions, const Tensor& freqs, bool official);
 void check_indexer_scores(const Tensor& q, const Tensor& weights, const Tensor& keys, const Tensor& block_table,
                           const Tensor& cu_seqlens_q, const Tensor& start_pos, int64_t ratio, bool official);
 void check_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor& keys, const Tensor& block_table,
                         const Tensor& cu_seqlens_q, const Tensor& start_pos, int64_t ratio, int64_t topk,
                         bool official);
-void check_window_attention(const Tensor& q, const Tensor& window_kv, const Tensor& cu_seqlens_q,
-                            const Tensor& start_pos, const OptTensor& attn_sink, double softmax_scale, int64_t window,
-                            bool official);
-void check_csa_attention(const Tensor& q, const Tensor& window_kv, const Tensor& compressed_kv,
-                         const Tensor& block_table, const Tensor& topk_indices, const Tensor& cu_seqlens_q,
+void check_window_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
+                            const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& attn_sink,
+                            double softmax_scale, int64_t window, int64_t rope_dim, bool official);
+void check_csa_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
+                         const Tensor& compressed_kv, const Tensor& block_table, const Tensor& topk_indices,
+                         const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& attn_sink,
+                         double softmax_scale, int64_t window, int64_t rope_dim, bool official);
+void check_hca_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
+                         const Tensor& compressed_kv, const Tensor& block_table, const Tensor& cu_seqlens_q,
                          const Tensor& start_pos, const OptTensor& attn_sink, double softmax_scale, int64_t window,
-                         bool official);
-void check_hca_attention(const Tensor& q, const Tensor& window_kv, const Tensor& compressed_kv,
-                         const Tensor& block_table, const Tensor& cu_seqlens_q, const Tensor& start_pos,
-                         const OptTensor& attn_sink, double softmax_scale, int64_t window, int64_t ratio,
-                         bool official);
+                         int64_t ratio, int64_t rope_dim, bool official);
 void check_gate(const Tensor& x, const Tensor& weight, const OptTensor& bias, int64_t topk, double route_scale);
 void check_hash_gate(const Tensor& x, const Tensor& weight, const Tensor& tid2eid, const Tensor& input_ids,
                      double route_scale);

@@ -6,8 +6,9 @@ namespace v4npu {
 
 void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, const Tensor& norm_weight,
                       const Tensor& freqs, const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& state,
-                      int64_t ratio, bool overlap, double eps, const std::string& quant, int64_t num_entries,
-                      ScalarType out_dtype) {
+                      const OptTensor& state_slots, int64_t ratio, bool overlap, double eps, const std::string& quant,
+                      int64_t num_entries, ScalarType out_dtype, const OptTensor& cache,
+                      const OptTensor& slot_mapping) {
   Check check("compressor");
   check.positive("ratio", ratio);
   check.require(quant == "none" || quant == "fp8" || quant == "hadamard_fp4", "quant",
@@ -15,18 +16,35 @@ void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, 
   const int64_t coff = overlap ? 2 : 1;
   Axis num_tokens("num_tokens"), num_seqs("num_seqs"), r("ratio", ratio), d("head_dim");
   check.tensor("norm_weight", norm_weight, kFloating, d);
-  Axis cols(overlap ? "2*head_dim" : "head_dim", coff * *d), rows(overlap ? "2*ratio" : "ratio", coff * ratio);
+  Axis cols(overlap ? "2*head_dim" : "head_dim", coff * *d), states("num_states"), ring("ring");
   check.tensor("kv", kv, kFloat32, num_tokens, cols);
   check.tensor("score", score, kFloat32, num_tokens, cols);
   check.tensor("ape", ape, kFloat32, r, cols);
   check.rope("norm_weight", norm_weight, freqs);
   check.sequences(cu_seqlens_q, start_pos, num_seqs);
-  check.tensor("state", state, kFloat32, num_seqs, Axis("2", 2), rows, cols);
+  check.require(state.has_value() == state_slots.has_value(), "state_slots",
+                state ? "given with state" : "None without state", state_slots ? describe(*state_slots) : "None");
+  if (state) {
+    check.tensor("state", *state, kFloat32, states, Axis("2", 2), ring, cols);
+    check.require(*ring >= coff * ratio, "state", "a ring of at least ratio rows, 2*ratio with overlap", *ring);
+    check.require(state->stride(3) == 1 && state->stride(2) == *cols && state->stride(1) == *ring * *cols, "state",
+                  "contiguous within a state", describe(*state));
+    check.tensor("state_slots", *state_slots, kInt32, num_seqs);
+  }
   check.require(eps >= 0, "eps", "at least 0", eps);
   check.require(quant != "hadamard_fp4" || is_power_of_two(*d), "norm_weight",
                 "[head_dim] with head_dim a power of two for \"hadamard_fp4\"", describe(norm_weight));
   check.require(num_entries >= 0 && num_entries <= *num_tokens, "num_entries", "between 0 and num_tokens", num_entries);
   check.dtype("out_dtype", out_dtype, kFloating);
+  check.require(cache.has_value() == slot_mapping.has_value(), "slot_mapping",
+                cache ? "given with cache" : "None without cache", slot_mapping ? describe(*slot_mapping) : "None");
+  if (!cache) return;
+  const bool bytes = cache->scalar_type() == ScalarType::Byte;
+  check.require(!bytes || (out_dtype == ScalarType::BFloat16 && quant != "none"), "cache",
+                "floating point: packed rows are for quantised bfloat16 entries", describe(*cache));
+  const RowFormat packed = quant == "fp8" ? fp8_kv_row(*d, 2 * freqs.size(0)) : fp4_key_row(*d);
+  check.pages("cache", *cache, d, packed, out_dtype);
+  check.tensor("slot_mapping", *slot_mapping, kInt64, Axis("num_entries", num_entries));
 }
 
 }  // namespace v4npu

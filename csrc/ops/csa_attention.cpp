@@ -4,18 +4,22 @@
 
 namespace v4npu {
 
-void check_csa_attention(const Tensor& q, const Tensor& window_kv, const Tensor& compressed_kv,
-                         const Tensor& block_table, const Tensor& topk_indices, const Tensor& cu_seqlens_q,
-                         const Tensor& start_pos, const OptTensor& attn_sink, double /*softmax_scale*/, int64_t window,
-                         bool /*official*/) {
+void check_csa_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
+                         const Tensor& compressed_kv, const Tensor& block_table, const Tensor& topk_indices,
+                         const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& attn_sink,
+                         double /*softmax_scale*/, int64_t window, int64_t rope_dim, bool /*official*/) {
   Check check("csa_attention");
-  Axis num_tokens("num_tokens"), num_heads("num_heads"), head_dim("head_dim"), num_seqs("num_seqs"), ring("ring");
+  Axis num_tokens("num_tokens"), num_heads("num_heads"), head_dim("head_dim"), num_seqs("num_seqs");
   check.tensor("q", q, kFloating, num_tokens, num_heads, head_dim);
   check.sequences(cu_seqlens_q, start_pos, num_seqs);
-  check.tensor("window_kv", window_kv, kFloating, num_seqs, ring, head_dim);
-  check.positive("window_kv's ring", *ring);
-  Axis num_blocks("num_blocks"), block_size("block_size"), max_blocks("max_blocks");
-  check.tensor("compressed_kv", compressed_kv, kFloating, num_blocks, block_size, head_dim);
+  check.require(rope_dim >= 0 && rope_dim % 2 == 0 && rope_dim <= *head_dim, "rope_dim", "even, 0 to head_dim",
+                rope_dim);
+  const RowFormat packed = fp8_kv_row(*head_dim, rope_dim);
+  check.pages("window_kv", window_kv, head_dim, packed, q.scalar_type());
+  Axis max_window_blocks("max_window_blocks");
+  check.tensor("window_table", window_table, kInt32, num_seqs, max_window_blocks);
+  check.pages("compressed_kv", compressed_kv, head_dim, packed, q.scalar_type());
+  Axis max_blocks("max_blocks");
   check.tensor("block_table", block_table, kInt32, num_seqs, max_blocks);
   Axis topk("topk");
   check.tensor("topk_indices", topk_indices, kInt32, num_tokens, topk);

@@ -8,10 +8,10 @@ void check_indexer_scores(const Tensor& q, const Tensor& weights, const Tensor& 
                           const Tensor& cu_seqlens_q, const Tensor& start_pos, int64_t ratio, bool /*official*/) {
   Check check("indexer_scores");
   Axis num_tokens("num_tokens"), num_heads("index_n_heads"), head_dim("index_head_dim");
-  Axis num_blocks("num_blocks"), block_size("block_size"), num_seqs("num_seqs"), max_blocks("max_blocks");
+  Axis num_seqs("num_seqs"), max_blocks("max_blocks");
   check.tensor("q", q, kFloating, num_tokens, num_heads, head_dim);
   check.tensor("weights", weights, kFloating, num_tokens, num_heads);
-  check.tensor("keys", keys, kFloating, num_blocks, block_size, head_dim);
+  check.pages("keys", keys, head_dim, fp4_key_row(*head_dim), q.scalar_type());
   check.sequences(cu_seqlens_q, start_pos, num_seqs);
   check.tensor("block_table", block_table, kInt32, num_seqs, max_blocks);
   check.positive("ratio", ratio);

@@ -28,20 +28,21 @@ const std::vector<const char*>& schemas() {
     "qkv_prepare(Tensor q, Tensor kv, Tensor kv_norm_weight, Tensor positions, Tensor freqs, float eps, bool official,"
         " Tensor(a!)? window_cache=None, Tensor? slot_mapping=None) -> (Tensor, Tensor)",
     "compressor(Tensor kv, Tensor score, Tensor ape, Tensor norm_weight, Tensor freqs, Tensor cu_seqlens_q,"
-        " Tensor start_pos, Tensor(a!)? state, int ratio, bool overlap, float eps, str quant, SymInt num_entries,"
-        " ScalarType out_dtype) -> Tensor",
+        " Tensor start_pos, Tensor(a!)? state, Tensor? state_slots, int ratio, bool overlap, float eps, str quant,"
+        " SymInt num_entries, ScalarType out_dtype, Tensor(b!)? cache=None, Tensor? slot_mapping=None) -> Tensor",
     "indexer_query(Tensor q, Tensor positions, Tensor freqs, bool official) -> Tensor",
     "indexer_scores(Tensor q, Tensor weights, Tensor keys, Tensor block_table, Tensor cu_seqlens_q, Tensor start_pos,"
         " int ratio, bool official) -> Tensor",
     "indexer_topk(Tensor q, Tensor weights, Tensor keys, Tensor block_table, Tensor cu_seqlens_q, Tensor start_pos,"
         " int ratio, int topk, bool official) -> Tensor",
-    "window_attention(Tensor q, Tensor window_kv, Tensor cu_seqlens_q, Tensor start_pos, Tensor? attn_sink,"
-        " float softmax_scale, int window, bool official) -> Tensor",
-    "csa_attention(Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor block_table, Tensor topk_indices,"
-        " Tensor cu_seqlens_q, Tensor start_pos, Tensor? attn_sink, float softmax_scale, int window, bool official)"
-        " -> Tensor",
-    "hca_attention(Tensor q, Tensor window_kv, Tensor compressed_kv, Tensor block_table, Tensor cu_seqlens_q,"
-        " Tensor start_pos, Tensor? attn_sink, float softmax_scale, int window, int ratio, bool official) -> Tensor",
+    "window_attention(Tensor q, Tensor window_kv, Tensor window_table, Tensor cu_seqlens_q, Tensor start_pos,"
+        " Tensor? attn_sink, float softmax_scale, int window, int rope_dim, bool official) -> Tensor",
+    "csa_attention(Tensor q, Tensor window_kv, Tensor window_table, Tensor compressed_kv, Tensor block_table,"
+        " Tensor topk_indices, Tensor cu_seqlens_q, Tensor start_pos, Tensor? attn_sink, float softmax_scale,"
+        " int window, int rope_dim, bool official) -> Tensor",
+    "hca_attention(Tensor q, Tensor window_kv, Tensor window_table, Tensor compressed_kv, Tensor block_table,"
+        " Tensor cu_seqlens_q, Tensor start_pos, Tensor? attn_sink, float softmax_scale, int window, int ratio,"
+        " int rope_dim, bool official) -> Tensor",
     "gate(Tensor x, Tensor weight, Tensor? bias, int topk, float route_scale) -> (Tensor, Tensor)",
     "hash_gate(Tensor x, Tensor weight, Tensor tid2eid, Tensor input_ids, float route_scale) -> (Tensor, Tensor)",
     "swiglu(Tensor gate, Tensor up, Tensor? weights, float limit) -> Tensor",
@@ -57,7 +58,7 @@ namespace {
 // v4npu_check::<op> takes the arguments of v4npu::<op>, writes none of them and returns nothing.
 std::string check_schema(std::string schema) {
   schema.erase(schema.rfind(" -> "));
-  for (size_t at; (at = schema.find("(a!)")) != std::string::npos;) schema.erase(at, 4);
+  for (size_t at; (at = schema.find("!)")) != std::string::npos;) schema.erase(at - 2, 4);  // (a!)
   return schema + " -> ()";
 }
 

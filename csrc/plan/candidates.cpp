@@ -1,13 +1,28 @@
 #include "plan/candidates.h"
 
 #include "ops/schema.h"
+#include "plan/cpu_isa.h"
 
 namespace v4npu {
+namespace {
+
+// A CPU kernel is one source for every instruction set, so an operator has all of them or none.
+void add_cpu(std::vector<Candidate>& list, const char* op, const char* why) {
+  for (const CpuIsa& isa : cpu_isas()) list.push_back({op, "cpu", isa.name, why, isa.refuses});
+}
+
+}  // namespace
 
 const std::vector<Candidate>& candidates() {
-  static const std::vector<Candidate> list = {
-      // {"csa_attention", "cuda", "sm90", "Hopper kernel", &needs_sm90},
-  };
+  static const std::vector<Candidate> list = [] {
+    std::vector<Candidate> all;
+    const char* const kFloat32Bfloat16 = "float32 and bfloat16; other dtypes run the reference";
+    add_cpu(all, "rms_norm", kFloat32Bfloat16);
+    add_cpu(all, "rope", kFloat32Bfloat16);
+    add_cpu(all, "swiglu", kFloat32Bfloat16);
+    // all.push_back({"csa_attention", "cuda", "sm90", "Hopper kernel", &needs_sm90});
+    return all;
+  }();
   return list;
 }
 

@@ -22,7 +22,8 @@ Plan plan(const std::string& op, const DeviceCaps& caps) {
   std::string refusals;
   for (const Candidate& candidate : candidates()) {
     if (candidate.op != op || candidate.device != caps.kind) continue;
-    const std::string refusal = candidate.refuses(caps);
+    std::string refusal = candidate.refuses(caps);
+    if (refusal.empty() && !caps.only.empty() && caps.only != candidate.variant) refusal = caps.only + " is asked for";
     if (refusal.empty()) return {candidate.variant, refusals.empty() ? candidate.why : refusals + candidate.why};
     refusals += std::string(candidate.variant) + ": " + refusal + "; ";
   }

@@ -12,7 +12,7 @@ import torch
 
 from v4npu import _C
 
-F32, BF16, I8, I32, I64 = torch.float32, torch.bfloat16, torch.int8, torch.int32, torch.int64
+F32, BF16, U8, I8, I32, I64 = torch.float32, torch.bfloat16, torch.uint8, torch.int8, torch.int32, torch.int64
 E4M3, E8M0 = torch.float8_e4m3fn, torch.float8_e8m0fnu
 
 
@@ -25,8 +25,8 @@ def t(*shape: int, dtype: torch.dtype = F32) -> torch.Tensor:
 SEQS = {"cu_seqlens_q": torch.tensor([0, 2, 3], dtype=I32), "start_pos": t(2, dtype=I32)}
 POSITIONS = {"positions": t(3, dtype=I64), "freqs": t(2)}
 PAGES = {"block_table": t(2, 2, dtype=I32)}
-ATTENTION = {"attn_sink": t(2), "softmax_scale": 1.0, "window": 4, "official": False}
-QUERY = {"q": t(3, 2, 8), "window_kv": t(2, 4, 8)}
+ATTENTION = {"attn_sink": t(2), "softmax_scale": 1.0, "window": 4, "rope_dim": 4, "official": False}
+QUERY = {"q": t(3, 2, 8), "window_kv": t(5, 4, 8), "window_table": t(2, 2, dtype=I32)}
 ENTRIES = {"compressed_kv": t(2, 4, 8), **PAGES}
 INDEXER = {"q": t(3, 2, 8), "weights": t(3, 2), "keys": t(2, 4, 8), **PAGES, **SEQS, "ratio": 4}
 
@@ -49,11 +49,12 @@ VALID: dict[str, dict[str, Any]] = {
     "hc_head": {"streams": t(3, 2, 8), "fn": t(2, 16), "scale": t(1), "base": t(2), "norm_eps": 1e-6,
                 "hc_eps": 1e-6},
     "qkv_prepare": {"q": t(3, 2, 8), "kv": t(3, 8), "kv_norm_weight": t(8), **POSITIONS, "eps": 1e-6,
-                    "official": False, "window_cache": t(5, 8), "slot_mapping": t(3, dtype=I64)},
+                    "official": False, "window_cache": t(2, 5, 8), "slot_mapping": t(3, dtype=I64)},
     "compressor": {"kv": t(3, 16), "score": t(3, 16), "ape": t(4, 16), "norm_weight": t(8),
                    "freqs": t(2), **SEQS,
-                   "state": t(2, 2, 8, 16), "ratio": 4, "overlap": True, "eps": 1e-6, "quant": "fp8",
-                   "num_entries": 0, "out_dtype": BF16},
+                   "state": t(4, 2, 10, 16), "state_slots": t(2, dtype=I32), "ratio": 4, "overlap": True,
+                   "eps": 1e-6, "quant": "fp8", "num_entries": 0, "out_dtype": BF16,
+                   "cache": t(2, 5, 20, dtype=U8), "slot_mapping": t(0, dtype=I64)},
     "indexer_query": {"q": t(3, 2, 8), **POSITIONS, "official": True},
     "indexer_scores": {**INDEXER, "official": False},
     "indexer_topk": {**INDEXER, "topk": 3, "official": False},
@@ -96,7 +97,13 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("hc_head", "scale", t(3), "scale must be float32 or float64 [1], got float32 [3]"),
     ("qkv_prepare", "kv", t(2, 8), "kv must be floating point [num_tokens, head_dim], got float32 [2, 8] (n"),
     ("qkv_prepare", "slot_mapping", None, "slot_mapping must be given with window_cache, got None"),
-    ("compressor", "state", t(2, 2, 4, 16), "state must be float32 or float64 [num_seqs, 2, 2*ratio, 2*head"),
+    ("qkv_prepare", "window_cache", t(2, 5, 20, dtype=U8), "window_cache must be floating point: packed rows are"),
+    ("qkv_prepare", "window_cache", t(2, 8, 5).mT, "window_cache must be contiguous within a page, got strides 1, 5"),
+    ("compressor", "state", t(2, 2, 10, 8), "state must be float32 or float64 [num_states, 2, ring, 2*head_dim], got"),
+    ("compressor", "state", t(2, 2, 7, 16), "state must be a ring of at least ratio rows, 2*ratio with overlap, got 7"),
+    ("compressor", "state_slots", None, "state_slots must be given with state, got None"),
+    ("compressor", "cache", t(2, 5, 21, dtype=U8), "cache must be uint8 [num_blocks, block_size, row_bytes], got"),
+    ("compressor", "slot_mapping", t(1, dtype=I64), "slot_mapping must be int64 [num_entries], got int64 [1] (num_e"),
     ("compressor", "quant", "fp5", 'quant must be "none", "fp8" or "hadamard_fp4", got "fp5"'),
     ("compressor", "ratio", 0, "ratio must be positive, got 0"),
     ("compressor", "num_entries", -1, "num_entries must be between 0 and num_tokens, got -1"),
@@ -110,6 +117,9 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("window_attention", "start_pos", t(2, dtype=I64), "start_pos must be int32 [num_seqs], got int64 [2]"),
     ("csa_attention", "topk_indices", t(8, 512, dtype=I64),
      "topk_indices must be int32 [num_tokens, topk], got int64 [8, 512]"),
+    ("window_attention", "window_kv", t(2, 0, 8), "window_kv's block_size must be positive, got 0"),
+    ("window_attention", "rope_dim", 3, "rope_dim must be even, 0 to head_dim, got 3"),
+    ("csa_attention", "window_table", t(3, 2, dtype=I32), "window_table must be int32 [num_seqs, max_window_blocks]"),
     ("csa_attention", "compressed_kv", t(2, 4, 6), "compressed_kv must be floating point [num_blocks, block"),
     ("hca_attention", "ratio", 0, "ratio must be positive, got 0"),
     ("hca_attention", "q", t(3, 8), "q must be floating point [num_tokens, num_heads, head_dim], got float3"),
@@ -156,7 +166,7 @@ def test_zero_tokens_are_valid(op: str) -> None:
 
 
 def test_a_check_runs_before_a_write() -> None:
-    cache = torch.full((5, 8), 7.0)
+    cache = torch.full((2, 5, 8), 7.0)
     with pytest.raises(ValueError, match="slot_mapping"):
         torch.ops.v4npu.qkv_prepare(**{**VALID["qkv_prepare"], "window_cache": cache, "slot_mapping": t(2, dtype=I64)})
     assert bool((cache == 7).all())

@@ -21,6 +21,7 @@ from v4npu import _C, device
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("V4NPU_FALLBACK", raising=False)
+    _C.use_cpu_isa("")
     monkeypatch.setattr(device, "_warned", set())
     device._import_torch_npu.cache_clear()
     yield
@@ -110,6 +111,35 @@ def test_explain_refuses_what_it_does_not_know() -> None:
         v4npu.explain("gate", device="tpu")
     with pytest.raises(ValueError, match="soc must be None for the cpu"):
         v4npu.explain("gate", device="cpu", soc="ascend950dt")
+
+
+ASK = """
+import torch, v4npu
+try:
+    v4npu.ops.rms_norm(torch.ones(1, 2), None, 1e-6)
+    print(v4npu.explain("rms_norm", device="cpu").variant)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("name", [*_C.cpu_isas(), "sse2"])
+def test_the_environment_chooses_the_instruction_set(name: str) -> None:
+    env = {**os.environ, "V4NPU_CPU_ISA": name, "PYTHONPATH": str(Path(__file__).parents[2])}
+    said = subprocess.run([sys.executable, "-c", ASK], env=env, capture_output=True, text=True, check=True).stdout
+    isas = ", ".join(_C.cpu_isas())
+    refusal = f'v4npu: V4NPU_CPU_ISA must be one of {isas} on this CPU, got "{name}"'
+    assert said.strip() == (name if name in _C.cpu_isas() else refusal)
+
+
+def test_doctor_says_which_instruction_set_the_kernels_use() -> None:
+    assert f"kernels: {_C.cpu_isas()[0]} (V4NPU_CPU_ISA chooses among" in str(v4npu.doctor())
+
+
+def test_an_unknown_instruction_set_is_refused_and_changes_nothing() -> None:
+    with pytest.raises(ValueError, match=r'name must be one of .*portable on this CPU, got "mmx"'):
+        _C.use_cpu_isa("mmx")
+    assert v4npu.explain("rms_norm", device="cpu").variant == _C.cpu_isas()[0]
 
 
 def test_doctor_reports_every_op_and_device() -> None:

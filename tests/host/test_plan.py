@@ -32,11 +32,34 @@ def test_every_op_has_a_plan_with_a_reason_on_any_machine(op: str, caps: _C.Devi
     assert plan.reason
     if plan.variant == "reference":
         assert caps.kind in plan.reason
+    else:
+        assert caps.kind == "cpu" and plan.variant in ("avx512", "avx2", "neon", "portable")
 
 
 def test_the_same_question_has_the_same_answer() -> None:
     answers = {(p.variant, p.reason) for p in (_C.plan("rms_norm", MACHINES[0]) for _ in range(3))}
     assert len(answers) == 1
+
+
+AVX2 = ["avx2", "fma", "f16c"]
+AVX512 = [*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16"]
+
+
+@pytest.mark.parametrize(
+    ("features", "only", "variant", "reason"),
+    [
+        (AVX512, "", "avx512", "float32 and bfloat16"),
+        ([f for f in AVX512 if f != "avx512bw"], "", "avx2", "avx512: needs avx512bw, not on this CPU"),
+        (["avx2"], "", "portable", "avx2: needs fma f16c, not on this CPU; neon: needs neon, not on this CPU"),
+        (["neon", "sve"], "", "neon", "avx2: needs avx2 fma f16c, not on this CPU"),
+        (AVX512, "avx2", "avx2", "avx512: avx2 is asked for"),
+        (AVX2, "avx512", "reference", "avx512: needs avx512f"),
+    ],
+)
+def test_a_cpu_kernel_is_the_best_instruction_set(features: list[str], only: str, variant: str, reason: str) -> None:
+    plan = _C.plan("rms_norm", machine("cpu", "invented", available=True, features=features, only=only))
+    assert plan.variant == variant
+    assert reason in plan.reason
 
 
 @pytest.mark.parametrize("op", ["", "rms_nor", "rms_norm(", "v4npu::rms_norm"])
@@ -51,4 +74,5 @@ def test_backends_describe_themselves_without_a_driver() -> None:
     cpu = caps["cpu"]
     assert cpu.available and cpu.num_cores >= 1 and cpu.memory_bytes > 0
     assert cpu.name in {"x86_64", "aarch64", "generic"}
+    assert _C.cpu_isas()[-1] == "portable"
     assert all(c.reason for c in caps.values() if not c.available)

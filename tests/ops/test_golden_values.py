@@ -81,7 +81,7 @@ def test_visible_entries(t, entries):
 def test_ties_pick_the_smaller_index():
     q, w, keys = torch.ones(1, 1, 32), torch.ones(1, 1), torch.ones(1, 9, 32)
     table, cu = torch.zeros(1, 1, dtype=torch.int32), torch.tensor([0, 1], dtype=torch.int32)
-    picks = ops.indexer_topk(q, w, keys, table, cu, torch.tensor([99], dtype=torch.int32), 4, 5, True)
+    picks = ops.indexer_topk(q, w, keys, table, cu, torch.tensor([35], dtype=torch.int32), 4, 5, True)
     assert picks.tolist() == [[0, 1, 2, 3, 4]]
     indices, _ = ops.gate(torch.zeros(1, 8), torch.zeros(6, 8), torch.zeros(6), 3, 1.0)
     assert indices.tolist() == [[0, 1, 2]]

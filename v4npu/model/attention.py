@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from v4npu import ops
-from v4npu.cache import LayerCache, pages
+from v4npu.cache import LayerCache
 from v4npu.model.compressor import Compressor
 from v4npu.model.config import Config
 from v4npu.model.indexer import Indexer
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         x = Activation(hidden, self.official)
         qa = Activation(self.q_norm(self.wq_a(x)), self.official)
         q = self.wq_b(qa).unflatten(-1, (self.config.num_attention_heads, self.config.head_dim))
-        before = None if cache is None else cache.window_before(step)
+        tables = step.tables
         q, kv = ops.qkv_prepare(
             q,
             self.wkv(x),
@@ -68,12 +68,14 @@ class Attention(nn.Module):
             self.freqs,
             self.config.rms_norm_eps,
             self.official,
-            None if cache is None else cache.window_rows,
-            None if cache is None else step.window_slots(self.window),
+            None if cache is None else cache.window,
+            None if tables is None else tables.window_slots,
         )
-        rows = kv.unflatten(0, (step.batch, step.length))
-        window_kv = rows if cache is None else cache.window_of(rows, before, step)
-        o = self._attend(q, window_kv, x, qa, step, cache)
+        if cache is None or tables is None:
+            window = step.own_pages(kv)
+        else:
+            window = cache.window, tables.window_table
+        o = self._attend(q, window, x, qa, step, cache)
         o = ops.rope(o, step.positions, self.freqs, inverse=True)
         grouped = o.flatten(1).unflatten(1, (self.config.o_groups, -1))
         return self.wo_b(
@@ -83,21 +85,27 @@ class Attention(nn.Module):
     def _attend(
         self,
         q: Tensor,
-        window_kv: Tensor,
+        window: tuple[Tensor, Tensor],
         x: Activation,
         qa: Activation,
         step: Step,
         cache: LayerCache | None,
     ) -> Tensor:
-        where = (step.cu_seqlens_q, step.start_pos, self.attn_sink, self.scale, self.window)
+        seqs = (step.cu_seqlens_q, step.start_pos)
+        rope, official = self.config.qk_rope_head_dim, self.official
         if self.compressor is None:
-            return ops.window_attention(q, window_kv, *where, self.official)
+            return ops.window_attention(q, *window, *seqs, self.attn_sink, self.scale, self.window, rope, official)
         picks = None if self.indexer is None else self.indexer(x, qa, self.freqs, step, cache)
-        entries = self.compressor(x.x, self.freqs, step, None if cache is None else cache.state)
-        entries, block_table = pages(entries) if cache is None else cache.append_entries(entries, step)
+        if cache is None or step.tables is None:
+            entries, block_table = step.own_pages(self.compressor(x.x, self.freqs, step, None, None))
+        else:
+            assert cache.entries is not None
+            self.compressor(x.x, self.freqs, step, cache.state, cache.entries)
+            entries, block_table = cache.entries, step.tables.block_table
         step.note("query", q)
         step.note("entries", entries)
+        rows = (q, *window, entries, block_table)
         if picks is None:
-            return ops.hca_attention(q, window_kv, entries, block_table, *where, self.ratio, self.official)
+            return ops.hca_attention(*rows, *seqs, self.attn_sink, self.scale, self.window, self.ratio, rope, official)
         step.note("topk_indices", picks)
-        return ops.csa_attention(q, window_kv, entries, block_table, picks, *where, self.official)
+        return ops.csa_attention(*rows, picks, *seqs, self.attn_sink, self.scale, self.window, rope, official)

@@ -26,13 +26,10 @@ class Compressor(nn.Module):
         self.ape = float_parameter(ratio, width, dtype=dtype)
         self.norm = Norm(head_dim, config.rms_norm_eps, dtype)
 
-    def state_shape(self) -> tuple[int, int, int]:
-        """Rows of (kv, score) that a sequence keeps: [2, rows, width]."""
-        return 2, (2 if self.overlap else 1) * self.ratio, self.ape.shape[1]
-
-    def forward(self, x: Tensor, freqs: Tensor, step: Step, state: Tensor | None) -> Tensor:
-        """x [T, d] -> the entries completed in this call [batch, n, head_dim]."""
-        entries = ops.compressor(
+    def forward(self, x: Tensor, freqs: Tensor, step: Step, state: Tensor | None, pages: Tensor | None) -> Tensor:
+        """x [T, d] -> the entries completed in this pass [n, head_dim], stored to `pages` too."""
+        tables = step.tables
+        return ops.compressor(
             self.wkv.wide(x),
             self.wgate.wide(x),
             self.ape,
@@ -41,11 +38,13 @@ class Compressor(nn.Module):
             step.cu_seqlens_q,
             step.start_pos,
             state,
+            None if tables is None else tables.state_slots,
             self.ratio,
             self.overlap,
             self.norm.eps,
             self.quant,
-            step.batch * step.entries(self.ratio),
+            step.entries(self.ratio),
             self.dtype,
+            pages,
+            None if tables is None else tables.entry_slots(self.ratio),
         )
-        return entries.unflatten(0, (step.batch, step.entries(self.ratio)))

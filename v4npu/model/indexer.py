@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from v4npu import ops
-from v4npu.cache import LayerCache, pages
+from v4npu.cache import LayerCache
 from v4npu.model.compressor import Compressor
 from v4npu.model.config import Config
 from v4npu.model.linear import Activation, Linear
@@ -34,8 +34,12 @@ class Indexer(nn.Module):
         q = self.wq_b(qa).unflatten(-1, (self.heads, self.head_dim))
         q = ops.indexer_query(q, step.positions, freqs, self.official)
         weights = self.weights_proj(x) * (self.head_dim**-0.5 * self.heads**-0.5)
-        keys = self.compressor(x.x, freqs, step, None if cache is None else cache.index_state)
-        keys, block_table = pages(keys) if cache is None else cache.append_keys(keys, step)
+        if cache is None or step.tables is None:
+            keys, block_table = step.own_pages(self.compressor(x.x, freqs, step, None, None))
+        else:
+            assert cache.keys is not None
+            self.compressor(x.x, freqs, step, cache.index_state, cache.keys)
+            keys, block_table = cache.keys, step.tables.block_table
         step.note("index_query", q)
         step.note("index_weights", weights)
         step.note("index_keys", keys)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from v4npu.cache import Cache
+from v4npu.cache import Cache, Sequence, Store
 from v4npu.model.block import Block, MTPBlock
 from v4npu.model.config import Config
 from v4npu.model.hyper_connection import add_mixes, collapse
+from v4npu.model.inputs import check_ids, mask_spans
 from v4npu.model.install import install, missing
 from v4npu.model.linear import Linear, Norm
+from v4npu.model.run import advance
 from v4npu.model.step import Step, Trace
 
 if TYPE_CHECKING:
@@ -30,6 +36,8 @@ class Model(nn.Module):
         numerics: "official" rounds wherever DeepSeek's code does; "exact" quantises no activation, KV row or index key.
         dtype: of activations and unquantised weights: bfloat16, float32 or float64.
         device: where the weights and caches live.
+        strict: one token of one sequence at a time, so that every product has the same shape whatever the batch and
+            the chunks: results do not depend on them, bit for bit. Slow.
     """
 
     def __init__(
@@ -39,6 +47,7 @@ class Model(nn.Module):
         numerics: str = "official",
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
+        strict: bool = False,
     ) -> None:
         super().__init__()
         if numerics not in NUMERICS:
@@ -46,6 +55,7 @@ class Model(nn.Module):
         if dtype not in (torch.bfloat16, torch.float32, torch.float64):
             raise ValueError(f"dtype must be bfloat16, float32 or float64, got {dtype}")
         self.config, self.numerics, self.dtype, self.device = config, numerics, dtype, torch.device(device)
+        self.strict = strict
         self.tokenizer: Tokenizer | None = None
         official = numerics == "official"
         layers = config.num_hidden_layers
@@ -77,6 +87,7 @@ class Model(nn.Module):
         self,
         input_ids: Tensor,
         *,
+        attention_mask: Tensor | None = None,
         cache: Cache | None = None,
         last_only: bool = False,
         trace: Trace | None = None,
@@ -85,33 +96,39 @@ class Model(nn.Module):
 
         Args:
             input_ids: int64 [batch, num_tokens], each in 0..vocab_size-1.
+            attention_mask: [batch, num_tokens], 1 for tokens and 0 for padding, which may stand on either side of a
+                row: each sequence gets what it gets alone, and nothing of the padding enters the cache.
             cache: continue at cache.num_tokens: prefill, a further chunk and one-token decode are the same call.
-            last_only: only the last position's logits.
+            last_only: only the last position's logits; the last that is no padding.
             trace: called with the name and value of intermediates, layer by layer.
 
         Raises:
-            ValueError: ids of the wrong shape, dtype or range, no token, a cache of another model or too small.
+            ValueError: ids of the wrong shape, dtype or range, no token, a mask with holes, a cache of another model
+                or too small.
+            CacheFull: the cache's byte limit. Whatever is raised, the cache is as it was.
         """
-        streams = self.streams(input_ids, cache=cache, trace=trace)
-        return self.logits(streams[:, -1:] if last_only else streams)
+        streams, last = self._streams(input_ids, attention_mask, cache, trace)
+        if not last_only:
+            return self.logits(streams)
+        return self.logits(streams[torch.arange(len(streams)), last].unsqueeze(1))
 
-    def streams(self, input_ids: Tensor, *, cache: Cache | None = None, trace: Trace | None = None) -> Tensor:
-        """Residual streams after the last layer [batch, num_tokens, hc_mult, hidden_size]."""
-        step = self._step(input_ids, cache, trace)
-        streams = self.embed(step.input_ids).unsqueeze(1).expand(-1, self.config.hc_mult, -1)
-        for i, layer in enumerate(self.layers):
-            step.scope = f"layers.{i}"
-            streams = layer(streams, step, None if cache is None else cache.layers[i])
-            step.note("streams", streams)
-        if cache is not None:
-            cache.num_tokens = step.end
-        return streams.unflatten(0, (step.batch, step.length))
+    def streams(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """Residual streams after the last layer [batch, num_tokens, hc_mult, hidden_size]; 0 where padded."""
+        return self._streams(input_ids, attention_mask, cache, trace)[0]
 
     def logits(self, streams: Tensor) -> Tensor:
         """float32 logits of residual streams [..., hc_mult, hidden_size]."""
-        return self.head.wide(self.norm(collapse(self, self.config, streams.flatten(0, -3)))).unflatten(
-            0, streams.shape[:-2]
-        )
+        rows = streams.flatten(0, -3)
+        parts = rows.split(1) if self.strict else [rows]  # strict: no product whose order a batch could change
+        logits = [self.head.wide(self.norm(collapse(self, self.config, part))) for part in parts]
+        return torch.cat(logits).unflatten(0, streams.shape[:-2])
 
     def draft(
         self, streams: Tensor, next_ids: Tensor, *, cache: Cache | None = None, trace: Trace | None = None
@@ -121,27 +138,78 @@ class Model(nn.Module):
         Args:
             streams: residual streams of `num_tokens` positions, as `streams` returns them.
             next_ids: int64 [batch, num_tokens], the token that follows each position.
-            cache: a cache of its own, from `new_cache(..., draft=True)`.
+            cache: one of its own, from `new_cache(..., draft=True)`.
         """
         if not self.mtp:
             raise ValueError("draft: this checkpoint has no MTP layer")
         layer: MTPBlock = self.mtp[0]  # type: ignore[assignment]
-        step = self._step(next_ids, cache, trace)
+        batch, length = check_ids("next_ids", next_ids, self.config.vocab_size)
         if streams.shape[:2] != next_ids.shape:
-            raise ValueError(f"streams must be [{step.batch}, {step.length}, ...], got {list(streams.shape)}")
-        step.scope = "mtp.0"
-        out = layer.draft(streams.flatten(0, 1), self.embed(step.input_ids), step, cache.layers[0] if cache else None)
-        if cache is not None:
-            cache.num_tokens = step.end
-        logits = self.head.wide(layer.norm(collapse(layer, self.config, out)))
-        shape = (step.batch, step.length)
-        return logits.unflatten(0, shape), out.unflatten(0, shape)
+            raise ValueError(f"streams must be [{batch}, {length}, ...], got {list(streams.shape)}")
+        packed = streams.flatten(0, 1)
+        if cache is None:
+            step = Step(next_ids.to(self.device).flatten(), [length] * batch, [0] * batch, trace, "mtp.0")
+            out = layer.draft(packed, self.embed(step.input_ids), step, None)
+        else:
+            cache.admit(self, [length] * batch, draft=True)
+            begin = [b * length - n for b, n in enumerate(cache.lengths)]  # of each sequence's position 0 in packed
 
-    def new_cache(self, batch: int = 1, max_tokens: int | None = None, *, draft: bool = False) -> Cache:
-        """An empty cache for `batch` sequences of at most `max_tokens` tokens; it allocates as it grows."""
-        layers: Iterable[Block] = self.mtp if draft else self.layers  # type: ignore[assignment]
+            def pass_(step: Step, chosen: list[int]) -> Tensor:
+                step.scope = "mtp.0"
+                spans = zip(chosen, step.starts, step.lengths, strict=True)
+                rows = torch.cat([packed[begin[b] + at : begin[b] + at + n] for b, at, n in spans])
+                return layer.draft(rows, self.embed(step.input_ids), step, cache.store.layers[0])
+
+            out = advance(self, cache.sequences, next_ids.tolist(), pass_, trace)
+        logits = self.head.wide(layer.norm(collapse(layer, self.config, out)))
+        return logits.unflatten(0, (batch, length)), out.unflatten(0, (batch, length))
+
+    def new_cache(
+        self, batch: int = 1, max_tokens: int | None = None, *, draft: bool = False, store: Store | None = None
+    ) -> Cache:
+        """An empty cache for `batch` sequences of at most `max_tokens` tokens; it allocates as it grows.
+
+        Args:
+            batch: how many sequences.
+            max_tokens: of each; the model's positions if not given.
+            draft: for `draft` instead of `forward`.
+            store: share the pages and the byte limit of this one, from `new_store`.
+        """
         limit = self.config.max_position_embeddings if max_tokens is None else max_tokens
-        return Cache([layer.attn for layer in layers], batch, limit, self.dtype, self.device)
+        for name, value in (("batch", batch), ("max_tokens", limit)):
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if store is None:
+            store = self.new_store(draft=draft, sequences=batch, max_tokens=limit)
+        return Cache(self, store, [Sequence(store) for _ in range(batch)], limit, draft)
+
+    def new_store(self, *, draft: bool = False, **options: Any) -> Store:
+        """Pools for caches that share pages and a byte limit; options: see v4npu.cache.Store."""
+        layers: Iterable[Block] = self.mtp if draft else self.layers  # type: ignore[assignment]
+        ratios = tuple(layer.attn.ratio for layer in layers)
+        return Store(self.config, ratios, self.dtype, self.numerics == "official", self.device, **options)
+
+    def load_cache(self, path: str | Path, store: Store | None = None) -> Cache:
+        """A cache that `Cache.save` wrote, in pools of its own or in `store`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a cache, corrupt or truncated, or of another model, numerics, dtype or version.
+            CacheFull: `store` has no room.
+        """
+        from v4npu.cache.files import load
+
+        return load(path, self, store)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Tells this model's weights and configuration from any other's; a sample of every tensor's bytes counts."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            flat = tensor.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 256)].contiguous().view(torch.uint8)
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode() + bytes(sample.cpu().tolist()))
+        return digest.hexdigest()
 
     def generate(self, prompt: str | list[int] | Tensor, **options: Any) -> Iterator[Any]:
         """Continues a prompt: text in, text pieces out; ids in, ids out. See v4npu.generate.generate."""
@@ -149,22 +217,34 @@ class Model(nn.Module):
 
         return generate(self, prompt, **options)
 
-    def _step(self, input_ids: Tensor, cache: Cache | None, trace: Trace | None) -> Step:
-        if not isinstance(input_ids, Tensor) or input_ids.dtype != torch.int64 or input_ids.dim() != 2:
-            got = (
-                f"{input_ids.dtype} {list(input_ids.shape)}"
-                if isinstance(input_ids, Tensor)
-                else type(input_ids).__name__
-            )
-            raise ValueError(f"input_ids must be int64 [batch, num_tokens], got {got}")
-        batch, length = input_ids.shape
-        if batch == 0 or length == 0:
-            raise ValueError(f"input_ids must hold at least one token, got {list(input_ids.shape)}")
-        low, high = int(input_ids.min()), int(input_ids.max())
-        if low < 0 or high >= self.config.vocab_size:
-            raise ValueError(f"input_ids must be in 0..{self.config.vocab_size - 1}, got {low}..{high}")
-        start = 0
-        if cache is not None:
-            cache.admit(batch, length)
-            start = cache.num_tokens
-        return Step(input_ids.to(self.device).flatten(), batch, length, start, trace)
+    def _streams(
+        self, input_ids: Tensor, attention_mask: Tensor | None, cache: Cache | None, trace: Trace | None
+    ) -> tuple[Tensor, Tensor]:
+        """Streams [batch, num_tokens, m, d] and the last position [batch] that is no padding."""
+        batch, length = check_ids("input_ids", input_ids, self.config.vocab_size)
+        last = torch.full((batch,), length - 1)
+        if cache is None and attention_mask is None and not self.strict:
+            step = Step(input_ids.to(self.device).flatten(), [length] * batch, [0] * batch, trace)
+            return self._layers(step, None).unflatten(0, (batch, length)), last
+        spans = [(0, length)] * batch if attention_mask is None else mask_spans(attention_mask, input_ids)
+        rows = [ids[lo:hi] for ids, (lo, hi) in zip(input_ids.tolist(), spans, strict=True)]
+        if cache is None:
+            cache = self.new_cache(batch, length)
+        cache.admit(self, [len(ids) for ids in rows])
+        store = cache.store
+        packed = advance(self, cache.sequences, rows, lambda step, _: self._layers(step, store), trace)
+        if attention_mask is None:
+            return packed.unflatten(0, (batch, length)), last
+        out = packed.new_zeros(batch, length, *packed.shape[1:])
+        for b, part in enumerate(packed.split([len(ids) for ids in rows])):
+            out[b, spans[b][0] : spans[b][1]] = part
+        return out, torch.tensor([hi - 1 for _, hi in spans])
+
+    def _layers(self, step: Step, store: Store | None) -> Tensor:
+        """Streams [T, m, d] of one pass through all layers."""
+        streams = self.embed(step.input_ids).unsqueeze(1).expand(-1, self.config.hc_mult, -1)
+        for i, layer in enumerate(self.layers):
+            step.scope = f"layers.{i}"
+            streams = layer(streams, step, None if store is None else store.layers[i])
+            step.note("streams", streams)
+        return streams

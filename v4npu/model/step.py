@@ -1,4 +1,4 @@
-"""What one call of the model is about: its tokens, where they stand, and who watches."""
+"""What one pass through the layers is about: its tokens, where they stand, where their rows go, and who watches."""
 
 from __future__ import annotations
 
@@ -8,45 +8,87 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from v4npu.cache import Sequence
+
 Trace = Callable[[str, Tensor], None]
 
 
 @dataclass
 class Step:
-    """`batch` sequences of `length` new tokens each, all at position `start`, packed sequence by sequence."""
+    """Sequences of `lengths` new tokens each, at positions `starts`, packed one after the other."""
 
     input_ids: Tensor  # int64 [T]
-    batch: int
-    length: int
-    start: int
+    lengths: list[int]
+    starts: list[int]
     trace: Trace | None = None  # receives named intermediates
     scope: str = ""  # the layer being run, prefixed to those names
     positions: Tensor = field(init=False)  # int64 [T]
-    cu_seqlens_q: Tensor = field(init=False)  # int32 [batch + 1]
-    start_pos: Tensor = field(init=False)  # int32 [batch]
+    cu_seqlens_q: Tensor = field(init=False)  # int32 [num_seqs + 1]
+    start_pos: Tensor = field(init=False)  # int32 [num_seqs]
+    tables: Tables | None = None  # where the rows lie; None: the call is all there is
 
     def __post_init__(self) -> None:
         device = self.input_ids.device
-        self.positions = torch.arange(self.start, self.start + self.length, device=device).repeat(self.batch)
-        self.cu_seqlens_q = torch.arange(0, self.batch * self.length + 1, self.length, dtype=torch.int32, device=device)
-        self.start_pos = torch.full((self.batch,), self.start, dtype=torch.int32, device=device)
-
-    @property
-    def end(self) -> int:
-        """Tokens each sequence has after this call."""
-        return self.start + self.length
+        ends = [0]
+        for n in self.lengths:
+            ends.append(ends[-1] + n)
+        spans = [torch.arange(s, s + n) for s, n in zip(self.starts, self.lengths, strict=True)]
+        self.positions = torch.cat(spans).to(device)
+        self.cu_seqlens_q = torch.tensor(ends, dtype=torch.int32, device=device)
+        self.start_pos = torch.tensor(self.starts, dtype=torch.int32, device=device)
 
     def entries(self, ratio: int) -> int:
-        """Compressed entries that each sequence completes in this call."""
-        return self.end // ratio - self.start // ratio
-
-    def window_slots(self, window: int) -> Tensor:
-        """Row of each token in a cache of `batch` rings of `window` rows; -1 for tokens a later one displaces."""
-        sequence = torch.arange(self.batch, device=self.positions.device).repeat_interleave(self.length)
-        slots = sequence * window + self.positions % window
-        return torch.where(self.positions >= self.end - window, slots, -1)
+        """Compressed entries that all sequences complete in this pass."""
+        return sum((s + n) // ratio - s // ratio for s, n in zip(self.starts, self.lengths, strict=True))
 
     def note(self, name: str, value: Tensor) -> None:
         """Shows an intermediate to the trace, if there is one."""
         if self.trace is not None:
             self.trace(f"{self.scope}.{name}", value)
+
+    def own_pages(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [num_seqs * n, D] of a pass without a cache as one page per sequence, and the table that says so."""
+        batch = len(self.lengths)
+        pages = rows.unflatten(0, (batch, -1)) if len(rows) else rows.new_zeros(batch, 1, rows.shape[-1])
+        return pages, torch.arange(batch, dtype=torch.int32, device=rows.device).unsqueeze(1)
+
+
+class Tables:
+    """Where the rows of a pass over cached sequences lie: block tables, and slots of what it writes."""
+
+    def __init__(self, sequences: list[Sequence], lengths: list[int], device: torch.device) -> None:
+        self._sequences, self._lengths, self._device = sequences, lengths, device
+        self._block = block = sequences[0].store.block_tokens
+        ends = [s.computed + n for s, n in zip(sequences, lengths, strict=True)]
+        shape = (len(sequences), -(-max(ends) // block))
+        entries = torch.full(shape, -1, dtype=torch.int32)
+        windows = torch.full(shape, -1, dtype=torch.int32)
+        for b, s in enumerate(sequences):
+            if s.entry_blocks:
+                known = min(len(s.entry_blocks), shape[1])
+                entries[b, :known] = torch.frombuffer(s.entry_blocks, dtype=torch.int32)[:known]
+            for j, at in s.window_blocks.items():
+                if j < shape[1]:
+                    windows[b, j] = at
+        slots = []
+        for b, (s, n) in enumerate(zip(sequences, lengths, strict=True)):
+            position = torch.arange(s.computed, s.computed + n)
+            slots.append(windows[b, position // block].long() * block + position % block)
+        self._entries = entries
+        self.block_table = entries.to(device)  # int32 [num_seqs, max_blocks], of entries and keys
+        self.window_table = windows.to(device)  # int32 [num_seqs, max_blocks]
+        self.window_slots = torch.cat(slots).to(device)  # int64 [T]
+        states = [0 if s.state is None else s.state for s in sequences]
+        self.state_slots = torch.tensor(states, dtype=torch.int32, device=device)  # int32 [num_seqs]
+        self._entry_slots: dict[int, Tensor] = {}
+
+    def entry_slots(self, ratio: int) -> Tensor:
+        """int64 [entries completed in the pass]; -1 for those that are known already."""
+        if ratio not in self._entry_slots:
+            per_block, parts = self._block // ratio, []
+            for b, (s, n) in enumerate(zip(self._sequences, self._lengths, strict=True)):
+                entry = torch.arange(s.computed // ratio, (s.computed + n) // ratio)
+                slot = self._entries[b, entry // per_block].long() * per_block + entry % per_block
+                parts.append(torch.where((entry + 1) * ratio <= s.known, -1, slot))
+            self._entry_slots[ratio] = torch.cat(parts).to(self._device)
+        return self._entry_slots[ratio]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from v4npu.reference.formats import wide
-from v4npu.reference.sequences import paged_rows, sequences
+from v4npu.reference.pages import read_kv, slots
+from v4npu.reference.sequences import sequences
 
 BLOCK = 64  # list entries per step of the online softmax
 DENSE_CHUNK = 128  # queries per dense product
@@ -58,22 +59,53 @@ def _attend_listed(
 def _attend_dense(q: Tensor, rows: Tensor, visible: Tensor, sink: Tensor | None, scale: float) -> Tensor:
     """q [C, H, D] over common rows [N, D] where visible [C, N]."""
     keys = wide(rows)
+    broken = ~keys.isfinite().all(-1)  # 0 * NaN would reach the queries that do not see the row
+    keys = keys.masked_fill(broken.unsqueeze(-1), 0)
     scores = torch.matmul(wide(q).flatten(0, 1), keys.T).unflatten(0, q.shape[:2]) * scale
     p, total = _probabilities(scores.masked_fill(~visible.unsqueeze(1), -torch.inf), sink, None)
-    return (torch.matmul(p.flatten(0, 1), keys).unflatten(0, q.shape[:2]) / total).to(q.dtype)
+    out = torch.matmul(p.flatten(0, 1), keys).unflatten(0, q.shape[:2]) / total
+    return out.masked_fill((visible & broken).any(-1)[:, None, None], torch.nan).to(q.dtype)
 
 
-def _window_list(ring: Tensor, t: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Rows [C, window, D] of the positions each query sees, oldest first, and which of them exist."""
-    position = (t - window + 1).clamp_min(0).unsqueeze(-1) + torch.arange(window, device=t.device)
-    return ring[position % ring.shape[0]], position <= t.unsqueeze(-1)
+class Rows:
+    """The KV rows of one sequence: position or entry i lies where the block table says."""
+
+    def __init__(self, pages: Tensor, table: Tensor, head_dim: int, rope_dim: int) -> None:
+        self.pages, self.table, self.dims = pages, table, (head_dim, rope_dim)
+
+    def read(self, index: Tensor) -> Tensor:
+        """Rows [..., D] of int64 indices [...]."""
+        return read_kv(self.pages, slots(self.table, index, self.pages.shape[1]), *self.dims)
 
 
-def _window_dense(ring: Tensor, t: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Rows [N, D] of all positions the chunk sees and who sees which [C, N]."""
-    position = torch.arange(max(0, int(t[0]) - window + 1), int(t[-1]) + 1, device=t.device)
-    age = t.unsqueeze(-1) - position
-    return ring[position % ring.shape[0]], (age >= 0) & (age < window)
+def _window(rows: Rows, t: Tensor, window: int, listed: bool) -> tuple[Tensor, Tensor]:
+    """What the queries at positions t see of their windows, oldest first: every query's own list of rows [C, window, D]
+    and which exist [C, window], or all rows of the chunk [N, D] and who sees which [C, N]."""
+    first = max(0, int(t[0]) - window + 1)
+    position = torch.arange(first, int(t[-1]) + 1, device=t.device)
+    span = rows.read(position)
+    if not listed:
+        age = t.unsqueeze(-1) - position
+        return span, (age >= 0) & (age < window)
+    place = (t - window + 1).clamp_min(0).unsqueeze(-1) + torch.arange(window, device=t.device)
+    seen = place <= t.unsqueeze(-1)
+    return span[place.where(seen, t.unsqueeze(-1)) - first], seen
+
+
+def _entries(
+    rows: Rows, t: Tensor, picks: Tensor | None, ratio: int, count: int, listed: bool
+) -> tuple[Tensor, Tensor]:
+    """What the queries see of `count` entries, in the same two forms: the picked ones (CSA) or all complete (HCA)."""
+    entry = torch.arange(count, device=t.device)
+    if picks is None:
+        seen = entry < ((t + 1) // ratio).unsqueeze(-1)
+        known = rows.read(entry)
+        return (known.expand(len(t), -1, -1) if listed else known), seen
+    if listed:
+        return rows.read(picks.clamp_min(0).long()), picks >= 0
+    marked = torch.zeros(len(t), count + 1, dtype=torch.bool, device=t.device)
+    slot = torch.where(picks >= 0, picks.long(), count)
+    return rows.read(entry), marked.scatter(1, slot, True)[:, :count]
 
 
 def _chunks(lo: int, hi: int, start: int, step: int, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
@@ -85,8 +117,8 @@ def _chunks(lo: int, hi: int, start: int, step: int, device: torch.device) -> It
 
 def _sequence(
     q: Tensor,
-    ring: Tensor,
-    entries: Tensor | None,
+    window_rows: Rows,
+    entries: Rows | None,
     picks: Tensor | None,
     ratio: int,
     where: tuple[int, int, int],
@@ -97,32 +129,19 @@ def _sequence(
 ) -> list[Tensor]:
     """One sequence: its window, plus the picked entries (CSA), all visible ones (HCA) or none."""
     lo, hi, start = where
+    count = 0
     if entries is not None:
-        known = (start + hi - lo) // ratio if picks is None else int(picks[lo:hi].max()) + 1
-        entries = entries[:known]
-    count = 0 if entries is None else entries.shape[0]
+        count = (start + hi - lo) // ratio if picks is None else int(picks[lo:hi].max()) + 1
     listed = count if picks is None else picks.shape[1]
     by_list = official or count > 8 * max(listed, 1)
     rounded = q.dtype if official and q.dtype == torch.bfloat16 else None
     step = max(1, min(DENSE_CHUNK, LIST_ELEMENTS // ((window + listed) * q.shape[-1]))) if by_list else DENSE_CHUNK
     out = []
     for part, t in _chunks(lo, hi, start, step, q.device):
-        rows, seen = (_window_list if by_list else _window_dense)(ring, t, window)
+        rows, seen = _window(window_rows, t, window, by_list)
         if entries is not None and count:
-            entry = torch.arange(count, device=q.device)
-            if picks is None:
-                extra_seen = entry < ((t + 1) // ratio).unsqueeze(-1)
-                extra = entries.expand(len(t), -1, -1) if by_list else entries
-            elif by_list:
-                extra_seen = picks[part] >= 0
-                extra = entries[picks[part].clamp_min(0).long()]
-            else:
-                extra = entries
-                marked = torch.zeros(len(t), count + 1, dtype=torch.bool, device=q.device)
-                slot = torch.where(picks[part] >= 0, picks[part].long(), count)
-                extra_seen = marked.scatter(1, slot, True)[:, :count]
-            rows = torch.cat((rows, extra.to(rows.dtype)), dim=-2)
-            seen = torch.cat((seen, extra_seen), dim=-1)
+            extra = _entries(entries, t, None if picks is None else picks[part], ratio, count, by_list)
+            rows, seen = torch.cat((rows, extra[0].to(rows.dtype)), dim=-2), torch.cat((seen, extra[1]), dim=-1)
         if by_list:
             out.append(_attend_listed(q[part], rows, seen, sink, scale, rounded))
         else:
@@ -132,7 +151,7 @@ def _sequence(
 
 def _attention(
     q: Tensor,
-    window_kv: Tensor,
+    window_kv: tuple[Tensor, Tensor],
     compressed: tuple[Tensor, Tensor] | None,
     picks: Tensor | None,
     ratio: int,
@@ -141,34 +160,40 @@ def _attention(
     sink: Tensor | None,
     scale: float,
     window: int,
+    rope_dim: int,
     official: bool,
 ) -> Tensor:
     out: list[Tensor] = []
+    dims = (q.shape[2], rope_dim)
     for b, lo, hi, start in sequences(cu_seqlens_q, start_pos):
-        entries = None if compressed is None else paged_rows(*compressed, b)
-        where = (lo, hi, start)
         if hi > lo:
-            out += _sequence(q, window_kv[b], entries, picks, ratio, where, sink, scale, window, official)
+            rows = Rows(window_kv[0], window_kv[1][b], *dims)
+            entries = None if compressed is None else Rows(compressed[0], compressed[1][b], *dims)
+            out += _sequence(q, rows, entries, picks, ratio, (lo, hi, start), sink, scale, window, official)
     return torch.cat(out) if out else torch.zeros_like(q)
 
 
 def window_attention(
     q: Tensor,
     window_kv: Tensor,
+    window_table: Tensor,
     cu_seqlens_q: Tensor,
     start_pos: Tensor,
     attn_sink: Tensor | None,
     softmax_scale: float,
     window: int,
+    rope_dim: int,
     official: bool,
 ) -> Tensor:
     """See v4npu.ops.window_attention."""
-    return _attention(q, window_kv, None, None, 0, cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, official)
+    where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official)
+    return _attention(q, (window_kv, window_table), None, None, 0, *where)
 
 
 def csa_attention(
     q: Tensor,
     window_kv: Tensor,
+    window_table: Tensor,
     compressed_kv: Tensor,
     block_table: Tensor,
     topk_indices: Tensor,
@@ -177,28 +202,18 @@ def csa_attention(
     attn_sink: Tensor | None,
     softmax_scale: float,
     window: int,
+    rope_dim: int,
     official: bool,
 ) -> Tensor:
     """See v4npu.ops.csa_attention."""
-    pages = (compressed_kv, block_table)
-    return _attention(
-        q,
-        window_kv,
-        pages,
-        topk_indices,
-        0,
-        cu_seqlens_q,
-        start_pos,
-        attn_sink,
-        softmax_scale,
-        window,
-        official,
-    )
+    where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official)
+    return _attention(q, (window_kv, window_table), (compressed_kv, block_table), topk_indices, 0, *where)
 
 
 def hca_attention(
     q: Tensor,
     window_kv: Tensor,
+    window_table: Tensor,
     compressed_kv: Tensor,
     block_table: Tensor,
     cu_seqlens_q: Tensor,
@@ -207,10 +222,9 @@ def hca_attention(
     softmax_scale: float,
     window: int,
     ratio: int,
+    rope_dim: int,
     official: bool,
 ) -> Tensor:
     """See v4npu.ops.hca_attention."""
-    pages = (compressed_kv, block_table)
-    return _attention(
-        q, window_kv, pages, None, ratio, cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, official
-    )
+    where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official)
+    return _attention(q, (window_kv, window_table), (compressed_kv, block_table), None, ratio, *where)

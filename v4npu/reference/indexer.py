@@ -8,8 +8,9 @@ from torch import Tensor
 from v4npu.reference.formats import round_fp4, wide
 from v4npu.reference.gate import top_indices
 from v4npu.reference.hadamard import hadamard
+from v4npu.reference.pages import read_keys, slots
 from v4npu.reference.rope import rope
-from v4npu.reference.sequences import paged_rows, sequences
+from v4npu.reference.sequences import sequences
 
 CHUNK_ELEMENTS = 1 << 25  # bound on [queries, heads, entries] held at once
 
@@ -31,6 +32,11 @@ def _chunk_scores(q: Tensor, weights: Tensor, keys: Tensor, first: int, ratio: i
     return scores.masked_fill(entry >= visible.unsqueeze(-1), -torch.inf)
 
 
+def _keys(keys: Tensor, table: Tensor, count: int, head_dim: int) -> Tensor:
+    """The first `count` keys [count, Di] of the sequence with this block table."""
+    return read_keys(keys, slots(table, torch.arange(count, device=keys.device), keys.shape[1]), head_dim)
+
+
 def indexer_scores(
     q: Tensor,
     weights: Tensor,
@@ -43,11 +49,12 @@ def indexer_scores(
 ) -> Tensor:
     """See v4npu.ops.indexer_scores."""
     width = block_table.shape[1] * keys.shape[1]
-    parts = [
-        _chunk_scores(q[lo:hi], weights[lo:hi], paged_rows(keys, block_table, b), start, ratio, official)
-        for b, lo, hi, start in sequences(cu_seqlens_q, start_pos)
-    ]
-    return torch.cat(parts) if parts else wide(q).new_zeros((0, width))
+    out = torch.full((q.shape[0], width), -torch.inf, dtype=wide(q).dtype, device=q.device)
+    for b, lo, hi, start in sequences(cu_seqlens_q, start_pos):
+        entries = min((start + hi - lo) // ratio, width)
+        rows = _keys(keys, block_table[b], entries, q.shape[2])
+        out[lo:hi, :entries] = _chunk_scores(q[lo:hi], weights[lo:hi], rows, start, ratio, official)
+    return out
 
 
 def indexer_topk(
@@ -67,7 +74,7 @@ def indexer_topk(
         entries = (start + hi - lo) // ratio
         if entries == 0:
             continue
-        rows = paged_rows(keys, block_table, b)[:entries]
+        rows = _keys(keys, block_table[b], entries, q.shape[2])
         step = max(1, CHUNK_ELEMENTS // (q.shape[1] * entries))
         for at in range(lo, hi, step):
             end = min(at + step, hi)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from v4npu.reference.formats import round_fp8, wide
+from v4npu.reference.pages import KV_BLOCK, write_rows
 from v4npu.reference.rms_norm import inverse_rms, rms_norm
 from v4npu.reference.rope import rope
-
-KV_BLOCK = 64  # elements per FP8 scale of a KV row
 
 
 def round_kv(row: Tensor, rope_dim: int) -> Tensor:
@@ -17,14 +16,6 @@ def round_kv(row: Tensor, rope_dim: int) -> Tensor:
     rounded = row.clone()
     rounded[..., :keep] = round_fp8(row[..., :keep], KV_BLOCK)
     return rounded
-
-
-def store_rows(cache: Tensor | None, rows: Tensor, slot_mapping: Tensor | None) -> None:
-    """rows [T, D] to cache[slot_mapping]; a negative slot is not stored."""
-    if cache is None or slot_mapping is None:
-        return
-    kept = slot_mapping >= 0
-    cache[slot_mapping[kept]] = rows[kept].to(cache.dtype)
 
 
 def qkv_prepare(
@@ -45,5 +36,5 @@ def qkv_prepare(
     kv = rope(rms_norm(kv, kv_norm_weight, eps), positions, freqs)
     if official:
         kv = round_kv(kv, 2 * freqs.shape[0])
-    store_rows(window_cache, kv, slot_mapping)
+    write_rows(window_cache, kv, slot_mapping, 2 * freqs.shape[0], "fp8")
     return q, kv

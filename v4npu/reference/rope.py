@@ -42,7 +42,7 @@ def rope(x: Tensor, positions: Tensor, freqs: Tensor, inverse: bool = False) -> 
     # The product is rounded once in float32 before sin and cos; at a million tokens that rounding shows, so keep it.
     angle = positions.to(torch.float32).unsqueeze(-1) * freqs.to(torch.float32)
     angle = angle.to(wide(x).dtype)
-    angle = angle.view(positions.shape[0], *([1] * (x.dim() - 2)), -1)
+    angle = angle.view(positions.shape[0], *([1] * (x.dim() - 2)), freqs.shape[0])
     cos, sin = angle.cos(), angle.sin()
     if inverse:
         sin = -sin

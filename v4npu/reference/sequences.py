@@ -18,10 +18,3 @@ def sequences(cu_seqlens_q: Tensor, start_pos: Tensor) -> Iterator[tuple[int, in
         )
     for b, start in enumerate(starts):
         yield b, ends[b], ends[b + 1], start
-
-
-def paged_rows(cache: Tensor, block_table: Tensor, b: int) -> Tensor:
-    """Rows [max_blocks * block_size, D] of sequence b in cache [num_blocks, block_size, D]."""
-    if block_table.shape[1] == 1:
-        return cache[int(block_table[b, 0])]
-    return cache[block_table[b].long()].flatten(0, 1)

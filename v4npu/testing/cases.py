@@ -40,10 +40,10 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
     x = draw.normal(tokens, d)
     q = draw.normal(tokens, heads, head_dim)
     streams = draw.normal(tokens, m, d)
-    window_kv = draw.normal(2, 16, head_dim)
+    window_kv, window_table = draw.normal(5, 8, head_dim), _int32(3, 0, 1, -1).view(2, 2)
     pages, table = draw.normal(3, 2, head_dim), _int32(2, 0, 1, 1).view(2, 2)
     sink = draw.normal(heads, dtype=wide)
-    where = (cu, start, sink, head_dim**-0.5, 8)
+    where, windows = (cu, start, sink, head_dim**-0.5, 8), (window_kv, window_table)
 
     def mixes(rows: int, scales: int) -> tuple[Tensor, ...]:
         fn, scale = draw.normal(rows, m * d, dtype=wide) * 0.1, draw.normal(scales, dtype=wide)
@@ -75,17 +75,17 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
         ),
         "compressor": lambda: (
             draw.normal(tokens, 64, dtype=wide), draw.normal(tokens, 64, dtype=wide), draw.normal(4, 64, dtype=wide),
-            draw.normal(32), freqs, cu, start, draw.normal(2, 2, 8, 64, dtype=wide), 4, True, 1e-6,
+            draw.normal(32), freqs, cu, start, draw.normal(3, 2, 16, 64, dtype=wide), _int32(2, 0), 4, True, 1e-6,
             "hadamard_fp4" if official else "none", 3, dtype,
         ),
         "indexer_query": lambda: (index_q, positions, freqs, official),
         "indexer_scores": lambda: (*index_args, official),
         "indexer_topk": lambda: (*index_args, 3, official),
-        "window_attention": lambda: (q, window_kv, *where, official),
+        "window_attention": lambda: (q, *windows, *where, rope_dim, official),
         "csa_attention": lambda: (
-            q, window_kv, pages, table, draw.integers(5, tokens, 3, dtype=torch.int32) - 1, *where, official,
+            q, *windows, pages, table, draw.integers(5, tokens, 3, dtype=torch.int32) - 1, *where, rope_dim, official,
         ),
-        "hca_attention": lambda: (q, window_kv, pages, table, *where, 4, official),
+        "hca_attention": lambda: (q, *windows, pages, table, *where, 4, rope_dim, official),
         "gate": lambda: (x, gate_weight, draw.normal(6, dtype=wide), 2, 1.5),
         "hash_gate": lambda: (x, gate_weight, draw.integers(6, 20, 2), draw.integers(20, tokens), 1.5),
         "swiglu": lambda: (x, draw.normal(tokens, d), draw.normal(tokens, dtype=wide), 0.5),
@@ -93,5 +93,22 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
             x, draw.integers(experts, tokens, 2, dtype=torch.int32), draw.normal(tokens, 2, dtype=wide),
             w1, None, w3, None, w2, None, 0.5, official,
         ),
+    }  # fmt: skip
+    return cases[op]()
+
+
+# (rows, width): none, one, fewer than a vector, every kind of tail, and enough rows for several threads.
+SIZES = ((0, 16), (1, 2), (3, 14), (5, 16), (7, 34), (3, 64), (11, 126), (2, 1000), (67, 1500))
+
+
+def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Any, ...]:
+    """Positional arguments of `op` at a size of SIZES: the tensors whose first axis is `rows` belong to the rows."""
+    draw = Draw(dtype, seed)
+    freqs = rope_frequencies(min(width, 64) // 4 * 2, 10000.0)  # about half of a narrow head turns
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    cases: dict[str, Any] = {
+        "rms_norm": lambda: (draw.normal(rows, width), draw.normal(width), 1e-6),
+        "rope": lambda: (draw.normal(rows, 3, width), draw.integers(1 << 20, rows), freqs, False),
+        "swiglu": lambda: (draw.normal(rows, width), draw.normal(rows, width), draw.normal(rows, dtype=wide), 1.0),
     }  # fmt: skip
     return cases[op]()

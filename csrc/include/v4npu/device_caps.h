@@ -13,6 +13,7 @@ struct DeviceCaps {
   bool available = false;
   std::string reason;                 // why not, when not available
   std::vector<std::string> features;  // vendor's words: "avx2", "sve", "sm_90", "dav_3510"
+  std::string only;                   // the one variant to use, when the user asks for one
   int num_cores = 0;                  // logical cores, multiprocessors or AI cores
   int64_t memory_bytes = 0;           // 0 = unknown
 

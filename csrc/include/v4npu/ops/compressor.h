@@ -9,8 +9,11 @@
 //   4 round to out_dtype   5 rms_norm, rounded   6 rope at the window's first position, rounded
 //   7 quant: "fp8" rounds the first head_dim - rope_dim values, one scale per 64 (act_quant.h); "hadamard_fp4"
 //     transforms (hadamard.h, rounded) and rounds all values, one scale per 32 (fp4_act_quant.h); results in out_dtype
-//   8 state = the rows still needed, oldest first: with overlap `ratio` rows of the last complete window, then the
-//     open window's; unused rows 0 (kv) and -inf (score)
+//   8 state: the kv and score row of the token at position p is row p % ring of the sequence's state; whatever stood in
+//     the rows of positions not seen yet is not read
+//   9 the row of slot_mapping[e] in cache = entry e where the slot is not negative; slot s is row s % block_size of
+//   page
+//     s / block_size. Packed: the codes and scales of step 7 (fp8_kv for "fp8", fp4_key for "hadamard_fp4")
 #pragma once
 
 #include <cstdint>
@@ -26,9 +29,12 @@ struct CompressorParams {
   const float* freqs;           // fp32  [rope_dim/2]
   const int32_t* cu_seqlens_q;  // int32 [num_seqs+1]                                 token offsets in this call
   const int32_t* start_pos;     // int32 [num_seqs]                                   tokens seen before this call
-  void* state;                  // fp32  [num_seqs, 2, coff*ratio, coff*head_dim]     0 = kv, 1 = score with ape; null:
+  void* state;                  // fp32  [num_states, 2, ring, coff*head_dim]         0 = kv, 1 = score with ape; null:
                                 //                                                    every start_pos is 0
+  const int32_t* state_slots;   // int32 [num_seqs]                                   state of each sequence
   void* entries;                // out_dtype [num_entries, head_dim]                  sequence after sequence
+  void* cache;                  // out_dtype [num_blocks, block_size, head_dim] or packed uint8; may be null
+  const int64_t* slot_mapping;  // int64 [num_entries]                                -1 = not stored
   int64_t num_tokens;
   int64_t num_seqs;
   int64_t num_entries;  // sum over sequences of (start + length) / ratio - start / ratio
@@ -36,6 +42,11 @@ struct CompressorParams {
   int64_t rope_dim;
   int64_t ratio;  // tokens
   bool overlap;
+  bool packed;           // out_dtype is bf16
+  int64_t ring;          // rows of a state: at least coff*ratio
+  int64_t state_stride;  // elements from one state to the next
+  int64_t block_size;    // rows per page of cache
+  int64_t block_stride;  // bytes from one page to the next
   float eps;
   enum class Quant : int32_t { kNone, kFp8, kHadamardFp4 } quant;
 };

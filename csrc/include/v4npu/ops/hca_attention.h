@@ -9,6 +9,8 @@
 // exp(score - running maximum) is rounded to bf16 (when q is bf16) for step 5, while the denominator sums it
 // unrounded; both are rescaled when the maximum grows. The sink joins the denominator only, at the end: exp(sink -
 // maximum). It has no value row and no part in the maximum.
+// Pages: only those that hold a visible row are looked at, so the table's other places may hold anything (-1). A packed
+// row is widened to bf16 values: e4m3 * scale is exact there.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +19,11 @@ namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
 struct HcaAttentionParams {
-  const void* q;                // T     [num_tokens, num_heads, head_dim]
-  const void* window_kv;        // T     [num_seqs, ring, head_dim]           position p is row p % ring
-  const void* compressed_kv;    // T     [num_blocks, block_size, head_dim]
+  const void* q;          // T     [num_tokens, num_heads, head_dim]
+  const void* window_kv;  // T     [num_blocks, window_block, head_dim] or packed uint8 (cache_layout.h, fp8_kv)
+  const int32_t*
+      window_table;  // int32 [num_seqs, max_window_blocks]        position p of b: window_table[b, p/window_block]
+  const void* compressed_kv;    // T     [num_blocks, block_size, head_dim]   or packed uint8, as window_kv
   const int32_t* block_table;   // int32 [num_seqs, max_blocks]               entry s of b: block_table[b, s/block_size]
   const int32_t* cu_seqlens_q;  // int32 [num_seqs+1]                         token offsets in this call
   const int32_t* start_pos;     // int32 [num_seqs]                           tokens seen before this call
@@ -29,12 +33,17 @@ struct HcaAttentionParams {
   int64_t num_seqs;
   int64_t num_heads;
   int64_t head_dim;
-  int64_t ring;        // rows: at least window + tokens of the call - 1, or all positions
-  int64_t window;      // tokens, the query's own among them
-  int64_t block_size;  // entries
+  int64_t window_block;   // tokens per page of window_kv
+  int64_t window_stride;  // bytes from one page of window_kv to the next
+  int64_t max_window_blocks;
+  int64_t window;        // tokens, the query's own among them
+  int64_t block_size;    // entries per page of compressed_kv
+  int64_t block_stride;  // bytes from one page of compressed_kv to the next
   int64_t max_blocks;
-  int64_t ratio;  // tokens per entry
+  int64_t ratio;     // tokens per entry
+  int64_t rope_dim;  // of a packed row
   float softmax_scale;
+  bool packed;  // rows of window_kv and compressed_kv are fp8_kv; T is bf16
   bool official;
 };
 

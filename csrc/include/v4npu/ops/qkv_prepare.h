@@ -6,7 +6,8 @@
 //   3 kv = rms_norm(kv, kv_norm_weight, eps), rounded   4 rope of kv, rounded
 //   5 official: the first head_dim - rope_dim values of kv become T(e4m3 * scale) with one scale per 64 (act_quant.h);
 //     the rotated ones stay as they are. The row is both key and value.
-//   6 window_cache[slot_mapping[t]] = kv[t] where the slot is not negative; slots of a call are distinct
+//   6 the row of slot_mapping[t] in window_cache = kv[t] where the slot is not negative; slots of a call are distinct.
+//     Slot s is row s % block_size of page s / block_size. Packed (official only): the e4m3 values and scales of step 5
 #pragma once
 
 #include <cstdint>
@@ -15,20 +16,24 @@ namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
 struct QkvPrepareParams {
-  const void* q;                // T     [num_tokens, num_heads, head_dim]
-  const void* kv;               // T     [num_tokens, head_dim]
-  const void* kv_norm_weight;   // any floating point [head_dim]
-  const int64_t* positions;     // int64 [num_tokens]                  absolute, 0-based
-  const float* freqs;           // fp32  [rope_dim/2]                  radians per token
-  void* q_out;                  // T     [num_tokens, num_heads, head_dim]
-  void* kv_out;                 // T     [num_tokens, head_dim]
-  void* window_cache;           // T     [num_rows, head_dim]          may be null, with slot_mapping
-  const int64_t* slot_mapping;  // int64 [num_tokens]                  row of window_cache, -1 = not stored
+  const void* q;               // T     [num_tokens, num_heads, head_dim]
+  const void* kv;              // T     [num_tokens, head_dim]
+  const void* kv_norm_weight;  // any floating point [head_dim]
+  const int64_t* positions;    // int64 [num_tokens]                  absolute, 0-based
+  const float* freqs;          // fp32  [rope_dim/2]                  radians per token
+  void* q_out;                 // T     [num_tokens, num_heads, head_dim]
+  void* kv_out;                // T     [num_tokens, head_dim]
+  void* window_cache;  // T     [num_blocks, block_size, head_dim] or packed uint8 (cache_layout.h, fp8_kv); null with
+                       //       slot_mapping
+  const int64_t* slot_mapping;  // int64 [num_tokens]                  -1 = not stored
   int64_t num_tokens;
   int64_t num_heads;
   int64_t head_dim;
   int64_t rope_dim;
+  int64_t block_size;    // rows per page
+  int64_t block_stride;  // bytes from one page to the next
   float eps;
+  bool packed;  // T is bf16
   bool official;
 };
 

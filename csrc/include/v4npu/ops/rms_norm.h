@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "v4npu/dtype.h"
+
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
@@ -18,6 +20,8 @@ struct RmsNormParams {
   int64_t num_rows;
   int64_t n;
   float eps;
+  Dtype dtype;         // T
+  Dtype weight_dtype;  // of weight; unread when it is null
 };
 
 }  // namespace v4npu

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "v4npu/dtype.h"
+
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
@@ -23,6 +25,7 @@ struct RopeParams {
   int64_t head_dim;
   int64_t rope_dim;
   bool inverse;
+  Dtype dtype;  // T
 };
 
 }  // namespace v4npu

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "v4npu/dtype.h"
+
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
@@ -19,6 +21,7 @@ struct SwigluParams {
   int64_t num_tokens;
   int64_t intermediate_size;
   float limit;  // 0 = no clamp
+  Dtype dtype;  // T
 };
 
 }  // namespace v4npu

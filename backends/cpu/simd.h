@@ -1,0 +1,96 @@
+// Vectors of 16 float lanes, the same 16 on every instruction set, so that a kernel reads the same and sums in the same
+// order everywhere: one zmm, two ymm, four NEON registers, or an array. `simd/<isa>.h` holds what differs.
+//
+// THE TRAP: each kernel source is compiled several times with different instructions allowed, and of an inline function
+// that more than one object holds the linker keeps one. Were it the AVX-512 one, every other path would die on a lesser
+// machine. So all of this lives in v4npu::cpu::<isa> and is always inlined, and a kernel includes csrc/include, this,
+// parallel.h, <cstdint> and <cstring>: no torch, and no <algorithm>, <cmath> or <vector>, whose functions are such
+// inline ones. kernels.cmake fails the build on any symbol that escapes. For mathematics use this file or
+// __builtin_sqrtf and its like, which call libm.
+//
+//   f32x16     zero() set1(x) load(p) load_partial(p, n) store(p, v) store_partial(p, v, n)   p: float* or bf16*
+//              + - * /   fma(a, b, c) = a * b + c   max min   swap_pairs   round   exp2i   exp
+//              sigmoid   reduce_add reduce_max
+//   formats    load_e4m3(p): 16 codes   load_e2m1(p): 16 codes in 8 bytes, low nibble first
+//   bf16x32    load_bf16x32, dot_bf16: an instruction where has_bf16_dot, a slow loop elsewhere
+//
+// load_partial fills the lanes from n on with zero; n is 1 to 15. Storing bf16 rounds to nearest even; NaN becomes
+// 0x7fc0. max(a, b) and min(a, b) return b when either is NaN: put the constant first and NaN passes through.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "v4npu/formats.h"
+
+#ifndef V4NPU_ISA
+#error "backends/cpu/simd.h is for kernels: kernels.cmake defines V4NPU_ISA"
+#endif
+
+#define V4NPU_INLINE static inline __attribute__((always_inline))
+
+namespace v4npu::cpu::V4NPU_ISA {
+
+constexpr int kLanes = 16;
+
+// The storage of a bfloat16. A struct, so that it is no integer by accident.
+struct bf16 {
+  uint16_t bits;
+};
+static_assert(sizeof(bf16) == 2);
+
+}  // namespace v4npu::cpu::V4NPU_ISA
+
+#define V4NPU_STRING_(text) #text
+#define V4NPU_STRING(text) V4NPU_STRING_(text)
+// clang-format off
+#include V4NPU_STRING(simd/V4NPU_ISA.h)
+// clang-format on
+
+namespace v4npu::cpu::V4NPU_ISA {
+
+// Scalars of the storage types.
+V4NPU_INLINE float widen(float x) { return x; }
+V4NPU_INLINE float widen(bf16 x) { return bf16_decode(x.bits); }
+V4NPU_INLINE void narrow(float* p, float x) { *p = x; }
+V4NPU_INLINE void narrow(bf16* p, float x) { p->bits = bf16_encode(x); }
+
+// The lanes that exist: 16, or the n of a tail.
+template <class T>
+V4NPU_INLINE f32x16 load_upto(const T* p, int64_t n) {
+  return n >= kLanes ? load(p) : load_partial(p, static_cast<int>(n));
+}
+template <class T>
+V4NPU_INLINE void store_upto(T* p, f32x16 v, int64_t n) {
+  if (n >= kLanes) {
+    store(p, v);
+  } else {
+    store_partial(p, v, static_cast<int>(n));
+  }
+}
+
+// e^x. Measured over every float32 against float64: at most 1.011 ulp with fused multiply-add, 0.991 without.
+// Subnormal results, infinities and NaN are right.
+V4NPU_INLINE f32x16 exp(f32x16 x) {
+  // Beyond these every result is 0 or infinity, and the exponents below stay within reach of two factors.
+  x = max(set1(-105.0f), min(set1(90.0f), x));
+  // x = n ln2 + r with |r| <= ln2/2. The upper part of ln2 has 9 bits, so its product with n is exact.
+  const f32x16 n = round(x * set1(0x1.715476p+0f));
+  f32x16 r = fma(n, set1(-0.693359375f), x);
+  r = fma(n, set1(2.12194440e-4f), r);
+  // Cephes' polynomial for e^r on that interval.
+  f32x16 p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = fma(p, r * r, r) + set1(1.0f);
+  // Two factors, because 2^n itself may be subnormal or too large while the result is neither.
+  const f32x16 half = round(n * set1(0.5f));
+  return p * exp2i(half) * exp2i(n - half);
+}
+
+V4NPU_INLINE f32x16 sigmoid(f32x16 x) { return set1(1.0f) / (set1(1.0f) + exp(zero() - x)); }
+
+}  // namespace v4npu::cpu::V4NPU_ISA

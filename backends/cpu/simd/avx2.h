@@ -1,0 +1,120 @@
+// simd.h on AVX2 with FMA and F16C: two ymm. Tails go through the stack, for AVX2 has no masks for 16-bit lanes.
+#pragma once
+
+#include <immintrin.h>
+
+namespace v4npu::cpu::V4NPU_ISA {
+
+struct f32x16 {
+  __m256 lo, hi;
+};
+
+V4NPU_INLINE f32x16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+V4NPU_INLINE f32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+
+V4NPU_INLINE __m256 from_bf16(__m128i halves) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+// The rounded upper half of each lane, in 32 bits.
+V4NPU_INLINE __m256i to_bf16(__m256 x) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 16), _mm256_set1_epi32(0x7fc0), nan);
+}
+
+V4NPU_INLINE f32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+V4NPU_INLINE f32x16 load(const bf16* p) {
+  const auto* halves = reinterpret_cast<const __m128i*>(p);
+  return {from_bf16(_mm_loadu_si128(halves)), from_bf16(_mm_loadu_si128(halves + 1))};
+}
+V4NPU_INLINE void store(float* p, f32x16 v) {
+  _mm256_storeu_ps(p, v.lo);
+  _mm256_storeu_ps(p + 8, v.hi);
+}
+V4NPU_INLINE void store(bf16* p, f32x16 v) {
+  // packus works within each half of the register; the permutation puts its quarters in order.
+  const __m256i packed = _mm256_packus_epi32(to_bf16(v.lo), to_bf16(v.hi));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
+}
+template <class T>
+V4NPU_INLINE f32x16 load_partial(const T* p, int n) {
+  T all[kLanes] = {};
+  std::memcpy(all, p, static_cast<size_t>(n) * sizeof(T));
+  return load(all);
+}
+template <class T>
+V4NPU_INLINE void store_partial(T* p, f32x16 v, int n) {
+  T all[kLanes];
+  store(all, v);
+  std::memcpy(p, all, static_cast<size_t>(n) * sizeof(T));
+}
+
+V4NPU_INLINE f32x16 operator+(f32x16 a, f32x16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+V4NPU_INLINE f32x16 operator-(f32x16 a, f32x16 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
+V4NPU_INLINE f32x16 operator*(f32x16 a, f32x16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+V4NPU_INLINE f32x16 operator/(f32x16 a, f32x16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+V4NPU_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { return {_mm256_permute_ps(v.lo, 0xb1), _mm256_permute_ps(v.hi, 0xb1)}; }
+V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+
+// To the nearest integer, ties to even; |v| below 2^22; a zero may lose its sign.
+V4NPU_INLINE f32x16 round(f32x16 v) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(v.lo, kNearest), _mm256_round_ps(v.hi, kNearest)};
+}
+
+V4NPU_INLINE __m256 exp2i(__m256 v) {
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+}
+// 2^v for integers v in [-126, 127]; NaN gives anything.
+V4NPU_INLINE f32x16 exp2i(f32x16 v) { return {exp2i(v.lo), exp2i(v.hi)}; }
+
+// Lane i with lane i + 8, then 4, 2, 1.
+V4NPU_INLINE float reduce_add(f32x16 v) {
+  const __m256 eight = _mm256_add_ps(v.lo, v.hi);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+V4NPU_INLINE float reduce_max(f32x16 v) {
+  const __m256 eight = _mm256_max_ps(v.lo, v.hi);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+// The code, shifted into a float16, is 2^-8 of its value, subnormals included.
+V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) {
+  const __m256i codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i low = _mm256_set1_epi16(0x7f), magnitude = _mm256_and_si256(codes, low);
+  const __m256i sign = _mm256_slli_epi16(_mm256_andnot_si256(low, codes), 8);
+  const __m256i nan = _mm256_cmpeq_epi16(magnitude, low);
+  const __m256i half =
+      _mm256_or_si256(sign, _mm256_blendv_epi8(_mm256_slli_epi16(magnitude, 7), _mm256_set1_epi16(0x7e00), nan));
+  const __m256 scale = _mm256_set1_ps(256.0f);
+  return {_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), scale),
+          _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), scale)};
+}
+
+// Looks up the upper 16 bits of each value, a byte at a time; the lower ones are zero.
+V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
+  constexpr char k80 = static_cast<char>(0x80), kBf = static_cast<char>(0xbf), kC0 = static_cast<char>(0xc0);
+  const __m128i high =
+      _mm_setr_epi8(0, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, k80, kBf, kBf, kBf, kC0, kC0, kC0, kC0);
+  const __m128i low = _mm_setr_epi8(0, 0, k80, kC0, 0, 0x40, k80, kC0, 0, 0, k80, kC0, 0, 0x40, k80, kC0);
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), nibble = _mm_set1_epi8(15);
+  const __m128i codes =
+      _mm_unpacklo_epi8(_mm_and_si128(bytes, nibble), _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble));
+  const __m128i l = _mm_shuffle_epi8(low, codes), h = _mm_shuffle_epi8(high, codes);
+  return {from_bf16(_mm_unpacklo_epi8(l, h)), from_bf16(_mm_unpackhi_epi8(l, h))};
+}
+
+}  // namespace v4npu::cpu::V4NPU_ISA
+
+#include "no_bf16_dot.h"

@@ -1,0 +1,113 @@
+// simd.h on AVX-512: one zmm, masks for tails, and the bfloat16 dot product.
+#pragma once
+
+#include <immintrin.h>
+
+namespace v4npu::cpu::V4NPU_ISA {
+
+struct f32x16 {
+  __m512 v;
+};
+
+V4NPU_INLINE __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+
+V4NPU_INLINE f32x16 set1(float x) { return {_mm512_set1_ps(x)}; }
+V4NPU_INLINE f32x16 zero() { return {_mm512_setzero_ps()}; }
+
+V4NPU_INLINE f32x16 from_bf16(__m256i halves) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+}
+// Not vcvtneps2bf16: it takes subnormals for zero and keeps the payload of NaN.
+V4NPU_INLINE __m256i to_bf16(f32x16 x) {
+  const __m512i bits = _mm512_castps_si512(x.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i upper = _mm512_srli_epi32(rounded, 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, upper, _mm512_set1_epi32(0x7fc0)));
+}
+
+V4NPU_INLINE f32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+V4NPU_INLINE f32x16 load(const bf16* p) { return from_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+V4NPU_INLINE f32x16 load_partial(const float* p, int n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+V4NPU_INLINE f32x16 load_partial(const bf16* p, int n) { return from_bf16(_mm256_maskz_loadu_epi16(first(n), p)); }
+
+V4NPU_INLINE void store(float* p, f32x16 v) { _mm512_storeu_ps(p, v.v); }
+V4NPU_INLINE void store(bf16* p, f32x16 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(v)); }
+V4NPU_INLINE void store_partial(float* p, f32x16 v, int n) { _mm512_mask_storeu_ps(p, first(n), v.v); }
+V4NPU_INLINE void store_partial(bf16* p, f32x16 v, int n) { _mm256_mask_storeu_epi16(p, first(n), to_bf16(v)); }
+
+V4NPU_INLINE f32x16 operator+(f32x16 a, f32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+V4NPU_INLINE f32x16 operator-(f32x16 a, f32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+V4NPU_INLINE f32x16 operator*(f32x16 a, f32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+V4NPU_INLINE f32x16 operator/(f32x16 a, f32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+V4NPU_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { return {_mm512_permute_ps(v.v, 0xb1)}; }
+V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+
+// To the nearest integer, ties to even; |v| below 2^22; a zero may lose its sign.
+V4NPU_INLINE f32x16 round(f32x16 v) { return {_mm512_roundscale_ps(v.v, _MM_FROUND_TO_NEAREST_INT)}; }
+
+// 2^v for integers v in [-126, 127]; NaN gives anything.
+V4NPU_INLINE f32x16 exp2i(f32x16 v) {
+  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(v.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+
+V4NPU_INLINE __m256 lower(f32x16 v) { return _mm512_castps512_ps256(v.v); }
+V4NPU_INLINE __m256 upper(f32x16 v) { return _mm512_extractf32x8_ps(v.v, 1); }
+
+// Lane i with lane i + 8, then 4, 2, 1.
+V4NPU_INLINE float reduce_add(f32x16 v) {
+  const __m256 eight = _mm256_add_ps(lower(v), upper(v));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+V4NPU_INLINE float reduce_max(f32x16 v) {
+  const __m256 eight = _mm256_max_ps(lower(v), upper(v));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+// The code, shifted into a float16, is 2^-8 of its value, subnormals included.
+V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) {
+  const __m256i codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i magnitude = _mm256_and_si256(codes, _mm256_set1_epi16(0x7f));
+  const __m256i sign = _mm256_slli_epi16(_mm256_andnot_si256(_mm256_set1_epi16(0x7f), codes), 8);
+  const __mmask16 nan = _mm256_cmpeq_epi16_mask(magnitude, _mm256_set1_epi16(0x7f));
+  const __m256i half =
+      _mm256_or_si256(sign, _mm256_mask_blend_epi16(nan, _mm256_slli_epi16(magnitude, 7), _mm256_set1_epi16(0x7e00)));
+  return {_mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256.0f))};
+}
+
+V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
+  const __m512 table = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  // permutexvar reads the low four bits of an index, so only the odd nibbles need a shift.
+  const __m128i codes = _mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4));
+  return {_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), table)};
+}
+
+// ---- bfloat16 products, summed in pairs
+
+constexpr bool has_bf16_dot = true;
+
+struct bf16x32 {
+  __m512bh v;
+};
+
+V4NPU_INLINE bf16x32 load_bf16x32(const bf16* p) {
+  const __m512i bits = _mm512_loadu_si512(p);
+  bf16x32 out;
+  std::memcpy(&out, &bits, sizeof out);  // __m512bh has no cast that every compiler knows
+  return out;
+}
+
+// acc[i] + a[2i] b[2i] + a[2i+1] b[2i+1]: each product is exact, each sum rounded to nearest even; subnormal inputs and
+// results count as zero, whatever the thread's mode.
+V4NPU_INLINE f32x16 dot_bf16(f32x16 acc, bf16x32 a, bf16x32 b) { return {_mm512_dpbf16_ps(acc.v, a.v, b.v)}; }
+
+}  // namespace v4npu::cpu::V4NPU_ISA

@@ -1,0 +1,26 @@
+// Where there is no bfloat16 dot product: the names, so that `if constexpr (has_bf16_dot)` compiles. Right, but slow; a
+// kernel widens to float32 instead.
+#pragma once
+
+namespace v4npu::cpu::V4NPU_ISA {
+
+constexpr bool has_bf16_dot = false;
+
+struct bf16x32 {
+  bf16 lane[32];
+};
+
+V4NPU_INLINE bf16x32 load_bf16x32(const bf16* p) {
+  bf16x32 out;
+  std::memcpy(&out, p, sizeof out);
+  return out;
+}
+
+V4NPU_INLINE f32x16 dot_bf16(f32x16 acc, bf16x32 a, bf16x32 b) {
+  float sum[kLanes];
+  store(sum, acc);
+  for (int i = 0; i < 32; ++i) sum[i / 2] += bf16_decode(a.lane[i].bits) * bf16_decode(b.lane[i].bits);
+  return load(sum);
+}
+
+}  // namespace v4npu::cpu::V4NPU_ISA

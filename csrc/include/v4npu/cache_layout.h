@@ -1,0 +1,130 @@
+// The paged cache, every backend's: what a row, a page and a block hold. Sizes in bytes unless said otherwise.
+//
+// A sequence owns blocks of `block_tokens` tokens (a multiple of every ratio) and one fixed-size state:
+//   entry block   per CSA layer a page of entries and a page of index keys, per HCA layer a page of entries
+//   window block  per layer a page of the raw KV rows of its tokens; per CSA layer the overlap rows (below) at its end.
+//                 Only the blocks that the next query can see are kept, unless a policy retains more.
+//   open state    per compressor a ring of kv and score rows: the windows that are not complete yet
+// A pool is an array of such blocks; a page of one layer is a slice of each, so its stride is the block's size.
+//
+// A page holds `rows` payloads one after the other, then their scales. Formats of a row:
+//   plain      dim values of the activations' dtype                                          512 bf16: 1024
+//   fp8_kv     dim - rope_dim e4m3, rope_dim bf16 | a ue8m0 per 64 e4m3, padded to 8         512, 64:   584
+//   fp4_key    dim/2 bytes of two e2m1, low nibble even | a ue8m0 per 32                     128:        68
+//   fp8_key    dim e4m3 | one fp32 scale                                                     128:       132
+//   fp8_row    dim e4m3 | a ue8m0 per 32                              (V4.1 windows)         512:       528
+//   fp4_row    dim/2 bytes of two e2m1 | an e4m3 scale per 16         (V4.1 entries)         512:       288
+//
+// Everything at a block boundary follows from the window blocks before it: HCA windows are complete there, and a CSA
+// window needs the kv and score rows (first half of the columns) of the `ratio` tokens before, its overlap rows.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace v4npu {
+
+constexpr int64_t kPageAlign = 64;    // a cache line, and what every vector unit's loads like
+constexpr int64_t kKeepTokens = 8;    // a sequence can step back this far without recomputing anything
+constexpr int64_t kKvGroup = 64;      // e4m3 values per scale of an fp8_kv row
+constexpr int64_t kKeyGroup = 32;     // e2m1 values per scale of an fp4_key row
+constexpr int64_t kScalePadding = 8;  // of an fp8_kv row: 7 scales of a 512-row are read as one word
+
+constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+struct RowFormat {
+  int64_t payload = 0;  // the values of one row
+  int64_t scales = 0;   // its scales, which stand behind all payloads of the page
+  constexpr int64_t row() const { return payload + scales; }
+  constexpr int64_t page(int64_t rows) const { return round_up(rows * row(), kPageAlign); }
+};
+
+constexpr RowFormat plain_row(int64_t dim, int64_t element) { return {dim * element, 0}; }
+constexpr RowFormat fp8_kv_row(int64_t dim, int64_t rope_dim) {
+  return {dim + rope_dim, round_up((dim - rope_dim + kKvGroup - 1) / kKvGroup, kScalePadding)};
+}
+constexpr RowFormat fp4_key_row(int64_t dim) { return {dim / 2, (dim + kKeyGroup - 1) / kKeyGroup}; }
+constexpr RowFormat fp8_key_row(int64_t dim) { return {dim, 4}; }
+constexpr RowFormat fp8_row(int64_t dim) { return {dim, (dim + 31) / 32}; }
+constexpr RowFormat fp4_row(int64_t dim) { return {dim / 2, (dim + 15) / 16}; }
+
+inline RowFormat row_format(const std::string& name, int64_t dim, int64_t rope_dim, int64_t element) {
+  if (name == "plain") return plain_row(dim, element);
+  if (name == "fp8_kv") return fp8_kv_row(dim, rope_dim);
+  if (name == "fp4_key") return fp4_key_row(dim);
+  if (name == "fp8_key") return fp8_key_row(dim);
+  if (name == "fp8_row") return fp8_row(dim);
+  if (name == "fp4_row") return fp4_row(dim);
+  throw std::invalid_argument("row format must be plain, fp8_kv, fp4_key, fp8_key, fp8_row or fp4_row, got \"" + name +
+                              "\"");
+}
+
+struct CacheGeometry {
+  int64_t block_tokens = 128;
+  int64_t head_dim = 512;
+  int64_t index_head_dim = 128;
+  RowFormat window, entry, key;
+  int64_t state_element = 4;    // of kv and score rows
+  std::vector<int64_t> ratios;  // per layer, 0 = window only
+  std::vector<bool> overlaps;   // per layer: overlapping windows and an indexer (CSA)
+};
+
+// Byte offsets inside the blocks; -1 = the layer has no such page.
+struct LayerLayout {
+  int64_t entries = -1, keys = -1;                         // entry block
+  int64_t window = -1, overlap = -1, index_overlap = -1;   // window block
+  int64_t state = -1, index_state = -1;                    // open state
+  int64_t entries_per_block = 0;                           // rows of the pages of entries and keys
+  int64_t state_rows = 0, state_cols = 0, index_cols = 0;  // [2, state_rows, cols]: kv, score
+  int64_t overlap_rows = 0;                                // [2, overlap_rows, cols / 2]
+};
+
+struct CacheLayout {
+  std::vector<LayerLayout> layers;
+  int64_t entry_block = 0, window_block = 0, open_state = 0;
+};
+
+namespace detail {
+inline int64_t place(int64_t& size, int64_t bytes) {
+  const int64_t at = size;
+  size += round_up(bytes, kPageAlign);
+  return at;
+}
+}  // namespace detail
+
+inline CacheLayout cache_layout(const CacheGeometry& g) {
+  if (g.block_tokens < 1) throw std::invalid_argument("block_tokens must be positive");
+  if (g.ratios.size() != g.overlaps.size()) throw std::invalid_argument("overlaps must have one value per ratio");
+  CacheLayout out;
+  for (size_t i = 0; i < g.ratios.size(); ++i) {
+    const int64_t ratio = g.ratios[i];
+    LayerLayout l;
+    l.window = detail::place(out.window_block, g.window.page(g.block_tokens));
+    if (ratio > 0) {
+      if (g.block_tokens % ratio != 0) {
+        throw std::invalid_argument("block_tokens must be a multiple of every ratio, got " +
+                                    std::to_string(g.block_tokens) + " and " + std::to_string(ratio));
+      }
+      const int64_t coff = g.overlaps[i] ? 2 : 1;
+      l.entries_per_block = g.block_tokens / ratio;
+      l.state_rows = coff * ratio + kKeepTokens;
+      l.state_cols = coff * g.head_dim;
+      l.entries = detail::place(out.entry_block, g.entry.page(l.entries_per_block));
+      l.state = detail::place(out.open_state, 2 * l.state_rows * l.state_cols * g.state_element);
+      if (g.overlaps[i]) {
+        l.index_cols = coff * g.index_head_dim;
+        l.overlap_rows = ratio;
+        l.keys = detail::place(out.entry_block, g.key.page(l.entries_per_block));
+        l.index_state = detail::place(out.open_state, 2 * l.state_rows * l.index_cols * g.state_element);
+        l.overlap = detail::place(out.window_block, ratio * l.state_cols * g.state_element);
+        l.index_overlap = detail::place(out.window_block, ratio * l.index_cols * g.state_element);
+      }
+    }
+    out.layers.push_back(l);
+  }
+  return out;
+}
+
+}  // namespace v4npu

@@ -1,0 +1,140 @@
+// Prints what simd.h computes, for test_simd.py. Built once per instruction set, as kernels are.
+//   exp <max ulp> <x there>      every float32, or every 1/stride of them
+//   e4m3|e2m1|bf16 <bits>...     decoded and rounded values
+//   sum|max|dot <value>...
+#include "simd.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <initializer_list>
+#include <limits>
+
+namespace simd = v4npu::cpu::V4NPU_ISA;
+using v4npu::bits_float, v4npu::float_bits;
+
+namespace {
+
+void print(const char* name, const float* values, int n) {
+  std::printf("%s", name);
+  for (int i = 0; i < n; ++i) std::printf(" %08x", float_bits(values[i]));
+  std::printf("\n");
+}
+
+// |got - want| in units of the last place of a float32 near want.
+double ulps(float got, double want) {
+  if (std::isnan(want)) return std::isnan(got) ? 0 : INFINITY;
+  const float nearest = static_cast<float>(want);
+  if (std::isinf(nearest) || std::isinf(got)) return got == nearest ? 0 : INFINITY;
+  const double spacing = std::ldexp(1.0, std::max(std::ilogb(want), -126) - 23);
+  return want == 0 ? got != 0 : std::fabs(got - want) / spacing;
+}
+
+void exponential(uint64_t stride) {
+  double worst = 0;
+  float at = 0;
+  for (uint64_t first = 0; first < (uint64_t{1} << 32); first += 16 * stride) {
+    float x[16], y[16];
+    for (uint64_t i = 0; i < 16; ++i) x[i] = bits_float(static_cast<uint32_t>(first + i * stride));
+    simd::store(y, simd::exp(simd::load(x)));
+    for (int i = 0; i < 16; ++i) {
+      const double error = ulps(y[i], std::exp(static_cast<double>(x[i])));
+      if (!(error <= worst)) worst = error, at = x[i];
+    }
+  }
+  std::printf("exp %a %a\n", worst, at);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  exponential(argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1);
+
+  float out[16];
+  for (int first = 0; first < 256; first += 16) {
+    uint8_t codes[16];
+    for (int i = 0; i < 16; ++i) codes[i] = static_cast<uint8_t>(first + i);
+    simd::store(out, simd::load_e4m3(codes));
+    print("e4m3", out, 16);
+  }
+  for (int first = 0; first < 256; first += 8) {
+    uint8_t bytes[8];
+    for (int i = 0; i < 8; ++i) bytes[i] = static_cast<uint8_t>(first + i);
+    simd::store(out, simd::load_e2m1(bytes));
+    print("e2m1", out, 16);
+  }
+
+  // Values around every rounding boundary of bfloat16, as bits: in, then out.
+  for (uint32_t upper = 0; upper < 0x10000; upper += 2) {
+    for (uint32_t lower : {0x0000u, 0x7fffu, 0x8000u, 0x8001u}) {
+      float x[16];
+      for (uint32_t i = 0; i < 16; ++i) x[i] = bits_float((upper + i % 2) << 16 | lower);
+      simd::bf16 rounded[16];
+      simd::store(rounded, simd::load(x));
+      for (int i = 0; i < 16; ++i) {
+        if (rounded[i].bits != v4npu::bf16_encode(x[i])) std::printf("bf16 wrong at %08x\n", float_bits(x[i]));
+      }
+      simd::store(out, simd::load(rounded));
+      for (int i = 0; i < 16; ++i) {
+        if (float_bits(out[i]) != uint32_t{rounded[i].bits} << 16) std::printf("bf16 load wrong at %a\n", x[i]);
+      }
+    }
+  }
+
+  // Tails: nothing is read or written beyond n, lanes beyond n are zero.
+  for (int n = 1; n < 16; ++n) {
+    float* x = static_cast<float*>(std::malloc(static_cast<size_t>(n) * sizeof(float)));
+    for (int i = 0; i < n; ++i) x[i] = static_cast<float>(i + 1);
+    simd::store(out, simd::load_partial(x, n));
+    for (int i = 0; i < 16; ++i) {
+      if (out[i] != (i < n ? i + 1.0f : 0.0f)) std::printf("tail load wrong at %d of %d\n", i, n);
+    }
+    float to[16];
+    simd::bf16 to_bf16[16];
+    for (int i = 0; i < 16; ++i) to[i] = -1.0f, to_bf16[i].bits = 0xbf80;
+    simd::store_partial(to, simd::load(out), n);
+    simd::store_partial(to_bf16, simd::load(out), n);
+    simd::store(out, simd::load_partial(to_bf16, n));
+    for (int i = 0; i < 16; ++i) {
+      if (to[i] != (i < n ? x[i] : -1.0f)) std::printf("tail store wrong at %d of %d\n", i, n);
+      if (simd::widen(to_bf16[i]) != to[i]) std::printf("bf16 tail store wrong at %d of %d\n", i, n);
+      if (out[i] != (i < n ? x[i] : 0.0f)) std::printf("bf16 tail load wrong at %d of %d\n", i, n);
+    }
+    std::free(x);
+  }
+
+  float a[16], b[16];
+  for (int i = 0; i < 16; ++i) {
+    a[i] = std::ldexp(1.0f + static_cast<float>(i) / 16, 3 * i % 17 - 8);
+    b[i] = std::ldexp(1.0f - static_cast<float>(i) / 32, 5 * i % 13 - 6) * (i % 2 == 0 ? 1.0f : -1.0f);
+  }
+  const simd::f32x16 va = simd::load(a), vb = simd::load(b);
+  const auto show = [&](const char* name, simd::f32x16 v) {
+    simd::store(out, v);
+    print(name, out, 16);
+  };
+  show("a", va);
+  show("b", vb);
+  show("add", va + vb);
+  show("sub", va - vb);
+  show("mul", va * vb);
+  show("div", va / vb);
+  show("max", simd::max(va, vb));
+  show("min", simd::min(va, vb));
+  show("swap", simd::swap_pairs(va));
+  show("round", simd::round(va * vb));
+  const float sum = simd::reduce_add(va), largest = simd::reduce_max(vb);
+  print("reduce_add", &sum, 1);
+  print("reduce_max", &largest, 1);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  show("nan_max", simd::max(simd::set1(1.0f), simd::set1(nan)));
+  show("nan_min", simd::min(simd::set1(1.0f), simd::set1(nan)));
+
+  simd::bf16 x[32], y[32];
+  for (int i = 0; i < 32; ++i) {
+    simd::narrow(&x[i], static_cast<float>(i + 1));
+    simd::narrow(&y[i], static_cast<float>(i % 5 - 2));
+  }
+  show("dot", simd::dot_bf16(simd::set1(100.0f), simd::load_bf16x32(x), simd::load_bf16x32(y)));
+}

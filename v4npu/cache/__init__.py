@@ -1,0 +1,13 @@
+"""What sequences leave behind: pages in pools, sequences that own them, and the cache of a batch.
+
+Read store.py (pools and their layout), sequence.py (what a sequence owns, stepping back, restarting), cache.py.
+"""
+
+from __future__ import annotations
+
+from v4npu.cache.cache import Cache
+from v4npu.cache.pool import CacheFull
+from v4npu.cache.sequence import Sequence
+from v4npu.cache.store import LayerCache, Store
+
+__all__ = ["Cache", "CacheFull", "LayerCache", "Sequence", "Store"]

@@ -1,0 +1,36 @@
+"""Token ids and masks as callers give them, checked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_ids(name: str, ids: Tensor, vocab_size: int) -> tuple[int, int]:
+    """Batch and length of ids int64 [batch, num_tokens]; ValueError when they are anything else."""
+    if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.dim() != 2:
+        got = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(f"{name} must be int64 [batch, num_tokens], got {got}")
+    batch, length = ids.shape
+    if batch == 0 or length == 0:
+        raise ValueError(f"{name} must hold at least one token, got {list(ids.shape)}")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab_size:
+        raise ValueError(f"{name} must be in 0..{vocab_size - 1}, got {low}..{high}")
+    return batch, length
+
+
+def mask_spans(mask: Tensor, ids: Tensor) -> list[tuple[int, int]]:
+    """Where each row's tokens begin and end, from a mask of ones between paddings of zeros."""
+    if not isinstance(mask, Tensor) or mask.shape != ids.shape:
+        got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"attention_mask must be {list(ids.shape)} like input_ids, got {got}")
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError("attention_mask must hold zeros and ones")
+    spans = []
+    for b, row in enumerate(mask.tolist()):
+        first, count = (row.index(1), int(sum(row))) if 1 in row else (0, 0)
+        if count == 0 or not all(row[first : first + count]):
+            raise ValueError(f"attention_mask must be one run of ones in every row, row {b} is not")
+        spans.append((first, first + count))
+    return spans

@@ -1,0 +1,71 @@
+"""Passes of cached sequences through the layers: what they have not computed yet, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from v4npu.cache import Sequence
+from v4npu.model.step import Step, Tables, Trace
+
+if TYPE_CHECKING:
+    from v4npu.model import Model
+
+Layers = Callable[[Step, list[int]], Tensor]  # one pass over the sequences of these numbers -> streams [T, m, d]
+
+
+def advance(
+    model: Model, sequences: list[Sequence], rows: list[list[int]], layers: Layers, trace: Trace | None
+) -> Tensor:
+    """Appends tokens to sequences and computes them, and before them whatever the sequences still owe.
+
+    Args:
+        sequences: of one store.
+        rows: new tokens of each sequence, at least one each.
+        layers: runs one pass.
+
+    Returns:
+        Streams [all new tokens, m, d], sequence after sequence.
+
+    Raises:
+        CacheFull: no room; as with any other exception, every sequence is left as it was.
+    """
+    before = [len(s) for s in sequences]
+    done: list[list[Tensor]] = [[] for _ in sequences]
+    running: list[tuple[Sequence, int]] = []
+    try:
+        for s, ids in zip(sequences, rows, strict=True):
+            s.extend(ids)
+        while waiting := [i for i, s in enumerate(sequences) if s.computed < len(s)]:
+            if model.strict:
+                waiting = waiting[:1]
+            running = [(sequences[i], 1 if model.strict else sequences[i].next_piece()) for i in waiting]
+            streams = layers(_step(model, running, trace), waiting)
+            parts = streams.split([n for _, n in running])
+            for i, (s, n), part in zip(waiting, running, parts, strict=True):
+                s.commit(n)
+                done[i].append(part[max(0, before[i] - s.computed + n) :])
+            running = []
+    except BaseException:
+        for s, n in running:
+            s.failed(n)
+        for s, n in zip(sequences, before, strict=True):
+            s.rollback(n)
+        raise
+    return torch.cat([part for parts in done for part in parts])
+
+
+def _step(model: Model, running: list[tuple[Sequence, int]], trace: Trace | None) -> Step:
+    """The pass, with room made for what it writes."""
+    ids: list[int] = []
+    for s, n in running:
+        s.prepare(n)
+        ids.extend(s.tokens[s.computed : s.computed + n])
+    chosen, lengths = [s for s, _ in running], [n for _, n in running]
+    input_ids = torch.tensor(ids, dtype=torch.int64, device=model.device)
+    step = Step(input_ids, lengths, [s.computed for s in chosen], trace)
+    step.tables = Tables(chosen, lengths, model.device)
+    return step
