@@ -53,11 +53,12 @@ def test_attention(draw, op):
     q, kv, entries = draw(TOKENS, HEADS, DIM, size=1.4), draw(1, TOKENS, DIM), draw(1, TOKENS, DIM)
     sink, scale = draw(HEADS).float() + 12, 0.5
     picks = torch.rand(TOKENS, TOKENS, generator=torch.Generator().manual_seed(1)).argsort(-1)[:, :PICKED].int()
-    pages = () if op == "window_attention" else (entries, int32(0).view(1, 1))
+    table = int32(0).view(1, 1)
+    pages = () if op == "window_attention" else (entries, table)
     listed = (picks,) if op == "csa_attention" else ()
     ratio = (2,) if op == "hca_attention" else ()
     where = (int32(0, TOKENS), int32(0), sink, scale, WINDOW)
-    y = getattr(ops, op)(q, kv, *pages, *listed, *where, *ratio, True)
+    y = getattr(ops, op)(q, kv, table, *pages, *listed, *where, *ratio, 0, True)
     asked = list(range(90, TOKENS, 4))
 
     def rows_of(t):
@@ -100,7 +101,7 @@ def test_compressor(draw, quant, ratio, overlap):
     width = dim * (1 + overlap)
     kv, score, ape = (draw(n, width).float() * 1.37 for n in (count * ratio, count * ratio, ratio))
     weight = draw(dim)
-    where = (FREQS, int32(0, count * ratio), int32(0), None, ratio, overlap, 1e-6, quant, count, torch.bfloat16)
+    where = (FREQS, int32(0, count * ratio), int32(0), None, None, ratio, overlap, 1e-6, quant, count, torch.bfloat16)
     y = ops.compressor(kv, score, ape, weight, *where)
 
     def pooled(k, z):
