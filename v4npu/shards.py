@@ -76,6 +76,10 @@ class Shard:
             yield self._view(name, dtype, start, end)
             self._release(start, end)
 
+    def release(self, name: str) -> None:
+        """Gives the pages of a tensor back to the system, when no view of it is read any more."""
+        self._release(*self.entries[name][2:])
+
     def _view(self, name: str, dtype: torch.dtype, start: int, end: int) -> Tensor:
         if start == end:
             return torch.empty(0, dtype=dtype)

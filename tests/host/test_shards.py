@@ -61,6 +61,9 @@ def test_memory_map_is_released_and_never_written(tmp_path: Path) -> None:
     shard = Shard(path)
     for piece in shard.pieces("x", 0, 5000):
         piece.fill_(7)
+    shard.tensor("y").fill_(7)
+    shard.release("y")
+    assert torch.equal(shard.tensor("y"), torch.zeros(5000))
     assert torch.equal(shard.tensor("x"), torch.ones(5000))
     assert path.read_bytes() == before
 
