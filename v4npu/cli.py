@@ -138,7 +138,7 @@ def perplexity(
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--text {text}: {error}") from error
     loaded = _load(model, device, dtype, numerics)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("scoring")
         result = score(loaded, content, context, lambda done, total: bar.update(task, completed=done, total=total))
     if as_json:

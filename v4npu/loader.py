@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,12 @@ from torch import Tensor
 from v4npu import device as devices
 from v4npu.checkpoint import Checkpoint
 from v4npu.model import Model
+from v4npu.model.install import place
 from v4npu.model.model import NUMERICS
 
 NANO = Path(__file__).parent / "data" / "nano"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 PROGRESS_BYTES = 256 << 20
-_STACKED = re.compile(r"\.experts\.\d+\.")
 
 
 def load(
@@ -72,13 +71,10 @@ def load(
         strict=strict,
     )
     for name in _with_progress(checkpoint):
-        tensor = checkpoint.tensor(name)
+        tensor = place(out, name, *checkpoint.spec(name))
+        checkpoint.copy(name, tensor)
         if name.endswith(".tid2eid"):
             _check_ids(f"{path}: tensor {name}", tensor, checkpoint.config.n_routed_experts)
-        # What is installed must not be the memory map itself; experts are copied into their stack anyway.
-        out.install(name, tensor.to(target, copy=not _STACKED.search(name)))
-        del tensor
-        checkpoint.release(name)
     if absent := out.missing():
         raise ValueError(f"{path}: tensors are missing: {', '.join(absent[:6])}")
     if (path / "tokenizer.json").is_file():

@@ -59,7 +59,8 @@ class Model(nn.Module):
         self.tokenizer: Tokenizer | None = None
         official = numerics == "official"
         layers = config.num_hidden_layers
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size, dtype=dtype, device="meta")
+        vocab, d = config.vocab_size, config.hidden_size  # Embedding's own initialisation of meta tensors imports sympy
+        self.embed = nn.Embedding(vocab, d, _weight=torch.empty(vocab, d, dtype=dtype, device="meta"))
         self.layers = nn.ModuleList(Block(config, i, official, dtype) for i in range(layers))
         self.norm = Norm(config.hidden_size, config.rms_norm_eps, dtype)
         self.head = Linear(config.hidden_size, config.vocab_size, dtype)
