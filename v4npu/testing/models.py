@@ -25,4 +25,4 @@ def model(config: Config = TINY, seed: int = 0, **options: object) -> Model:
     """A random model of this configuration; options as for v4npu.load."""
     with tempfile.TemporaryDirectory() as folder:
         v4npu.checkpoint.random(Path(folder) / "random", config, seed=seed)
-        return v4npu.load(Path(folder) / "random", device="cpu", **options)  # type: ignore[arg-type]
+        return v4npu.load(Path(folder) / "random", device="cpu", **options)
