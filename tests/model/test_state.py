@@ -1,7 +1,8 @@
 """State is a value: whatever a sequence goes through, its logits are those of a straight run, bit for bit.
 
 A strict model computes the straight run once per text; the machine then prefills in chunks of any size, decodes, forks,
-steps back, saves and loads, shares prefixes, batches sequences and preempts them, and compares every logit.
+steps back, saves and loads, shares prefixes, batches sequences and preempts them, and compares every logit. In float64
+the reference serves; there a model that is not strict is held to rounding error, too small to flip a pick.
 """
 
 from __future__ import annotations
@@ -14,24 +15,34 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from v4npu.cache import PrefixCache, Sequence
 from v4npu.testing import models
+from v4npu.testing.compare import max_error
 
-LENGTH = {"tiny": 90, "official": 300}
+LENGTH = {"tiny": 150, "official": 300}
 CONFIGS = {"tiny": models.TINY, "official": models.OFFICIAL}
 TEXTS = 2
 # A text of its own from one of these positions on: steps back are followed by other tokens than before.
 BRANCHES = {"tiny": (5, 33), "official": (3, 140)}
 
 
+MODES = {  # numerics, dtype, strict
+    "exact": ("exact", "float32", True),
+    "official": ("official", "bfloat16", True),
+    "reference": ("exact", "float64", True),
+    "loose": ("exact", "float64", False),
+}
+LOOSE = 1e-9  # of the largest logit
+
+
 @cache
-def strict_model(name: str, numerics: str):
-    dtype = "bfloat16" if numerics == "official" else "float32"
-    return models.model(CONFIGS[name], numerics=numerics, dtype=dtype, strict=True)
+def model_of(name: str, mode: str):
+    numerics, dtype, strict = MODES[mode]
+    return models.model(CONFIGS[name], numerics=numerics, dtype=dtype, strict=strict)
 
 
 @cache
@@ -43,10 +54,17 @@ def text(name: str, first: int, branch: int, second: int) -> tuple[int, ...]:
 
 
 @cache
-def straight(name: str, numerics: str, *which: int) -> torch.Tensor:
+def straight(name: str, mode: str, *which: int) -> torch.Tensor:
     """Logits [length, vocab] of one prefill of the whole text."""
     with torch.inference_mode():
-        return strict_model(name, numerics)(torch.tensor([text(name, *which)]))[0]
+        return model_of(name, mode)(torch.tensor([text(name, *which)]))[0]
+
+
+def agree(mode: str, logits: torch.Tensor, expected: torch.Tensor) -> None:
+    if mode == "loose":
+        assert max_error(logits, expected) < LOOSE
+    else:
+        assert torch.equal(logits, expected)
 
 
 class Live:
@@ -57,12 +75,12 @@ class Live:
 
 
 class Machine(RuleBasedStateMachine):
-    name, numerics, operations = "tiny", "exact", 0
+    name, mode, operations = "tiny", "exact", 0
     live = Bundle("live")
 
     @initialize(policy=st.sampled_from(["live", "full", "periodic", "zero"]))
     def begin(self, policy: str) -> None:
-        self.model = strict_model(self.name, self.numerics)
+        self.model = model_of(self.name, self.mode)
         block = 16 if self.name == "tiny" else 128
         period = 2 * block if policy == "periodic" else None
         self.store = self.model.new_store(block_tokens=block, window_policy=policy, period=period, poison=True)
@@ -86,36 +104,46 @@ class Machine(RuleBasedStateMachine):
         with torch.inference_mode():
             streams = self.model.extend([live.sequence for live, _, _ in chosen], [ids for _, _, ids in chosen])
             logits = self.model.logits(streams.unsqueeze(1))[:, 0]
-        expected = [straight(self.name, self.numerics, *live.which)[at : at + len(i)] for live, at, i in chosen]
-        assert torch.equal(logits, torch.cat(expected))
+        expected = [straight(self.name, self.mode, *live.which)[at : at + len(i)] for live, at, i in chosen]
+        agree(self.mode, logits, torch.cat(expected))
 
-    @rule(target=live, first=st.integers(0, TEXTS - 1))
-    def new(self, first: int) -> Live:
-        return self.add(Sequence(self.store), (first, 0, first))
+    @rule(target=live, first=st.integers(0, TEXTS - 1), share=st.floats(0.2, 1))
+    def new(self, first: int, share: float) -> Live:
+        live = self.add(Sequence(self.store), (first, 0, first))
+        self.feed([live], [round(share * LENGTH[self.name])])
+        return live
 
-    @rule(live=live, count=st.integers(1, 40))
-    def prefill(self, live: Live, count: int) -> None:
-        self.feed([live], [count])
+    @rule(live=live, share=st.floats(0, 0.4))
+    def prefill(self, live: Live, share: float) -> None:
+        self.feed([live], [1 + round(share * LENGTH[self.name])])
 
-    @rule(live=live)
-    def decode(self, live: Live) -> None:
-        self.feed([live], [1])
+    @rule(live=live, count=st.integers(1, 5))
+    def decode(self, live: Live, count: int) -> None:
+        for _ in range(count):
+            self.feed([live], [1])
 
     @rule(lives=st.lists(live, min_size=2, max_size=4), counts=st.lists(st.integers(1, 9), min_size=4, max_size=4))
     def batch(self, lives: list[Live], counts: list[int]) -> None:
         self.feed(lives, counts[: len(lives)])
 
-    @rule(target=live, live=live)
-    def fork(self, live: Live) -> Live:
-        return self.add(live.sequence.fork(), live.which)
+    @rule(target=live, live=live, branch=st.integers(0, 1), count=st.integers(1, 9))
+    def fork(self, live: Live, branch: int, count: int) -> Live:
+        """Both go on, the fork perhaps with other tokens."""
+        other = self.add(live.sequence.fork(), live.which)
+        self.say_something_else(other, branch, 1 - live.which[0])
+        self.feed([other], [count])
+        self.feed([live], [count])
+        return other
 
-    @rule(live=live, share=st.floats(0, 1))
-    def rollback(self, live: Live, share: float) -> None:
+    @rule(live=live, share=st.floats(0.3, 1), count=st.integers(1, 9))
+    def rollback(self, live: Live, share: float, count: int) -> None:
         live.sequence.rollback(round(share * len(live.sequence)))
+        self.feed([live], [count])
 
-    @rule(live=live, back=st.integers(1, 12))
-    def step_back(self, live: Live, back: int) -> None:
+    @rule(live=live, back=st.integers(1, 24), count=st.integers(1, 3))
+    def step_back(self, live: Live, back: int, count: int) -> None:
         live.sequence.rollback(max(0, len(live.sequence) - back))
+        self.feed([live], [count])
 
     @rule(live=live, branch=st.integers(0, 1), second=st.integers(0, TEXTS - 1))
     def say_something_else(self, live: Live, branch: int, second: int) -> None:
@@ -123,10 +151,12 @@ class Machine(RuleBasedStateMachine):
         if len(live.sequence) >= at and live.which[0] == live.which[2]:
             live.sequence.rollback(at)
             live.which = (live.which[0], at, second)
+            self.feed([live], [3])
 
     @rule(live=live)
     def preempt(self, live: Live) -> None:
         live.sequence.release()
+        self.feed([live], [1])
 
     @rule(live=live)
     def publish(self, live: Live) -> None:
@@ -135,7 +165,9 @@ class Machine(RuleBasedStateMachine):
     @rule(target=live, first=st.integers(0, TEXTS - 1), share=st.floats(0.1, 1))
     def begin_with_a_prefix(self, first: int, share: float) -> Live:
         ids = text(self.name, first, 0, first)
-        return self.add(self.prefixes.begin(ids[: round(share * len(ids))]), (first, 0, first))
+        live = self.add(self.prefixes.begin(ids[: round(share * len(ids))]), (first, 0, first))
+        self.feed([live], [2])
+        return live
 
     @rule(share=st.floats(0, 1))
     def evict(self, share: float) -> None:
@@ -151,6 +183,7 @@ class Machine(RuleBasedStateMachine):
         live.sequence = loaded.sequences.pop()
         cache.sequences[0].release()
         cache.sequences.clear()
+        self.feed([live], [2])
 
     @invariant()
     def counts(self) -> None:
@@ -164,28 +197,28 @@ class Machine(RuleBasedStateMachine):
             assert self.store.nbytes == 0  # no block is leaked
 
 
-def run(name: str, numerics: str, examples: int, steps: int) -> int:
-    machine = type("Machine", (Machine,), {"name": name, "numerics": numerics, "operations": 0})
+def run(name: str, mode: str, examples: int, steps: int) -> int:
+    machine = type("Machine", (Machine,), {"name": name, "mode": mode, "operations": 0})
     run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
-            suppress_health_check=list(HealthCheck), derandomize=True,
+            suppress_health_check=list(HealthCheck), derandomize=True, phases=[Phase.generate],
         ),
     )  # fmt: skip
     return machine.operations
 
 
-@pytest.mark.parametrize("numerics", ["exact", "official"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_any_history_says_what_a_straight_run_says(name: str, numerics: str) -> None:
-    assert run(name, numerics, examples=4, steps=25) >= 60
+def test_any_history_says_what_a_straight_run_says(name: str, mode: str) -> None:
+    assert run(name, mode, examples=6, steps=40) >= 60
 
 
 @pytest.mark.slow
 @pytest.mark.skipif("V4NPU_LONG" not in os.environ, reason="10,000 operations; set V4NPU_LONG=1")
 def test_ten_thousand_operations() -> None:
-    done = sum(run(name, n, examples=60, steps=50) for name in CONFIGS for n in ("exact", "official"))
+    done = sum(run(name, n, examples=40, steps=50) for name in CONFIGS for n in MODES)
     print(f"{done} operations")
     assert done >= 10_000
 
@@ -194,7 +227,7 @@ def test_ten_thousand_operations() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_residue(name: str) -> None:
     """Calls that end, and steps back that land, at every residue modulo 4 and modulo the HCA ratio."""
-    model, ids = strict_model(name, "exact"), torch.tensor([text(name, 0, 0, 0)])
+    model, ids = model_of(name, "exact"), torch.tensor([text(name, 0, 0, 0)])
     expected, ratio = straight(name, "exact", 0, 0, 0), CONFIGS[name].compress_ratios[2 if name == "tiny" else 1]
     draw = random.Random(0)
     cache = model.new_cache(1, LENGTH[name])
