@@ -53,7 +53,7 @@ def random_tensors(
             raise ValueError(f"v4npu.checkpoint.random: {key} must be one of {choices}, got {given!r}")
     plain = torch.float32 if attention_dtype == "fp32" else torch.bfloat16
     for name, spec in layout(config).items():
-        generator = torch.Generator().manual_seed(seed << 32 ^ zlib.crc32(name.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))  # it takes 32 bits
         if spec.kind == "ids":
             yield name, _expert_ids(spec.shape, config.n_routed_experts, generator)
             continue

@@ -60,17 +60,23 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from this much probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    draft_tokens: Annotated[int, typer.Option(help="Tokens the MTP head guesses ahead, 0 = none.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a text or answer a message, printed as it is made.
 
     Example: v4npu generate nano --prompt "Call me Ishmael." --max-new-tokens 100
     """
+    from v4npu.speculative import Acceptance
+
     if (prompt is None) == (chat is None):
         raise ValueError("give either --prompt or --chat")
     loaded = _load(model, device, dtype, numerics)
     ids = _prompt_ids(loaded, prompt, chat, think)
-    tokens = loaded.generate(ids, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    guesses = Acceptance()
+    sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    speculation = {"draft_tokens": draft_tokens, "acceptance": guesses}
+    tokens = loaded.generate(ids, max_new_tokens=max_new_tokens, **sampling, **speculation)
     assert loaded.tokenizer is not None
     stream, text, times = loaded.tokenizer.stream(), "", [time.perf_counter()]
     if prompt is not None and not as_json:
@@ -91,6 +97,8 @@ def generate(
         "new_tokens": made,
         "prefill_tokens_per_second": round(len(ids) / (times[1] - times[0]), 2) if made else None,
         "decode_tokens_per_second": round((made - 1) / (times[-1] - times[1]), 2) if made > 1 else None,
+        "draft_tokens": draft_tokens,
+        "draft_acceptance": round(guesses.rate, 4) if guesses.drafted else None,
     }
     if as_json:
         _print_json({"text": text + rest, **report})
@@ -99,7 +107,8 @@ def generate(
     _say(
         f"[device {report['device']}, dtype {report['dtype']}, {report['numerics']} numerics; "
         f"prompt {len(ids)} tokens at {report['prefill_tokens_per_second']} tokens/s, "
-        f"{made} new at {report['decode_tokens_per_second']} tokens/s]"
+        f"{made} new at {report['decode_tokens_per_second']} tokens/s"
+        + (f", {guesses.accepted} of {guesses.drafted} guesses held]" if draft_tokens else "]")
     )
 
 
@@ -138,7 +147,7 @@ def perplexity(
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--text {text}: {error}") from error
     loaded = _load(model, device, dtype, numerics)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("scoring")
         result = score(loaded, content, context, lambda done, total: bar.update(task, completed=done, total=total))
     if as_json:

@@ -10,43 +10,77 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from v4npu.model import Model
-
-PREFILL_CHUNK = 2048
-
-
-def next_token(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """One id from float32 logits [vocab_size]; temperature 0 takes the largest, the smaller id on ties."""
-    if not bool(torch.isfinite(logits).all()):
-        raise RuntimeError("generate: the model's logits are not finite")
-    if temperature == 0:
-        return int((logits == logits.max()).nonzero()[0])
-    probs = (logits / max(temperature, 1e-5)).softmax(-1)
-    if top_p < 1:
-        ordered, order = probs.sort(descending=True, stable=True)
-        outside = ordered.cumsum(-1) - ordered >= top_p  # the token that crosses top_p is still inside
-        probs = probs.index_fill(0, order[outside], 0.0)
-    noise = torch.empty_like(probs).exponential_(generator=generator)
-    return int((probs / noise).argmax())
+    from v4npu.speculative import Acceptance
 
 
-def prompt_ids(model: Model, prompt: str | list[int] | Tensor) -> list[int]:
-    """The ids of a prompt: text after the token that begins a document, if the tokenizer has one; ids as they are."""
+class Sampling:
+    """How tokens are chosen, with a random generator of its own."""
+
+    def __init__(self, device: torch.device, temperature: float, top_p: float, seed: int | None) -> None:
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}")
+        if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
+            raise ValueError(f"seed must be None or an integer in 0..2**63-1, got {seed!r}")
+        self.temperature, self.top_p = temperature, top_p
+        self.generator = torch.Generator(device=device)
+        self.generator.seed() if seed is None else self.generator.manual_seed(seed)
+
+    def probs(self, logits: Tensor) -> Tensor:
+        """What a token is drawn from, float32 [vocab_size]: all on the largest logit (the smaller id on ties) when
+        temperature is 0."""
+        if not bool(torch.isfinite(logits).all()):
+            raise RuntimeError("generate: the model's logits are not finite")
+        if self.temperature == 0:
+            return torch.zeros_like(logits).index_fill(0, (logits == logits.max()).nonzero()[0], 1.0)
+        probs = (logits / max(self.temperature, 1e-5)).softmax(-1)
+        if self.top_p < 1:
+            ordered, order = probs.sort(descending=True, stable=True)
+            outside = ordered.cumsum(-1) - ordered >= self.top_p  # the token that crosses top_p is still inside
+            probs = probs.index_fill(0, order[outside], 0.0)
+            probs = probs / probs.sum()
+        return probs
+
+    def draw(self, probs: Tensor) -> int:
+        """One id from probabilities, or any positive weights [vocab_size]."""
+        noise = torch.empty_like(probs).exponential_(generator=self.generator)
+        return int((probs / noise).argmax())
+
+    def next(self, logits: Tensor) -> tuple[int, Tensor]:
+        """One id from float32 logits [vocab_size], and what it was drawn from."""
+        probs = self.probs(logits)
+        return (int(probs.argmax()) if self.temperature == 0 else self.draw(probs)), probs
+
+
+def prompt_ids(model: Model, prompt: str | list[int] | Tensor, max_new_tokens: int = 0) -> list[int]:
+    """The ids of a prompt: text after the token that begins a document, if the tokenizer has one; ids as they are.
+
+    Raises:
+        ValueError: an empty prompt, ids out of range, or more tokens than the model's positions.
+    """
+    if type(max_new_tokens) is not int or max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens must be an integer of at least 0, got {max_new_tokens!r}")
     if isinstance(prompt, str):
         if model.tokenizer is None:
             raise ValueError("prompt: this checkpoint has no tokenizer.json, give ids instead of text")
         if not prompt:
             raise ValueError("prompt must not be empty")
         bos = model.tokenizer.bos_id
-        return ([] if bos is None else [bos]) + model.tokenizer.encode(prompt)
-    if isinstance(prompt, Tensor):
-        if prompt.dim() != 1:
-            raise ValueError(f"prompt must be one sequence [num_tokens], got a tensor {list(prompt.shape)}")
-        prompt = prompt.tolist()
-    ids, size = list(prompt), model.config.vocab_size
-    if not ids:
-        raise ValueError("prompt must not be empty")
-    if wrong := [i for i in ids if type(i) is not int or not 0 <= i < size]:
-        raise ValueError(f"prompt must be text or integer ids in 0..{size - 1}, got {wrong[0]!r}")
+        ids = ([] if bos is None else [bos]) + model.tokenizer.encode(prompt)
+    else:
+        if isinstance(prompt, Tensor):
+            if prompt.dim() != 1:
+                raise ValueError(f"prompt must be one sequence [num_tokens], got a tensor {list(prompt.shape)}")
+            prompt = prompt.tolist()
+        ids, size = list(prompt), model.config.vocab_size
+        if not ids:
+            raise ValueError("prompt must not be empty")
+        if wrong := [i for i in ids if type(i) is not int or not 0 <= i < size]:
+            raise ValueError(f"prompt must be text or integer ids in 0..{size - 1}, got {wrong[0]!r}")
+    total, limit = len(ids) + max_new_tokens, model.config.max_position_embeddings
+    if total > limit:
+        raise ValueError(f"prompt and max_new_tokens need {total} positions, the model has {limit}")
     return ids
 
 
@@ -59,6 +93,8 @@ def generate(
     top_p: float = 1.0,
     seed: int | None = 0,
     stop_at_eos: bool = True,
+    draft_tokens: int = 0,
+    acceptance: Acceptance | None = None,
 ) -> Iterator[Any]:
     """Continues a prompt, piece by piece.
 
@@ -69,6 +105,10 @@ def generate(
         top_p: sample from the smallest set of tokens that holds this much probability.
         seed: of the sampling; None draws a new one.
         stop_at_eos: end when the model says so.
+        draft_tokens: let the MTP head guess this many tokens ahead, verified in one pass. What is generated is
+            distributed as without; greedy text is the same where a pass over several tokens rounds like one over
+            one, which a strict model guarantees.
+        acceptance: filled with how many guesses were made and held.
 
     Returns:
         An iterator of text pieces for text, of ids for ids.
@@ -77,35 +117,25 @@ def generate(
         ValueError: an empty prompt, an argument out of range, or more tokens than the model's positions.
         RuntimeError: the logits are not finite.
     """
-    if type(max_new_tokens) is not int or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens must be an integer of at least 0, got {max_new_tokens!r}")
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}")
-    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
-        raise ValueError(f"seed must be None or an integer in 0..2**63-1, got {seed!r}")
-    ids = prompt_ids(model, prompt)
-    total, limit = len(ids) + max_new_tokens, model.config.max_position_embeddings
-    if total > limit:
-        raise ValueError(f"prompt and max_new_tokens need {total} positions, the model has {limit}")
+    sampling = Sampling(model.device, temperature, top_p, seed)
+    ids = prompt_ids(model, prompt, max_new_tokens)
     stop = set(model.config.eos_token_ids) if stop_at_eos else set()
-    tokens = _tokens(model, ids, max_new_tokens, temperature, top_p, seed, stop)
+    if draft_tokens:
+        from v4npu.speculative import speculate
+
+        tokens = speculate(model, ids, max_new_tokens, sampling, stop, draft_tokens, acceptance)
+    else:
+        tokens = _tokens(model, ids, max_new_tokens, sampling, stop)
     return _text(model, tokens) if isinstance(prompt, str) else tokens
 
 
-def _tokens(
-    model: Model, ids: list[int], count: int, temperature: float, top_p: float, seed: int | None, stop: set[int]
-) -> Iterator[int]:
-    generator = torch.Generator(device=model.device)
-    generator.seed() if seed is None else generator.manual_seed(seed)
-    cache = model.new_cache(1, len(ids) + count)
+def _tokens(model: Model, ids: list[int], count: int, sampling: Sampling, stop: set[int]) -> Iterator[int]:
+    cache = model.new_cache(1, len(ids) + max(count, 1))
     pending = torch.tensor([ids], dtype=torch.int64)
     for _ in range(count):
         with torch.inference_mode():
-            for part in pending.split(PREFILL_CHUNK, dim=1):
-                logits = model(part, cache=cache, last_only=True)
-            token = next_token(logits[0, -1], temperature, top_p, generator)
+            logits = model(pending, cache=cache, last_only=True)
+            token, _ = sampling.next(logits[0, -1])
         if token in stop:
             return
         yield token

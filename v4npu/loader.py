@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,12 @@ from torch import Tensor
 from v4npu import device as devices
 from v4npu.checkpoint import Checkpoint
 from v4npu.model import Model
+from v4npu.model.install import place
 from v4npu.model.model import NUMERICS
 
 NANO = Path(__file__).parent / "data" / "nano"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 PROGRESS_BYTES = 256 << 20
-_STACKED = re.compile(r"\.experts\.\d+\.")
 
 
 def load(
@@ -39,7 +38,8 @@ def load(
             "float64".
         numerics: "official" rounds wherever DeepSeek's code does; "exact" quantises no activation, KV row or
             index key.
-        strict: every result bit for bit independent of batch, chunking, padding and threads.
+        strict: every result bit for bit independent of batch, chunking and padding. One token of one sequence at a
+            time passes through the layers, so that no sum can run in another order: right everywhere, and slow.
 
     Returns:
         The model, with its tokenizer if there is a tokenizer.json. FP8 and FP4 weights stay packed; mHC
@@ -48,12 +48,8 @@ def load(
     Raises:
         FileNotFoundError: no such checkpoint, or a shard is missing.
         ValueError: an argument or the checkpoint is malformed; the message names what and where.
-        NotImplementedError: strict, or a configuration this build does not run.
+        NotImplementedError: a configuration this build does not run.
     """
-    if strict:
-        raise NotImplementedError(
-            "v4npu.load: strict needs kernels with a fixed order of summation, which this build does not have"
-        )
     if numerics not in NUMERICS:
         raise ValueError(f'v4npu.load: numerics must be "official" or "exact", got {numerics!r}')
     known = ("auto", *DTYPES, *DTYPES.values())
@@ -72,15 +68,13 @@ def load(
         numerics=numerics,
         dtype=chosen if isinstance(chosen, torch.dtype) else DTYPES[chosen],
         device=target,
+        strict=strict,
     )
     for name in _with_progress(checkpoint):
-        tensor = checkpoint.tensor(name)
+        tensor = place(out, name, *checkpoint.spec(name))
+        checkpoint.copy(name, tensor)
         if name.endswith(".tid2eid"):
             _check_ids(f"{path}: tensor {name}", tensor, checkpoint.config.n_routed_experts)
-        # What is installed must not be the memory map itself; experts are copied into their stack anyway.
-        out.install(name, tensor.to(target, copy=not _STACKED.search(name)))
-        del tensor
-        checkpoint.release(name)
     if absent := out.missing():
         raise ValueError(f"{path}: tensors are missing: {', '.join(absent[:6])}")
     if (path / "tokenizer.json").is_file():

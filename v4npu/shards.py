@@ -13,7 +13,7 @@ import mmap
 import os
 import shutil
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -38,6 +38,7 @@ MAX_INDEX = 1 << 28
 MAX_RANK = 8
 MAX_NAME = 1024
 HUGE_PAGE = 2 << 20
+PIECE = 4 << 20  # bytes mapped at once while a tensor is copied
 
 
 class Entry(NamedTuple):
@@ -64,19 +65,39 @@ class Shard:
     def tensor(self, name: str) -> Tensor:
         """The tensor as a view of the memory map (a copy where the file is not aligned for its dtype)."""
         dtype, shape, start, end = self.entries[name]
-        if start == end:
-            return torch.empty(shape, dtype=dtype)
-        data = torch.frombuffer(self._map, dtype=torch.uint8, count=end - start, offset=start)
-        return (data.clone() if start % dtype.itemsize else data).view(dtype).view(shape)
+        return self._view(name, dtype, start, end).view(shape)
+
+    def pieces(self, name: str, first: int, count: int) -> Iterator[Tensor]:
+        """Elements first .. first + count of a tensor, in flat views whose pages go back to the system after use."""
+        dtype, _, base, _ = self.entries[name]
+        step = PIECE // dtype.itemsize
+        for at in range(first, first + count, step):
+            start, end = (base + i * dtype.itemsize for i in (at, min(at + step, first + count)))
+            yield self._view(name, dtype, start, end)
+            self._release(start, end)
 
     def release(self, name: str) -> None:
-        """Gives the pages of a tensor back to the system; reading it again maps them anew.
+        """Gives the pages of a tensor back to the system, when no view of it is read any more."""
+        self._release(*self.entries[name][2:])
+
+    def _view(self, name: str, dtype: torch.dtype, start: int, end: int) -> Tensor:
+        if start == end:
+            return torch.empty(0, dtype=dtype)
+        # Reading a mapped page that the file no longer has kills the process, so look first.
+        if (size := self._map.size()) < end:
+            raise ValueError(
+                f"{self.path}: tensor {name!r} must have bytes {start} to {end}, but the file has shrunk to {size}"
+            )
+        data = torch.frombuffer(self._map, dtype=torch.uint8, count=end - start, offset=start)
+        return (data.clone() if start % dtype.itemsize else data).view(dtype)
+
+    def _release(self, start: int, end: int) -> None:
+        """Gives mapped pages back to the system; reading them again maps them anew.
 
         A page fault maps neighbours too, up to a huge page, so the edges are released that far outwards.
         """
-        entry = self.entries[name]
-        start = max(0, entry.start - HUGE_PAGE) // mmap.PAGESIZE * mmap.PAGESIZE
-        end = min(len(self._map), entry.end + HUGE_PAGE)
+        start = max(0, start - HUGE_PAGE) // mmap.PAGESIZE * mmap.PAGESIZE
+        end = min(len(self._map), end + HUGE_PAGE)
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
 

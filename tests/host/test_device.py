@@ -188,3 +188,12 @@ def test_the_environment_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_unknown_policy_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match=r'policy must be "warn", "error" or "allow", got \'quiet\''):
         v4npu.fallback("quiet")
+
+
+def test_an_absent_device_fails_the_operator_tests() -> None:
+    tests = Path(__file__).parents[1] / "ops" / "test_operators.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), "-k", "rms_norm and float64"]
+    env = {**os.environ, "V4NPU_TEST_DEVICE": "cuda:99"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 1 and "1 error" in done.stdout
+    assert "V4NPU_TEST_DEVICE: v4npu: device 'cuda:99' is not available" in done.stdout

@@ -16,9 +16,9 @@ def refuse(*args, **kwargs):
     raise AssertionError("the network was used")
 socket.socket.connect = socket.getaddrinfo = refuse
 before = set(sys.modules)
-began = time.process_time()  # not the clock: other work may have the machine
+began = time.perf_counter()
 import v4npu
-seconds = time.process_time() - began
+seconds = time.perf_counter() - began
 torch.ops.v4npu.hadamard(torch.ones(1, 2))
 print(json.dumps({"seconds": seconds, "modules": sorted(set(sys.modules) - before),
                   "cuda": torch.cuda.is_initialized(), "version": v4npu.__version__}))
@@ -33,10 +33,10 @@ def probe(**env: str) -> dict:
 
 
 def test_import_is_quick_and_light() -> None:
-    found = probe()
+    found = min((probe() for _ in range(3)), key=lambda run: run["seconds"])  # other work may have the machine
     assert found["seconds"] < 1.5
     assert not found["cuda"]
-    heavy = {"transformers", "typer", "rich", "matplotlib", "torch_npu", "tokenizers", "pandas"}
+    heavy = {"sympy", "transformers", "typer", "rich", "matplotlib", "torch_npu", "tokenizers", "pandas"}
     assert not heavy & {name.partition(".")[0] for name in found["modules"]}
 
 

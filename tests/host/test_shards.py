@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,35 @@ def test_memory_map_is_released_and_never_written(tmp_path: Path) -> None:
     save_file({"x": torch.ones(5000), "y": torch.zeros(5000)}, path)
     before = path.read_bytes()
     shard = Shard(path)
-    shard.tensor("x").fill_(7)
-    shard.release("x")
+    for piece in shard.pieces("x", 0, 5000):
+        piece.fill_(7)
+    shard.tensor("y").fill_(7)
+    shard.release("y")
+    assert torch.equal(shard.tensor("y"), torch.zeros(5000))
     assert torch.equal(shard.tensor("x"), torch.ones(5000))
     assert path.read_bytes() == before
+
+
+def test_pieces_are_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("v4npu.shards.PIECE", 1024)
+    values = torch.arange(5000.0)
+    save_file({"x": values, "empty": torch.empty(0)}, tmp_path / "a.safetensors")
+    shard = Shard(tmp_path / "a.safetensors")
+    for first, count in ((0, 5000), (0, 256), (1, 257), (4999, 1)):
+        pieces = [piece.clone() for piece in shard.pieces("x", first, count)]
+        assert torch.equal(torch.cat(pieces), values[first : first + count]) and max(map(len, pieces)) <= 256
+    assert list(shard.pieces("empty", 0, 0)) == []
+
+
+def test_file_that_shrinks_after_it_was_opened(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"x": torch.ones(5000), "y": torch.zeros(5000)}, path)
+    shard = Shard(path)
+    os.truncate(path, path.stat().st_size - 4000)
+    assert torch.equal(shard.tensor("x"), torch.ones(5000))
+    for read in (lambda: shard.tensor("y"), lambda: list(shard.pieces("y", 0, 5000))):
+        with pytest.raises(ValueError, match=r"a\.safetensors: tensor 'y' must have .* shrunk to"):
+            read()
 
 
 def test_misaligned_tensor_is_copied(tmp_path: Path) -> None:

@@ -99,10 +99,36 @@ def test_model_does_not_hang_on_the_file(tmp_path: Path) -> None:
     assert torch.equal(model(IDS), before)
 
 
+NAN = {
+    torch.float8_e8m0fnu: 255, torch.float8_e4m3fn: 0xFF, torch.bfloat16: 0x7FC0, torch.float32: 0x7FC00000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["norm.weight", "embed.weight", "layers.0.attn.attn_sink", "layers.1.ffn.gate.bias", "layers.2.attn.wkv.weight",
+     "layers.1.attn.wq_b.scale", "layers.1.ffn.experts.2.w3.scale", "layers.1.hc_attn_fn"],
+)  # fmt: skip
+def test_nan_is_refused(tmp_path: Path, name: str) -> None:
+    tensors = dict(random_tensors(CONFIG))
+    last = tensors[name].view(-1)[-1:]
+    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[last.dtype.itemsize]
+    last.view(integer).fill_(NAN[last.dtype])
+    checkpoint.save(tmp_path / "a", CONFIG, tensors)
+    with pytest.raises(ValueError, match=rf"model\.safetensors: tensor '{name}' must not hold NaN"):
+        v4npu.load(tmp_path / "a")
+
+
+def test_infinite_and_huge_weights_are_the_checkpoints_business(tmp_path: Path) -> None:
+    tensors = dict(random_tensors(CONFIG))
+    tensors["layers.0.attn.attn_sink"].fill_(-torch.inf)  # a head without a sink
+    tensors["norm.weight"].fill_(3e38)  # their sum overflows
+    checkpoint.save(tmp_path / "a", CONFIG, tensors)
+    assert v4npu.load(tmp_path / "a").layers[0].attn.attn_sink.isinf().all()
+
+
 def test_refusals(tmp_path: Path) -> None:
     checkpoint.random(tmp_path / "a", CONFIG)
-    with pytest.raises(NotImplementedError, match="strict needs kernels"):
-        v4npu.load(tmp_path / "a", strict=True)
     with pytest.raises(ValueError, match="numerics must be"):
         v4npu.load(tmp_path / "a", numerics="fast")
     with pytest.raises(ValueError, match="dtype must be auto, bfloat16"):

@@ -11,11 +11,12 @@ from v4npu.testing.compare import max_error
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle here")
 BOUND = 2e-5
 MARGIN = 1e-5
+SEEDS = range(40)
 LENGTHS = [1, 2, 3, 4, 5, 6, 7, 8, 127, 128, 129, 255, 256, 257, 130, 131, 132, 133, 33, 50]
 
 
 def configuration(seed):
-    """A small random configuration; every other one has a binding top-k, and shrunk or official HCA ratios."""
+    """A small random configuration; what they cover together is what the first test demands."""
     draw = random.Random(seed)
     ratios = [0, 4, 128, draw.choice([0, 4, 128])]
     draw.shuffle(ratios)
@@ -31,7 +32,7 @@ def configuration(seed):
         "rope_scaling": {
             "type": "yarn", "rope_type": "yarn", "factor": draw.choice([4, 16]), "beta_fast": 32, "beta_slow": 1,
             "original_max_position_embeddings": draw.choice([64, 65536]),
-        },
+        } if seed % 10 != 2 else None,
     }  # fmt: skip
 
 
@@ -91,7 +92,30 @@ def agree(mine, other, lengths):
             assert max_error(a[:n], b[:n]) < BOUND
 
 
-@pytest.fixture(scope="module", params=range(40))
+def length_of(seed):
+    return LENGTHS[seed % len(LENGTHS)]
+
+
+def test_the_configurations_cover_what_they_should():
+    drawn = [(length_of(seed), configuration(seed)) for seed in SEEDS]
+    lengths = {length for length, _ in drawn}
+    assert {127, 128, 129, 255, 256, 257} <= lengths
+    assert {n % 4 for n in lengths if n < 9} == {n % 4 for n in lengths if n > 9} == set(range(4))
+    hca = {c["compress_rate_hca"] for length, c in drawn if 128 in c["compress_ratios"] and length >= 128}
+    assert hca == {8, 16, 128}  # shrunk and official ratios, each with an entry to see
+    positions = set()  # under YaRN beyond and within the original context, and without YaRN
+    for length, c in drawn:
+        original = (c["rope_scaling"] or {}).get("original_max_position_embeddings")
+        if any(c["compress_ratios"]) and length > 100:
+            positions.add(original and length > original)
+    assert positions == {None, True, False}
+    binding = [4 in c["compress_ratios"] and length // 4 > c["index_topk"] for length, c in drawn]
+    assert sum(binding) > 5 and sum(not b for b in binding) > 5
+    for key, values in (("num_hash_layers", {0, 1, 2}), ("swiglu_limit", {0.05, 10.0}), ("sliding_window", {8, 128})):
+        assert {c[key] for _, c in drawn} == values
+
+
+@pytest.fixture(scope="module", params=SEEDS)
 def pair(request, tmp_path_factory):
     seed = request.param
     config = configuration(seed)
@@ -99,7 +123,7 @@ def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("transformers")
     hf.save_pretrained(folder)
     model = load(folder, dtype="float32", numerics="exact")
-    batch, length = 1 + seed % 3, LENGTHS[seed % len(LENGTHS)]
+    batch, length = 1 + seed % 3, length_of(seed)
     candidates = []
     for attempt in range(8):  # the prompt of these whose picks hang least on rounding
         ids = torch.randint(0, config["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(attempt))
@@ -122,9 +146,7 @@ def test_decode_equals_prefill(pair):
     _, model, ids, lengths = pair
     whole = model(ids)
     cache = model.new_cache(ids.shape[0], ids.shape[1])
-    first = max(0, ids.shape[1] - 9) if ids.shape[1] > 40 else 0
-    parts = [model(ids[:, :first], cache=cache)] if first else []
-    parts += [model(ids[:, t : t + 1], cache=cache) for t in range(first, ids.shape[1])]
+    parts = [model(ids[:, t : t + 1], cache=cache) for t in range(ids.shape[1])]
     agree(torch.cat(parts, dim=1), whole, lengths)
 
 

@@ -1,4 +1,7 @@
-"""Every operator: registration (opcheck), gradients of the reference, float32 against float64, poison."""
+"""Every operator: registration (opcheck), gradients of the reference, float32 against float64, poison.
+
+All but the gradients run on the device that V4NPU_TEST_DEVICE names; what is expected is computed on the CPU.
+"""
 
 import pytest
 import torch
@@ -21,17 +24,23 @@ def test_no_operator_is_left_out():
     assert _C.op_names() == OPS
 
 
+def moved(args, device):
+    """The arguments with every tensor on the device."""
+    return tuple(a.to(device) if isinstance(a, torch.Tensor) else a for a in args)
+
+
 def results(op, args):
+    """What the operator returns, as a tuple on the CPU."""
     out = getattr(torch.ops.v4npu, op)(*args)
-    return out if isinstance(out, tuple) else (out,)
+    return tuple(r.cpu() for r in (out if isinstance(out, tuple) else (out,)))
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_registration(op):
+def test_registration(op, device):
     tests = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
     if op in ("fp8_linear", "fp4_linear"):
         tests.remove("test_schema")  # it compares tensors with allclose, which torch lacks for float8
-    torch.library.opcheck(getattr(torch.ops.v4npu, op).default, arguments(op), test_utils=tests)
+    torch.library.opcheck(getattr(torch.ops.v4npu, op).default, moved(arguments(op), device), test_utils=tests)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -41,8 +50,8 @@ def test_wrapper_and_reference_have_the_op(op):
 
 
 @pytest.mark.parametrize("op", [op for op in OPS if op not in QUANTISERS])
-def test_float32_against_float64(op):
-    low, high = results(op, arguments(op)), results(op, arguments(op, torch.float64))
+def test_float32_against_float64(op, device):
+    low, high = results(op, moved(arguments(op), device)), results(op, arguments(op, torch.float64))
     for a, b in zip(low, high, strict=True):
         assert torch.equal(torch.isinf(a), torch.isinf(b))
         if not a.is_floating_point():
@@ -52,7 +61,7 @@ def test_float32_against_float64(op):
 
 
 @pytest.mark.parametrize("op", [op for op in OPS if op not in (*QUANTISERS, "indexer_topk", "indexer_scores")])
-def test_gradients(op):
+def test_gradients(op):  # of the reference, in float64, which not every device has
     args = list(arguments(op, torch.float64))
     if op == "compressor":
         args[7:9] = None, None  # state is updated in place
@@ -72,8 +81,8 @@ def test_gradients(op):
 
 @pytest.mark.parametrize("op", [op for op in OPS if op not in QUANTISERS])
 @pytest.mark.parametrize("official", [False, True])
-def test_runs_twice_alike_and_leaves_inputs_alone(op, official):
-    args = arguments(op, torch.bfloat16, official=official)
+def test_runs_twice_alike_and_leaves_inputs_alone(op, official, device):
+    args = moved(arguments(op, torch.bfloat16, official=official), device)
     before = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
     first = results(op, args)
     if op == "compressor":
@@ -87,8 +96,8 @@ def test_runs_twice_alike_and_leaves_inputs_alone(op, official):
 
 @pytest.mark.parametrize("op", ["window_attention", "csa_attention", "hca_attention"])
 @pytest.mark.parametrize("official", [False, True])
-def test_attention_never_reads_what_is_not_visible(op, official):
-    args = arguments(op, torch.float32, official=official)
+def test_attention_never_reads_what_is_not_visible(op, official, device):
+    args = moved(arguments(op, torch.float32, official=official), device)
     poisoned = list(args)
     poisoned[1] = args[1].clone()
     poisoned[1][1, 5:] = torch.nan  # sequence 1 holds positions 0..4, in page 1

@@ -22,7 +22,7 @@ import torch
 
 from v4npu._C import KEEP_TOKENS
 from v4npu.cache.pool import CacheFull
-from v4npu.cache.store import Store
+from v4npu.cache.store import PIECE_TOKENS, Store
 
 
 class Sequence:
@@ -39,6 +39,7 @@ class Sequence:
         self.state: int | None = None
         self.base = 0  # from here on the pages are right: behind a restart that had to do with unknown rows
         self.top = 0  # one more than the highest position whose rows were written to the open state
+        self.keys: list[bytes] = []  # of its complete blocks, as far as a prefix cache has asked
         self.restore = False  # copy the overlap rows of the boundary `computed` before the next call
 
     def __len__(self) -> int:
@@ -50,9 +51,16 @@ class Sequence:
         """Tokens that the next call computes."""
         self.tokens.extend(ids)
 
+    def skip(self, num_tokens: int) -> None:
+        """Starts an empty sequence at position `num_tokens`, with nothing known of what stands before."""
+        self.tokens = array("q", bytes(8 * num_tokens))
+        self.computed = self.known = self.base = self.top = num_tokens
+
     def next_piece(self) -> int:
-        """Tokens to compute now: up to the last block boundary ahead, or the next one that the policy keeps."""
-        end, block = len(self.tokens), self.store.block_tokens
+        """Tokens to compute now: up to the last block boundary ahead, or the next one that the policy keeps; at most
+        PIECE_TOKENS or a block, which bounds what a long prompt holds at once."""
+        block = self.store.block_tokens
+        end = min(len(self.tokens), self.computed + max(PIECE_TOKENS, block))
         if period := self.store.period:
             end = min(end, (self.computed // period + 1) * period)
         last = end // block * block
@@ -137,7 +145,7 @@ class Sequence:
         if type(num_tokens) is not int or not 0 <= num_tokens <= len(self.tokens):
             raise ValueError(f"num_tokens must be an integer in 0..{len(self.tokens)}, got {num_tokens!r}")
         block = self.store.block_tokens
-        del self.tokens[num_tokens:]
+        del self.tokens[num_tokens:], self.keys[num_tokens // block :]
         self.known = min(self.known, num_tokens)
         if self.computed > num_tokens:
             if num_tokens and self._intact(num_tokens):
@@ -162,7 +170,7 @@ class Sequence:
         other.base, other.top, other.restore = self.base, self.top, self.restore
         other.entry_blocks = array("i", [store.entry_pool.retain(b) for b in self.entry_blocks])
         other.window_blocks = {j: store.window_pool.retain(b) for j, b in self.window_blocks.items()}
-        other.snapshots = set(self.snapshots)
+        other.snapshots, other.keys = set(self.snapshots), list(self.keys)
         other.state = None if self.state is None else store.state_pool.retain(self.state)
         return other
 
@@ -180,7 +188,7 @@ class Sequence:
     def adopt(
         self, known: int, entry_blocks: Iterable[int], window_blocks: dict[int, int], snapshots: Iterable[int]
     ) -> None:
-        """Starts a sequence from blocks that hold its first `known` tokens; the caller has retained them for it."""
+        """Starts from blocks that hold its first `known` tokens; the caller has retained them for it."""
         self.entry_blocks, self.window_blocks = array("i", entry_blocks), dict(window_blocks)
         self.snapshots, self.known = set(snapshots), known
         self.restart(known)

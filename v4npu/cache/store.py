@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from v4npu.model.config import Config
 
 BLOCK_TOKENS = 128  # a classical block; more where the ratios ask for it
-CHUNK_TOKENS = 4096  # window rows of the longest call worth planning for
+PIECE_TOKENS = 4096  # of one sequence in one pass through the layers, at most
 POLICIES = ("live", "full", "periodic", "zero")
 
 
@@ -85,7 +85,7 @@ class Store:
         self.layout = _C.cache_layout(geometry(config, ratios, dtype, self.packed, block_tokens))
         self.budget = Budget(max_bytes if max_bytes is not None else 1 << 62)
         blocks = -(-max_tokens // block_tokens)
-        windows = blocks if self.period else min(blocks, self._live_windows() + CHUNK_TOKENS // block_tokens)
+        windows = blocks if self.period else min(blocks, self._live_windows() + PIECE_TOKENS // block_tokens)
         for name, size, count in (
             ("entry_pool", self.layout.entry_block, blocks),
             ("window_pool", self.layout.window_block, windows),

@@ -35,65 +35,68 @@ def _target(model: Model, name: str) -> tuple[nn.Module, str, int | None]:
     return module, attribute, expert
 
 
-def _converted(model: Model, name: str, module: nn.Module, attribute: str, tensor: Tensor) -> Tensor:
-    """The tensor in the dtype it is kept in."""
+def _kept_dtype(name: str, module: nn.Module, attribute: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype that a tensor stored in `dtype` is kept in."""
     if attribute == "scale":
-        if tensor.dtype != torch.float8_e8m0fnu:
-            raise ValueError(f"{name} must be float8_e8m0fnu, got {tensor.dtype}")
-        return tensor
-    if tensor.dtype in _QUANTISED and isinstance(module, Linear):
-        return tensor
+        if dtype != torch.float8_e8m0fnu:
+            raise ValueError(f"{name} must be float8_e8m0fnu, got {dtype}")
+        return dtype
+    if dtype in _QUANTISED and isinstance(module, Linear):
+        return dtype
     wanted = module._parameters[attribute].dtype  # type: ignore[union-attr]
-    if tensor.is_floating_point() != wanted.is_floating_point or tensor.dtype in _QUANTISED:
-        raise ValueError(f"{name} must be {wanted}, got {tensor.dtype}")
-    if _KEPT.search(name):
-        wanted = torch.promote_types(tensor.dtype, wanted)
-    return tensor.to(wanted)
+    if dtype.is_floating_point != wanted.is_floating_point or dtype in _QUANTISED:
+        raise ValueError(f"{name} must be {wanted}, got {dtype}")
+    return torch.promote_types(dtype, wanted) if _KEPT.search(name) else wanted
 
 
-def _expected_shape(module: nn.Module, attribute: str, tensor: Tensor) -> tuple[int, ...]:
+def _expected_shape(module: nn.Module, attribute: str, dtype: torch.dtype) -> tuple[int, ...]:
     if not isinstance(module, Linear):
         return tuple(module._parameters[attribute].shape)  # type: ignore[union-attr]
     if attribute == "scale":
         return scale_shape(module.weight, module.shape)
     *lead, k = module.shape
-    return (*lead, k // 2) if tensor.dtype == torch.int8 else module.shape
+    return (*lead, k // 2) if dtype == torch.int8 else module.shape
 
 
 def install(model: Model, name: str, tensor: Tensor) -> None:
     """See Model.install."""
+    place(model, name, tensor.dtype, tuple(tensor.shape)).copy_(tensor.detach())
+
+
+def place(model: Model, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """An uninitialised tensor in the model where `name` belongs, to be filled from one of this dtype and shape."""
     module, attribute, expert = _target(model, name)
-    tensor = _converted(model, name, module, attribute, tensor)
+    kept = _kept_dtype(name, module, attribute, dtype)
     if attribute == "scale" and isinstance(module, Linear) and module.weight.is_meta:
         raise ValueError(f"{name}: install the weight before its scale")
-    expected = _expected_shape(module, attribute, tensor)
+    expected = _expected_shape(module, attribute, dtype)
     one = expected[1:] if expert is not None else expected
-    if tuple(tensor.shape) != one:
-        raise ValueError(f"{name} must have shape {list(one)}, got {list(tensor.shape)}")
-    if attribute == "weight" and tensor.dtype == torch.int8 and expected[-1] % 16:
+    if shape != one:
+        raise ValueError(f"{name} must have shape {list(one)}, got {list(shape)}")
+    if attribute == "weight" and dtype == torch.int8 and expected[-1] % 16:
         raise ValueError(f"{name}: FP4 needs a last dimension that is a multiple of 32, got {2 * expected[-1]}")
     if expert is None:
-        _put(module, attribute, tensor.detach().to(model.device))
-        return
+        return _put(module, attribute, torch.empty(expected, dtype=kept, device=model.device))
     assert isinstance(module, Linear)
     installed: dict[str, set[int]] = module.__dict__.setdefault("installed", {})
     done = installed.setdefault(attribute, set())
     if not done:
-        _put(module, attribute, torch.empty(expected, dtype=tensor.dtype, device=model.device))
+        _put(module, attribute, torch.empty(expected, dtype=kept, device=model.device))
     stacked = getattr(module, attribute)
-    if stacked.dtype != tensor.dtype:
-        raise ValueError(f"{name} must be {stacked.dtype} like the layer's other experts, got {tensor.dtype}")
-    stacked.data[expert] = tensor
+    if stacked.dtype != kept:
+        raise ValueError(f"{name} must be {stacked.dtype} like the layer's other experts, got {kept}")
     done.add(expert)
+    return stacked.data[expert]
 
 
-def _put(module: nn.Module, attribute: str, tensor: Tensor) -> None:
+def _put(module: nn.Module, attribute: str, tensor: Tensor) -> Tensor:
     if attribute in module._parameters:
         old = module._parameters[attribute]
         trains = old is not None and old.requires_grad and tensor.is_floating_point() and tensor.dtype not in _QUANTISED
         setattr(module, attribute, nn.Parameter(tensor, requires_grad=trains))
     else:
         setattr(module, attribute, tensor)
+    return tensor
 
 
 def missing(model: Model) -> list[str]:

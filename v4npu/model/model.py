@@ -59,7 +59,8 @@ class Model(nn.Module):
         self.tokenizer: Tokenizer | None = None
         official = numerics == "official"
         layers = config.num_hidden_layers
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size, dtype=dtype, device="meta")
+        vocab, d = config.vocab_size, config.hidden_size  # Embedding's own initialisation of meta tensors imports sympy
+        self.embed = nn.Embedding(vocab, d, _weight=torch.empty(vocab, d, dtype=dtype, device="meta"))
         self.layers = nn.ModuleList(Block(config, i, official, dtype) for i in range(layers))
         self.norm = Norm(config.hidden_size, config.rms_norm_eps, dtype)
         self.head = Linear(config.hidden_size, config.vocab_size, dtype)
@@ -230,14 +231,18 @@ class Model(nn.Module):
         if cache is None:
             cache = self.new_cache(batch, length)
         cache.admit(self, [len(ids) for ids in rows])
-        store = cache.store
-        packed = advance(self, cache.sequences, rows, lambda step, _: self._layers(step, store), trace)
+        packed = self.extend(cache.sequences, rows, trace)
         if attention_mask is None:
             return packed.unflatten(0, (batch, length)), last
         out = packed.new_zeros(batch, length, *packed.shape[1:])
         for b, part in enumerate(packed.split([len(ids) for ids in rows])):
             out[b, spans[b][0] : spans[b][1]] = part
         return out, torch.tensor([hi - 1 for _, hi in spans])
+
+    def extend(self, sequences: list[Sequence], rows: list[list[int]], trace: Trace | None = None) -> Tensor:
+        """Appends tokens to sequences of one store, at least one to each; packed streams [all new tokens, m, d]."""
+        store = sequences[0].store
+        return advance(self, sequences, rows, lambda step, _: self._layers(step, store), trace)
 
     def _layers(self, step: Step, store: Store | None) -> Tensor:
         """Streams [T, m, d] of one pass through all layers."""
