@@ -19,7 +19,12 @@ const std::vector<Candidate>& candidates() {
     const char* const kFloat32Bfloat16 = "float32 and bfloat16; other dtypes run the reference";
     add_cpu(all, "rms_norm", kFloat32Bfloat16);
     add_cpu(all, "rope", kFloat32Bfloat16);
+    add_cpu(all, "linear", kFloat32Bfloat16);
+    add_cpu(all, "fp8_linear", kFloat32Bfloat16);
+    add_cpu(all, "fp4_linear", kFloat32Bfloat16);
+    add_cpu(all, "grouped_linear", kFloat32Bfloat16);
     add_cpu(all, "swiglu", kFloat32Bfloat16);
+    add_cpu(all, "moe_experts", kFloat32Bfloat16);
     // all.push_back({"csa_attention", "cuda", "sm90", "Hopper kernel", &needs_sm90});
     return all;
   }();

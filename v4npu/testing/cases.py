@@ -64,6 +64,7 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
         "hadamard": lambda: (x,),
         "act_quant": lambda: (x, 32),
         "fp4_act_quant": lambda: (x, 32),
+        "linear": lambda: (x, draw.normal(48, d), dtype),
         "fp8_linear": lambda: (x, None, *quantize_weight_fp8(draw.normal(48, d)), dtype),
         "fp4_linear": lambda: (x, None, *quantize_weight_fp4(draw.normal(48, d)), dtype),
         "grouped_linear": lambda: (draw.normal(tokens, 2, 32), draw.normal(2 * 24, 32), None),
@@ -106,9 +107,23 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
     draw = Draw(dtype, seed)
     freqs = rope_frequencies(min(width, 64) // 4 * 2, 10000.0)  # about half of a narrow head turns
     wide = torch.float64 if dtype == torch.float64 else torch.float32
+    fp4 = -(-width // 32) * 32
     cases: dict[str, Any] = {
         "rms_norm": lambda: (draw.normal(rows, width), draw.normal(width), 1e-6),
         "rope": lambda: (draw.normal(rows, 3, width), draw.integers(1 << 20, rows), freqs, False),
+        "linear": lambda: (draw.normal(rows, width), draw.normal(45, width), dtype),
+        "fp8_linear": lambda: (draw.normal(rows, width), None, *quantize_weight_fp8(draw.normal(141, width)), dtype),
+        "fp4_linear": lambda: (
+            draw.normal(rows, fp4), None, *quantize_weight_fp4(draw.normal(37, fp4)), dtype,
+        ),
+        "grouped_linear": lambda: (
+            draw.normal(rows, 3, width), *quantize_weight_fp8(draw.normal(3 * 47, width)),
+        ),
         "swiglu": lambda: (draw.normal(rows, width), draw.normal(rows, width), draw.normal(rows, dtype=wide), 1.0),
+        "moe_experts": lambda: (
+            draw.normal(rows, fp4), draw.integers(6, rows, 3, dtype=torch.int32), draw.normal(rows, 3, dtype=wide),
+            *quantize_weight_fp4(draw.normal(7, 96, fp4)), *quantize_weight_fp4(draw.normal(7, 96, fp4)),
+            *quantize_weight_fp4(draw.normal(7, fp4, 96)), 10.0, False,
+        ),
     }  # fmt: skip
     return cases[op]()

@@ -10,5 +10,10 @@ from __future__ import annotations
 ERROR_RATIO: dict[str, float] = {
     "rms_norm": 1.5,
     "rope": 1.5,
+    "linear": 1.5,
+    "fp8_linear": 1.5,
+    "fp4_linear": 1.5,
+    "grouped_linear": 1.5,
     "swiglu": 1.5,
+    "moe_experts": 1.5,
 }
