@@ -22,6 +22,10 @@ const std::vector<Candidate>& candidates() {
     add_cpu(all, "hadamard", kFloat32Bfloat16);
     add_cpu(all, "act_quant", kFloat32Bfloat16);
     add_cpu(all, "fp4_act_quant", kFloat32Bfloat16);
+    add_cpu(all, "linear", kFloat32Bfloat16);
+    add_cpu(all, "fp8_linear", kFloat32Bfloat16);
+    add_cpu(all, "fp4_linear", kFloat32Bfloat16);
+    add_cpu(all, "grouped_linear", kFloat32Bfloat16);
     add_cpu(all, "hc_pre", kFloat32Bfloat16);
     add_cpu(all, "hc_post", kFloat32Bfloat16);
     add_cpu(all, "hc_head", kFloat32Bfloat16);
@@ -29,6 +33,7 @@ const std::vector<Candidate>& candidates() {
     add_cpu(all, "gate", kFloat32Bfloat16);
     add_cpu(all, "hash_gate", kFloat32Bfloat16);
     add_cpu(all, "swiglu", kFloat32Bfloat16);
+    add_cpu(all, "moe_experts", kFloat32Bfloat16);
     // all.push_back({"csa_attention", "cuda", "sm90", "Hopper kernel", &needs_sm90});
     return all;
   }();

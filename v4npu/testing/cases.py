@@ -64,6 +64,7 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
         "hadamard": lambda: (x,),
         "act_quant": lambda: (x, 32),
         "fp4_act_quant": lambda: (x, 32),
+        "linear": lambda: (x, draw.normal(48, d), dtype),
         "fp8_linear": lambda: (x, None, *quantize_weight_fp8(draw.normal(48, d)), dtype),
         "fp4_linear": lambda: (x, None, *quantize_weight_fp4(draw.normal(48, d)), dtype),
         "grouped_linear": lambda: (draw.normal(tokens, 2, 32), draw.normal(2 * 24, 32), None),
@@ -113,9 +114,18 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
         fn, scale = draw.normal(count, m * width, dtype=wide) * 0.1, draw.normal(scales, dtype=wide)
         return draw.normal(rows, m, width), fn, scale, draw.normal(count, dtype=wide)
 
+    fp4 = -(-width // 32) * 32
     cases: dict[str, Any] = {
         "rms_norm": lambda: (draw.normal(rows, width), draw.normal(width), 1e-6),
         "rope": lambda: (draw.normal(rows, 3, width), draw.integers(1 << 20, rows), freqs, False),
+        "linear": lambda: (draw.normal(rows, width), draw.normal(45, width), dtype),
+        "fp8_linear": lambda: (draw.normal(rows, width), None, *quantize_weight_fp8(draw.normal(141, width)), dtype),
+        "fp4_linear": lambda: (
+            draw.normal(rows, fp4), None, *quantize_weight_fp4(draw.normal(37, fp4)), dtype,
+        ),
+        "grouped_linear": lambda: (
+            draw.normal(rows, 3, width), *quantize_weight_fp8(draw.normal(3 * 47, width)),
+        ),
         "swiglu": lambda: (draw.normal(rows, width), draw.normal(rows, width), draw.normal(rows, dtype=wide), 1.0),
         "hadamard": lambda: (draw.normal(rows, 1 << width.bit_length() - 1),),
         "act_quant": lambda: (draw.normal(rows, width), 128),
@@ -132,6 +142,11 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
         "gate": lambda: (draw.normal(rows, width), draw.normal(21, width), draw.normal(21, dtype=wide), 6, 1.5),
         "hash_gate": lambda: (
             draw.normal(rows, width), draw.normal(21, width), draw.integers(21, 40, 9), draw.integers(40, rows), 1.5,
+        ),
+        "moe_experts": lambda: (
+            draw.normal(rows, fp4), draw.integers(6, rows, 3, dtype=torch.int32), draw.normal(rows, 3, dtype=wide),
+            *quantize_weight_fp4(draw.normal(7, 96, fp4)), *quantize_weight_fp4(draw.normal(7, 96, fp4)),
+            *quantize_weight_fp4(draw.normal(7, fp4, 96)), 10.0, False,
         ),
     }  # fmt: skip
     return cases[op]()

@@ -13,6 +13,10 @@ ERROR_RATIO: dict[str, float] = {
     "hadamard": 1.0,  # the same sums in the same order
     "act_quant": 0.0,  # byte for byte
     "fp4_act_quant": 0.0,
+    "linear": 1.5,
+    "fp8_linear": 1.5,
+    "fp4_linear": 1.5,
+    "grouped_linear": 1.5,
     "hc_pre": 1.5,
     "hc_post": 1.5,
     "hc_head": 1.5,
@@ -20,4 +24,5 @@ ERROR_RATIO: dict[str, float] = {
     "gate": 1.5,
     "hash_gate": 1.5,
     "swiglu": 1.5,
+    "moe_experts": 1.5,
 }
