@@ -1,4 +1,7 @@
-"""Published V4 bugs: who reported each, how it is put back in, and which test of the suite does not let it pass."""
+"""Published V4 bugs: who reported each, how it is put back in, and which test of the suite does not let it pass.
+
+A source is the report whose symptom the bug has; where a report leaves the cause open, the one put in here is ours.
+"""
 
 from __future__ import annotations
 
@@ -122,9 +125,9 @@ EXHIBITS = [
             HISTORIES + "test_other_tokens_after_a_step_back[17]"),
     Exhibit("preemption loses state", "llama.cpp #25402", "A preempted request goes on without its pages.",
             swap(Sequence, "release", state.keeps_count), HISTORIES + "test_a_preempted_sequence_goes_on_where_it_was"),
-    Exhibit("forks share what they write", "issue 3: copy on write", "A fork writes to pages that its origin reads.",
+    Exhibit("forks share what they write", "rule of v4npu.cache", "A fork writes to pages that its origin reads.",
             swap(Pool, "writable", state.never_copied), HISTORIES + "test_forks_go_their_own_ways"),
-    Exhibit("prefixes shared across salts", "issue 3: prefix cache", "A request hits the prefix of another tenant.",
+    Exhibit("prefixes shared across salts", "rule of v4npu.cache", "A request hits the prefix of another tenant.",
             swap(prefix, "_root", state.one_root), "tests/model/test_engine.py::test_salt_keeps_prefixes_apart"),
     Exhibit("guesses accepted unchecked", "vllm-ascend #13640", "Whatever the draft layer guesses is kept.",
             swap(speculative._Guesses, "verify", state.accepts_every_guess),
