@@ -1,0 +1,313 @@
+// One AI vector core at work: its pipes, flags and unified buffer, the global memory it shares, and the checks.
+//
+// Every API call of the dialect becomes one Instruction on one pipe. It announces what it reads and writes, and each
+// announcement is checked against the limits of the chip and against all earlier instructions.
+#pragma once
+
+#include <cstring>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fault.h"
+#include "happens_before.h"
+#include "shadow.h"
+#include "skus.h"
+
+namespace v4npu::emulation {
+
+constexpr int kEventIds = 8;          // per pair of pipes, on 2201 and 3510 alike (SetFlag/WaitFlag reference page)
+constexpr int kEventKinds = 64;       // more than HardEvent has
+constexpr int kMaxBuffers = 64;       // per kernel (TPipe::InitBuffer reference page)
+constexpr uint64_t kBlockBytes = 32;  // alignment and copy unit of the UB
+// Watchdog: the largest test of this repository issues a hundredth of it.
+constexpr uint64_t kMaxInstructions = 20'000'000;
+
+constexpr uint64_t whole_blocks(uint64_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes; }
+
+enum class Access : int32_t { In, Out, InOut };
+
+struct Region {  // an argument of the kernel in global memory
+  uint8_t* data;
+  int64_t bytes;
+  Access access;
+  const char* name;
+};
+
+struct Instruction {
+  const char* name;
+  Where at;
+  Pipe pipe;
+  int block;
+  uint64_t number;  // on its pipe
+};
+
+// What the blocks of one launch share.
+struct Launch {
+  const Sku& sku;
+  std::string kernel;
+  int64_t num_blocks;
+  std::vector<Region> regions;
+  std::vector<Instruction> issued;  // by InstructionId; entry 0 stands for none
+  Shadow global;
+};
+
+class Core {
+ public:
+  Core(Launch& launch, int block)
+      : launch_(launch), block_(block), limits_(limits_of(launch.sku)), ub_(limits_.ub, 0xff) {}
+
+  int block() const { return block_; }
+  Launch& launch() { return launch_; }
+  const ArchLimits& limits() const { return limits_; }
+  uint8_t* ub(uint64_t address) { return ub_.data() + address; }
+
+  [[noreturn]] void fail(const std::string& what) const {
+    throw Fault(launch_.kernel + " on " + std::string(launch_.sku.name) + ", block " + std::to_string(block_) + ": " +
+                what);
+  }
+
+  // ---- instructions
+
+  InstructionId issue(const char* instruction, Pipe pipe, const Where& at) {
+    if (launch_.issued.size() > kMaxInstructions) fail("watchdog: still running at " + line_of(at));
+    launch_.issued.push_back({instruction, at, pipe, block_, clocks_.issue(pipe)});
+    return static_cast<InstructionId>(launch_.issued.size() - 1);
+  }
+
+  void read_ub(InstructionId reader, uint64_t address, uint64_t bytes) {
+    read(shadow_, reader, address, bytes, [&](uint64_t at) { return describe_ub(at); });
+  }
+  void write_ub(InstructionId writer, uint64_t address, uint64_t bytes) {
+    write(shadow_, writer, address, bytes, [&](uint64_t at) { return describe_ub(at); });
+  }
+  void poison_ub(uint64_t address, uint64_t bytes) { shadow_.poison(address, bytes); }
+
+  void read_global(InstructionId reader, const uint8_t* data, uint64_t bytes) {
+    const Region& region = find_region(reader, data, bytes);
+    auto where = [&](uint64_t at) { return describe_global(region, at); };
+    if (region.access == Access::Out) {
+      read(launch_.global, reader, address_of(data), bytes, where);
+    } else {  // the host wrote it before the launch
+      launch_.global.for_range(address_of(data), bytes,
+                               [&](Shadow::Page& page, uint64_t first, uint64_t here, uint64_t) {
+                                 std::fill(page.valid + first, page.valid + first + here, true);
+                               });
+      read(launch_.global, reader, address_of(data), bytes, where);
+    }
+  }
+  void write_global(InstructionId writer, uint8_t* data, uint64_t bytes) {
+    const Region& region = find_region(writer, data, bytes);
+    if (region.access == Access::In) fail(describe(writer) + " writes to " + region.name + ", which is read-only");
+    write(launch_.global, writer, address_of(data), bytes, [&](uint64_t at) { return describe_global(region, at); });
+  }
+
+  // ---- flags and barriers
+
+  void set_flag(int event, const char* event_name, Pipe from, int id, const Where& at) {
+    Flag& flag = flag_of(event, event_name, id, "SetFlag", at);
+    if (flag.clock)
+      fail("SetFlag<" + flag_name(event_name, id) + " at " + line_of(at) + ": already set at " + line_of(flag.at) +
+           " and not waited for");
+    flag = {clocks_.after(from), at, event_name};
+  }
+  void wait_flag(int event, const char* event_name, Pipe to, int id, const Where& at) {
+    Flag& flag = flag_of(event, event_name, id, "WaitFlag", at);
+    if (!flag.clock)
+      fail("WaitFlag<" + flag_name(event_name, id) + " at " + line_of(at) + ": deadlock, no SetFlag comes before it");
+    clocks_.join(to, *flag.clock);
+    flag.clock.reset();
+  }
+  Clock after(Pipe pipe) const { return clocks_.after(pipe); }
+  void join(Pipe pipe, const Clock& clock) { clocks_.join(pipe, clock); }
+  void barrier(Pipe pipe) { clocks_.join(pipe, clocks_.after(pipe)); }
+  void barrier_all() { clocks_.join_all(); }
+
+  // ---- event ids: handed out by TPipe, and held by queues between EnQue and DeQue, FreeTensor and AllocTensor
+
+  int take_event(int event, const char* event_name, const Where& at) {
+    for (int id = 0; id < kEventIds; ++id) {
+      if (!event_taken_[event][id]) {
+        event_taken_[event][id] = true;
+        return id;
+      }
+    }
+    fail("no event id of " + std::string(event_name) + " is left of " + std::to_string(kEventIds) + " at " +
+         line_of(at));
+  }
+  void release_event(int event, int id) { event_taken_[event][id] = false; }
+
+  // ---- buffers of the UB
+
+  uint64_t allocate(uint64_t bytes, const std::string& label, const Where& at) {
+    const uint64_t size = whole_blocks(bytes);
+    const uint64_t capacity = static_cast<uint64_t>(limits_.ub);
+    if (used_ + size > capacity) {
+      fail("InitBuffer at " + line_of(at) + ": " + std::to_string(used_ + size) + " bytes of UB needed, " +
+           std::to_string(used_ + size - capacity) + " more than the " + std::to_string(capacity) + " there are");
+    }
+    if (labels_.size() >= kMaxBuffers) fail("InitBuffer at " + line_of(at) + ": more than 64 buffers");
+    labels_[used_] = label;
+    used_ += size;
+    return used_ - size;
+  }
+  uint64_t used_ub() const { return used_; }
+
+  std::string describe(InstructionId id) const {
+    const Instruction& i = launch_.issued[id];
+    std::string text = std::string(i.name) + " at " + line_of(i.at) + " (pipe " + name(i.pipe);
+    return text + (i.block == block_ ? ")" : ", block " + std::to_string(i.block) + ")");
+  }
+  std::string describe_ub(uint64_t address) const {
+    auto label = labels_.upper_bound(address);
+    if (label == labels_.begin()) return "UB byte " + std::to_string(address);
+    --label;
+    return "byte " + std::to_string(address - label->first) + " of " + label->second;
+  }
+
+  void at_end(std::function<void()> check) { end_checks_.push_back(std::move(check)); }
+
+  // The kernel has returned: nothing may be left set or taken.
+  void finish() {
+    for (const auto& check : end_checks_) check();
+    for (int event = 0; event < kEventKinds; ++event) {
+      for (int id = 0; id < kEventIds; ++id) {
+        const Flag& flag = flags_[event][id];
+        if (flag.clock)
+          fail("SetFlag<" + flag_name(flag.event_name, id) + " at " + line_of(flag.at) +
+               ": surplus, the kernel ends and nothing waited for it");
+      }
+    }
+  }
+
+  static Core& current() { return *slot(); }
+  static Core*& slot() {
+    thread_local Core* core = nullptr;
+    return core;
+  }
+
+ private:
+  struct Flag {
+    std::optional<Clock> clock;  // empty = not set
+    Where at;
+    const char* event_name = "";
+  };
+
+  static uint64_t address_of(const uint8_t* data) { return reinterpret_cast<uint64_t>(data); }
+  static std::string flag_name(const char* event_name, int id) {
+    return "HardEvent::" + std::string(event_name) + ">(" + std::to_string(id) + ")";
+  }
+
+  Flag& flag_of(int event, const char* event_name, int id, const char* call, const Where& at) {
+    if (id < 0 || id >= kEventIds)
+      fail(std::string(call) + "<" + flag_name(event_name, id) + " at " + line_of(at) + ": event ids are 0 to " +
+           std::to_string(kEventIds - 1));
+    return flags_[event][id];
+  }
+
+  bool ordered(InstructionId earlier, const Instruction& now) const {
+    const Instruction& e = launch_.issued[earlier];
+    return e.block == now.block && clocks_.complete(e.pipe, e.number, now.pipe);
+  }
+
+  // On one pipe an earlier instruction reads before a later one writes, and the scalar unit has its value before it
+  // issues anything further.
+  static bool reads_before(const Instruction& reader, const Instruction& now) {
+    return reader.block == now.block && (reader.pipe == now.pipe || reader.pipe == Pipe::S);
+  }
+
+  [[noreturn]] void race(InstructionId now, const char* does, InstructionId earlier, const char* did,
+                         const std::string& where) const {
+    const Instruction& a = launch_.issued[earlier];
+    const Instruction& b = launch_.issued[now];
+    std::string missing = std::string("no wait of ") + name(b.pipe) + " for " + name(a.pipe);
+    if (a.block != b.block) missing = "blocks are not ordered";
+    if (a.block == b.block && a.pipe == b.pipe) missing = std::string("no PipeBarrier<PIPE_") + name(a.pipe) + ">";
+    fail("race: " + describe(now) + " " + does + " " + where + " that " + describe(earlier) + " " + did + ": " +
+         missing + " in between");
+  }
+
+  template <typename Place>
+  void read(Shadow& shadow, InstructionId id, uint64_t address, uint64_t bytes, Place place) {
+    const Instruction now = launch_.issued[id];
+    InstructionId good = 0;  // neighbouring bytes mostly share a writer
+    shadow.for_range(address, bytes, [&](Shadow::Page& page, uint64_t first, uint64_t here, uint64_t base) {
+      for (uint64_t i = 0; i < here; ++i) {
+        if (!page.valid[first + i]) fail(describe(id) + " reads " + place(base + i) + ", which nothing has written");
+        const InstructionId writer = page.writer[first + i];
+        if (writer != good && writer != 0) {
+          if (!ordered(writer, now)) race(id, "reads", writer, "wrote", place(base + i));
+          good = writer;
+        }
+        page.reader[index(now.pipe)][first + i] = id;
+      }
+      page.touched[index(now.pipe)] = true;
+    });
+  }
+
+  template <typename Place>
+  void write(Shadow& shadow, InstructionId id, uint64_t address, uint64_t bytes, Place place) {
+    const Instruction now = launch_.issued[id];
+    InstructionId good_writer = 0, good_reader = 0;
+    shadow.for_range(address, bytes, [&](Shadow::Page& page, uint64_t first, uint64_t here, uint64_t base) {
+      for (uint64_t i = 0; i < here; ++i) {
+        const InstructionId writer = page.writer[first + i];
+        if (writer != good_writer && writer != 0) {
+          if (!ordered(writer, now)) race(id, "writes", writer, "wrote", place(base + i));
+          good_writer = writer;
+        }
+        page.writer[first + i] = id;
+        page.valid[first + i] = true;
+      }
+      for (int pipe = 0; pipe < kPipes; ++pipe) {
+        if (!page.touched[pipe]) continue;
+        for (uint64_t i = 0; i < here; ++i) {
+          const InstructionId reader = page.reader[pipe][first + i];
+          if (reader == good_reader || reader == 0) continue;
+          if (!reads_before(launch_.issued[reader], now) && !ordered(reader, now))
+            race(id, "writes", reader, "read", place(base + i));
+          good_reader = reader;
+        }
+      }
+    });
+  }
+
+  const Region& find_region(InstructionId id, const uint8_t* data, uint64_t bytes) const {
+    const Region* nearest = nullptr;
+    int64_t distance = 0;
+    for (const Region& region : launch_.regions) {
+      const int64_t from = data - region.data, to = from + static_cast<int64_t>(bytes) - region.bytes;
+      if (from >= 0 && to <= 0) return region;
+      const int64_t away = from < 0 ? -from : to;
+      if (nearest == nullptr || away < distance) nearest = &region, distance = away;
+    }
+    if (nearest == nullptr) fail(describe(id) + " touches global memory, and the kernel was given none");
+    const int64_t from = data - nearest->data;
+    std::string text = describe(id) + " is out of bounds: bytes " + std::to_string(from) + " to " +
+                       std::to_string(from + static_cast<int64_t>(bytes)) + " of " + nearest->name + ", which has " +
+                       std::to_string(nearest->bytes);
+    // Half of 2^32 elements below the start is what a row offset kept in int32 gives.
+    if (from < 0) text += "; a negative offset: an int32 overflow?";
+    fail(text);
+  }
+
+  std::string describe_global(const Region& region, uint64_t address) const {
+    return "byte " + std::to_string(address - address_of(region.data)) + " of " + region.name;
+  }
+
+  Launch& launch_;
+  int block_;
+  const ArchLimits& limits_;
+  std::vector<uint8_t> ub_;
+  Shadow shadow_;
+  PipeClocks clocks_;
+  Flag flags_[kEventKinds][kEventIds];
+  bool event_taken_[kEventKinds][kEventIds] = {};
+  uint64_t used_ = 0;
+  std::map<uint64_t, std::string> labels_;
+  std::vector<std::function<void()>> end_checks_;
+};
+
+}  // namespace v4npu::emulation

@@ -1,0 +1,49 @@
+// Runs a kernel, block after block, on one emulated SKU; the plain C entry that a test calls through ctypes.
+#pragma once
+
+#include <tuple>
+#include <utility>
+
+#include "core.h"
+
+namespace v4npu::emulation {
+
+namespace detail {
+
+template <typename... Args, size_t... I>
+void call(void (*kernel)(Args...), void* const* values, std::index_sequence<I...>) {
+  kernel(*static_cast<Args*>(values[I])...);
+}
+
+}  // namespace detail
+
+// values: a pointer to each argument's value, in order. Returns null, or what went wrong; valid until the next call on
+// this thread.
+template <typename... Args>
+const char* run(void (*kernel)(Args...), const char* kernel_name, const char* sku_name, int64_t num_blocks,
+                const Region* regions, int64_t num_regions, void* const* values, int64_t num_values) {
+  thread_local std::string message;
+  const Sku* sku = find_sku(sku_name);
+  message = sku == nullptr                              ? std::string("unknown SKU ") + sku_name
+            : sku->arch != __NPU_ARCH__                 ? std::string(sku_name) + " is of another architecture"
+            : num_values != sizeof...(Args)             ? std::string(kernel_name) + ": wrong number of arguments"
+            : num_blocks < 1 || num_blocks > UINT16_MAX ? "the number of blocks must be in 1..65535"
+                                                        : std::string();
+  if (!message.empty()) return message.c_str();
+  Launch launch{*sku, kernel_name, num_blocks, {regions, regions + num_regions}, {}, {}};
+  launch.issued.resize(1);
+  try {
+    for (int block = 0; block < num_blocks; ++block) {
+      Core core(launch, block);
+      Core::slot() = &core;
+      detail::call(kernel, values, std::index_sequence_for<Args...>{});
+      core.finish();
+    }
+  } catch (const Fault& fault) {
+    message = fault.what();
+  }
+  Core::slot() = nullptr;
+  return message.empty() ? nullptr : message.c_str();
+}
+
+}  // namespace v4npu::emulation

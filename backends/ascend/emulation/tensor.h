@@ -1,0 +1,196 @@
+// GlobalTensor, LocalTensor, and Op: the announcement of what an instruction reads and writes.
+#pragma once
+
+#include <algorithm>
+
+#include "core.h"
+#include "types.h"
+
+namespace AscendC {
+
+template <typename T>
+class GlobalTensor {
+ public:
+  using PrimType = T;
+  static constexpr uint64_t kUnbounded = UINT64_MAX;
+
+  void SetGlobalBuffer(__gm__ T* buffer, uint64_t size) {
+    data_ = buffer;
+    size_ = size;
+  }
+  void SetGlobalBuffer(__gm__ T* buffer) { SetGlobalBuffer(buffer, kUnbounded); }
+  const __gm__ T* GetPhyAddr() const { return data_; }
+  uint64_t GetSize() const { return size_; }
+  GlobalTensor operator[](uint64_t offset) const {
+    GlobalTensor part;  // integers, so that an offset far outside is reported when it is used
+    part.data_ = reinterpret_cast<T*>(reinterpret_cast<uint64_t>(data_) + offset * sizeof(T));
+    part.size_ = size_ == kUnbounded ? size_ : size_ - std::min(size_, offset);
+    return part;
+  }
+  T GetValue(uint64_t offset, const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) const;
+
+ private:
+  __gm__ T* data_ = nullptr;
+  uint64_t size_ = 0;  // elements; kUnbounded: only the bounds of the kernel's argument are checked
+};
+
+template <typename T>
+class LocalTensor {
+ public:
+  using PrimType = T;
+
+  LocalTensor() = default;
+  LocalTensor(uint64_t address, uint64_t end, TPosition position)
+      : address_(address), end_(end), position_(position), size_((end - address) / sizeof(T)) {}
+
+  LocalTensor operator[](uint32_t offset) const {
+    LocalTensor part = *this;
+    part.address_ += uint64_t{offset} * sizeof(T);
+    part.size_ = offset < size_ ? size_ - offset : 0;
+    return part;
+  }
+  template <typename U>
+  LocalTensor<U> ReinterpretCast() const {
+    return LocalTensor<U>(address_, end_, position_);
+  }
+  void SetSize(uint32_t size) { size_ = size; }
+  uint32_t GetSize() const { return size_; }
+  int32_t GetPosition() const { return static_cast<int32_t>(position_); }
+  uint64_t GetPhyAddr() const { return address_; }
+  uint64_t end() const { return end_; }  // of the buffer it lies in
+
+  T GetValue(uint32_t offset, const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) const;
+  template <typename S>
+  void SetValue(uint32_t offset, S value, const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) const;
+
+ private:
+  uint64_t address_ = 0, end_ = 0;
+  TPosition position_ = TPosition::VECCALC;
+  uint32_t size_ = 0;
+};
+
+}  // namespace AscendC
+
+namespace v4npu::emulation {
+
+template <typename T>
+using Local = AscendC::LocalTensor<T>;
+template <typename T>
+using Global = AscendC::GlobalTensor<T>;
+
+// One instruction. Operands are announced first sources, then destination; the returned pointers are the bytes
+// themselves. A destination may be a source exactly, or lie apart from it, but not overlap it partly.
+class Op {
+ public:
+  Op(const char* name, Pipe pipe, const Where& at) : core_(Core::current()), id_(core_.issue(name, pipe, at)) {}
+
+  template <typename T>
+  const T* read(const Local<T>& source, int64_t count, uint64_t alignment = kBlockBytes) {
+    const auto [address, bytes] = range(source, count, alignment);
+    core_.read_ub(id_, address, bytes);
+    sources_[num_sources_++] = {address, bytes};
+    return reinterpret_cast<const T*>(core_.ub(address));
+  }
+
+  // One element of a source read in no order; what a gather does.
+  template <typename T>
+  const T* read_one(const Local<T>& source, uint64_t element) {
+    const auto [address, bytes] = range(source[static_cast<uint32_t>(element)], 1, sizeof(T));
+    core_.read_ub(id_, address, bytes);
+    return reinterpret_cast<const T*>(core_.ub(address));
+  }
+
+  template <typename T>
+  T* write(const Local<T>& destination, int64_t count, uint64_t alignment = kBlockBytes) {
+    const auto [address, bytes] = range(destination, count, alignment);
+    for (int i = 0; i < num_sources_; ++i) {
+      const Range& source = sources_[i];
+      const bool apart = address + bytes <= source.address || source.address + source.bytes <= address;
+      if (!apart && address != source.address) {
+        core_.fail(core_.describe(id_) + ": " + core_.describe_ub(address) + " overlaps a source partly");
+      }
+    }
+    core_.write_ub(id_, address, bytes);
+    return reinterpret_cast<T*>(core_.ub(address));
+  }
+
+  // Global memory, in bytes from the start of the tensor.
+  template <typename T>
+  const uint8_t* read(const Global<T>& source, int64_t offset, uint64_t bytes) {
+    uint8_t* data = global(source, offset, bytes);
+    core_.read_global(id_, data, bytes);
+    return data;
+  }
+  template <typename T>
+  uint8_t* write(const Global<T>& destination, int64_t offset, uint64_t bytes) {
+    uint8_t* data = global(destination, offset, bytes);
+    core_.write_global(id_, data, bytes);
+    return data;
+  }
+
+  void require(bool condition, const std::string& rule) const {
+    if (!condition) core_.fail(core_.describe(id_) + ": " + rule);
+  }
+
+  Core& core() { return core_; }
+
+ private:
+  struct Range {
+    uint64_t address, bytes;
+  };
+
+  template <typename T>
+  uint8_t* global(const Global<T>& tensor, int64_t offset, uint64_t bytes) const {
+    const uint64_t end = (offset + bytes + sizeof(T) - 1) / sizeof(T);
+    require(tensor.GetSize() == Global<T>::kUnbounded || (offset >= 0 && end <= tensor.GetSize()),
+            "out of bounds, element " + std::to_string(end) + " of a GlobalTensor that ends at element " +
+                std::to_string(tensor.GetSize()));
+    return reinterpret_cast<uint8_t*>(const_cast<T*>(tensor.GetPhyAddr())) + offset;
+  }
+
+  template <typename T>
+  Range range(const Local<T>& tensor, int64_t count, uint64_t alignment) {
+    // The 2201 does nothing for a count of 0, the 3510 promises nothing (every reference page): not portable.
+    require(count > 0, "a count of " + std::to_string(count));
+    const uint64_t address = tensor.GetPhyAddr(), bytes = static_cast<uint64_t>(count) * sizeof(T);
+    if (address + bytes > tensor.end()) {
+      core_.fail(core_.describe(id_) + " overflows by " + std::to_string(address + bytes - tensor.end()) +
+                 " bytes: " + std::to_string(bytes) + " from " + core_.describe_ub(address));
+    }
+    if (address % alignment != 0) {
+      core_.fail(core_.describe(id_) + ": misaligned, " + core_.describe_ub(address) + " is not a multiple of " +
+                 std::to_string(alignment) + " bytes");
+    }
+    return {address, bytes};
+  }
+
+  Core& core_;
+  InstructionId id_;
+  Range sources_[3];
+  int num_sources_ = 0;
+};
+
+}  // namespace v4npu::emulation
+
+namespace AscendC {
+
+template <typename T>
+T GlobalTensor<T>::GetValue(uint64_t offset, const v4npu::emulation::Where& at) const {
+  v4npu::emulation::Op op("GlobalTensor::GetValue", v4npu::emulation::Pipe::S, at);
+  return *reinterpret_cast<const T*>(op.read((*this)[offset], 0, sizeof(T)));
+}
+
+template <typename T>
+T LocalTensor<T>::GetValue(uint32_t offset, const v4npu::emulation::Where& at) const {
+  v4npu::emulation::Op op("LocalTensor::GetValue", v4npu::emulation::Pipe::S, at);
+  return *op.read((*this)[offset], 1, sizeof(T));
+}
+
+template <typename T>
+template <typename S>
+void LocalTensor<T>::SetValue(uint32_t offset, S value, const v4npu::emulation::Where& at) const {
+  v4npu::emulation::Op op("LocalTensor::SetValue", v4npu::emulation::Pipe::S, at);
+  *op.write((*this)[offset], 1, sizeof(T)) = static_cast<T>(value);
+}
+
+}  // namespace AscendC
