@@ -25,6 +25,12 @@ __aicore__ inline AscendC::DataCopyExtParams one_run(int64_t count) {
   return AscendC::DataCopyExtParams(1, static_cast<uint32_t>(count * sizeof(T)), 0, 0, 0);
 }
 
+// Conversions of a scalar to bfloat16_t differ between compilers; all types agree on what zero bits mean.
+template <typename T>
+__aicore__ inline T zero() {
+  return T{};
+}
+
 // To fp32, exactly. 2201 has no plain copy of a partial block, hence the product with one.
 template <typename T>
 __aicore__ inline void widen(const AscendC::LocalTensor<float>& dst, const AscendC::LocalTensor<T>& src,

@@ -88,7 +88,7 @@ class Op {
   const T* read(const Local<T>& source, int64_t count, uint64_t alignment = kBlockBytes) {
     const auto [address, bytes] = range(source, count, alignment);
     core_.read_ub(id_, address, bytes);
-    sources_[num_sources_++] = {address, bytes};
+    sources_.push_back({address, bytes});
     return reinterpret_cast<const T*>(core_.ub(address));
   }
 
@@ -103,8 +103,7 @@ class Op {
   template <typename T>
   T* write(const Local<T>& destination, int64_t count, uint64_t alignment = kBlockBytes) {
     const auto [address, bytes] = range(destination, count, alignment);
-    for (int i = 0; i < num_sources_; ++i) {
-      const Range& source = sources_[i];
+    for (const Range& source : sources_) {
       const bool apart = address + bytes <= source.address || source.address + source.bytes <= address;
       if (!apart && address != source.address) {
         core_.fail(core_.describe(id_) + ": " + core_.describe_ub(address) + " overlaps a source partly");
@@ -166,8 +165,7 @@ class Op {
 
   Core& core_;
   InstructionId id_;
-  Range sources_[3];
-  int num_sources_ = 0;
+  std::vector<Range> sources_;
 };
 
 }  // namespace v4npu::emulation
