@@ -9,7 +9,7 @@
 
 namespace v4npu {
 
-// Two work tensors of the size of the angles. cos may not be angle, all others are distinct too.
+// Work tensors of the size of the angles.
 struct SinCosWork {
   AscendC::LocalTensor<float> high, low, product;
 };
@@ -40,7 +40,7 @@ __aicore__ inline void polynomial(const AscendC::LocalTensor<float>& sum, const 
   AscendC::PipeBarrier<PIPE_V>();
 }
 
-// Overwrites the angles. Ends with a barrier.
+// Overwrites the angles; all tensors are distinct. Ends with a barrier.
 __aicore__ inline void sin_cos(const AscendC::LocalTensor<float>& sin, const AscendC::LocalTensor<float>& cos,
                                const AscendC::LocalTensor<float>& angle, const SinCosWork& work, int32_t count) {
   constexpr float kPi[] = {0x1.9218p+1f, 0x1.ed5p-13f, 0x1.10b46p-29f};
