@@ -22,18 +22,14 @@ ROOT = Path(__file__).parents[2]
 ASCEND = ROOT / "backends/ascend"
 INCLUDES = (ASCEND / "emulation", ASCEND / "ops", ROOT / "csrc/include")
 FLAGS = ("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-ffp-contract=off")
-SKUS = {
-    "ascend910b1": 2201,
-    "ascend910b3": 2201,
-    "ascend910_9391": 2201,
-    "ascend950pr_9599": 3510,
-    "ascend950pr_9589": 3510,
-    "ascend950pr_9579": 3510,
-    "ascend950dt_9591": 3510,
-    "ascend950dt_9581": 3510,
-}
 _ENTRY = re.compile(r'extern "C" __global__ __aicore__ void (\w+)\(([^)]*)\)')
 _SCALARS = {"int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32, "float": ctypes.c_float}
+
+
+def skus() -> dict[str, int]:
+    """The SKUs that can be emulated and their architecture."""
+    table = (ASCEND / "emulation/skus.h").read_text()
+    return {name: int(arch) for name, arch in re.findall(r'\{"(\w+)", (\d+), ', table)}
 
 
 class KernelFault(RuntimeError):
@@ -92,9 +88,10 @@ class Source:
             text = f"namespace emulated{self.suffix} {{\nnamespace v4npu {{ using namespace ::v4npu; }}\n{text}\n}}"
         calls = "".join(
             f"const char* emulate_{name}(const char* sku, int64_t blocks, const v4npu::emulation::Region* regions,"
-            f" int64_t num_regions, void* const* values, int64_t num_values) {{\n"
+            f" int64_t num_regions, void* const* values, int64_t num_values, const char* ignored_wait,"
+            f" v4npu::emulation::Report* report) {{\n"
             f'  return v4npu::emulation::run({self._scope()}{name}, "{name}", sku, blocks, regions, num_regions, values,'
-            f" num_values);\n}}\n"
+            f" num_values, ignored_wait, report);\n}}\n"
             for name in self.entries()
         )
         return f'{text}\n#line 1 "host entries"\nextern "C" {{\n{calls}}}\n'
@@ -112,6 +109,19 @@ class _Region(ctypes.Structure):
     )
 
 
+class _Report(ctypes.Structure):
+    _fields_ = (("ub_bytes", ctypes.c_int64), ("instructions", ctypes.c_int64), ("waits", ctypes.c_char_p))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a launch did: bytes of UB, instructions of all blocks, and the "file:line" of every wait it passed."""
+
+    ub_bytes: int
+    instructions: int
+    waits: tuple[str, ...]
+
+
 class Kernels:
     """The kernels of some sources, compiled for one architecture."""
 
@@ -121,8 +131,15 @@ class Kernels:
         unit = '#include "launch.h"\n#include "../common/rows.h"\n' + "\n".join(source.unit() for source in sources)
         self._library = ctypes.CDLL(str(_compiled(unit, arch, cache)))
 
-    def launch(self, name: str, sku: str, num_blocks: int, *arguments: In | Out | InOut | int | float) -> None:
-        """Runs a kernel to its end.
+    def launch(
+        self,
+        name: str,
+        sku: str,
+        num_blocks: int,
+        *arguments: In | Out | InOut | int | float,
+        ignored_wait: str = "",
+    ) -> Report:
+        """Runs a kernel to its end; the wait or barrier at `ignored_wait` ("file:line") then orders nothing.
 
         Raises:
             KernelFault: The emulator found something wrong; the message is its sentence.
@@ -144,6 +161,7 @@ class Kernels:
         run = self._library[f"emulate_{name}"]
         run.restype = ctypes.c_char_p
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.cast(ctypes.byref(v), ctypes.c_void_p) for v in values))
+        report = _Report()
         message = run(
             sku.encode(),
             ctypes.c_int64(num_blocks),
@@ -151,9 +169,12 @@ class Kernels:
             ctypes.c_int64(len(regions)),
             pointers,
             ctypes.c_int64(len(values)),
+            ignored_wait.encode(),
+            ctypes.byref(report),
         )
         if message is not None:
             raise KernelFault(message.decode())
+        return Report(report.ub_bytes, report.instructions, tuple(report.waits.decode().split()))
 
 
 def compiler() -> str | None:

@@ -8,8 +8,10 @@
 // without a select.
 //
 // A tile is a part of one row: whole blocks, at most 2048 values. block_size must be a multiple of 8 (32 bytes of fp32)
-// and at most 2048. UB in bytes: x 2 x 8192 (fp32) or 2 x 4096, codes 2 x 2048, scales 2 x 256, fp32 and int32
-// values 6 x 8192, tables 2 x 8192, per block 5 x 8192, one half and one int16 tile 2 x 4096: total 135680 at most.
+// and at most 2048. Subnormal inputs of fp4 may be flushed to zero by a chip.
+// UB in bytes, T = fp32 / 16 bit:  x 2 x 8192 / 4096   codes 2 x 2048   scales 2 x 256
+//                                  fp32 and int32 values 6 x 8192   tables 2 x 8192   per block 5 x 8192
+//                                  int16 and half values 2 x 4096   total 135680 / 127488
 #pragma once
 
 #include "rows.h"
@@ -109,7 +111,6 @@ class BlockQuantKernel {
   static __aicore__ inline I32 int32(const F32& t) { return t.template ReinterpretCast<int32_t>(); }
   static __aicore__ inline U32 uint32(const F32& t) { return t.template ReinterpretCast<uint32_t>(); }
   static __aicore__ inline U32 uint32(const I32& t) { return t.template ReinterpretCast<uint32_t>(); }
-  static __aicore__ inline void barrier() { AscendC::PipeBarrier<PIPE_V>(); }
 
   // Byte offsets: of the scale of each value, of the even value of each pair, of the slot of each block's amax.
   __aicore__ inline void make_tables() {
@@ -121,10 +122,9 @@ class BlockQuantKernel {
     }
     AscendC::CreateVecIndex(pair, 0, kTile / 2);
     AscendC::CreateVecIndex(slot, 0, kTile / kSlot);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Muls(pair, pair, 8, kTile / 2);
     AscendC::Muls(slot, slot, 32, kTile / kSlot);
-    barrier();
   }
 
   __aicore__ inline void load(int64_t start, int32_t count) {
@@ -133,48 +133,48 @@ class BlockQuantKernel {
     x_queue_.EnQue(in);
     in = x_queue_.template DeQue<T>();
     widen(value_, in, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     x_queue_.FreeTensor(in);
   }
 
   // Step 1. A NaN counts as infinity: what the chip's maximum makes of one is not documented.
   __aicore__ inline void block_amax(int32_t count, int32_t blocks) {
     AscendC::ShiftLeft(uint32(magnitude_), uint32(value_), 1u, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::ShiftRight(uint32(magnitude_), uint32(magnitude_), 1u, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Mins(int32(magnitude_), int32(magnitude_), kInfinity, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     for (int32_t b = 0; b < blocks; ++b) {
       const int32_t at = b * block_size_;
       const int32_t size = count - at < block_size_ ? count - at : block_size_;
       AscendC::ReduceMax(slots_[b * kSlot], magnitude_[at], small_[at], size);
     }
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Gather(amax_, slots_, slot_offset_, 0u, blocks);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
   }
 
   // Step 2. Adding the largest mantissa carries into the exponent unless the mantissa is zero: a ceiling.
   __aicore__ inline void scales(int64_t start, int32_t blocks) {
     AscendC::Maxs(amax_, amax_, Format::kAmaxFloor, blocks);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Muls(amax_, amax_, Format::kInverseLargest, blocks);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Adds(int32(amax_), int32(amax_), kMantissaMask, blocks);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::ShiftRight(uint32(exponent_), uint32(amax_), 23u, blocks);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Mins(exponent_, exponent_, kLargestScale, blocks);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     // 1 / 2^(byte - 127), whose biased exponent is 254 - byte. Beside an infinity (byte 254) a normal number has to do:
     // the infinity still gives the largest code, and only neighbours above 2^115 feel the difference.
     AscendC::Muls(int32(inverse_), exponent_, -1, blocks);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Adds(int32(inverse_), int32(inverse_), kLargestScale, blocks);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Maxs(int32(inverse_), int32(inverse_), 1, blocks);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::ShiftLeft(uint32(inverse_), uint32(inverse_), 23u, blocks);
     AscendC::LocalTensor<uint8_t> bytes = scale_queue_.template AllocTensor<uint8_t>();
     to_bytes(bytes, exponent_, blocks);
@@ -189,51 +189,50 @@ class BlockQuantKernel {
     const I32 magnitude = int32(magnitude_);
     const I32 bits = int32(small_);
     AscendC::Gather(spread_, inverse_, block_offset_, 0u, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Mul(value_, value_, spread_, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::ShiftRight(sign_, uint32(value_), 31u, count);
     AscendC::ShiftLeft(uint32(magnitude), uint32(value_), 1u, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::ShiftLeft(sign_, sign_, Format::kSignBit, count);
     AscendC::ShiftRight(uint32(magnitude), uint32(magnitude), 1u, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     if constexpr (Format::kHasNan != 0) mark_nan(magnitude, count);
     AscendC::Mins(magnitude, magnitude, Format::kLargest, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Maxs(normal_, magnitude, Format::kSmallestNormal, count);
     AscendC::Mins(bits, magnitude, Format::kSmallestNormal, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::ShiftLeft(uint32(magnitude), uint32(normal_), 31u - Format::kDroppedBits, count);
     AscendC::Adds(small_, small_, Format::kStep, count);
     AscendC::Adds(normal_, normal_, (1 << (Format::kDroppedBits - 1)) - 1, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::ShiftRight(uint32(magnitude), uint32(magnitude), 31u, count);  // the last bit kept
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Add(normal_, normal_, magnitude, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::ShiftRight(uint32(normal_), uint32(normal_), Format::kDroppedBits, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Add(normal_, normal_, bits, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     // The two codes, less the one counted twice: the biases of both bit patterns come off together.
     AscendC::Adds(normal_, normal_, -(Format::kSmallestNormal >> Format::kDroppedBits) - Format::kStepBits, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Add(normal_, normal_, sign_.template ReinterpretCast<int32_t>(), count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
   }
 
   // Adds 1 to the sign's code where the magnitude is a NaN: the code after the largest.
   __aicore__ inline void mark_nan(const I32& magnitude, int32_t count) {
     const I32 sign = sign_.template ReinterpretCast<int32_t>();
     AscendC::Adds(normal_, magnitude, -kInfinity, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Maxs(normal_, normal_, 0, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Mins(normal_, normal_, 1, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Add(sign, sign, normal_, count);
-    barrier();
   }
 
   // Step 5 for two to a byte: the even code in the low nibble.
@@ -242,11 +241,11 @@ class BlockQuantKernel {
     if constexpr (Format::kPerByte == 2) {
       AscendC::Gather(int32(value_), normal_, pair_offset_, 0u, bytes);
       AscendC::Gather(int32(magnitude_), normal_, pair_offset_, 4u, bytes);
-      barrier();
+      AscendC::PipeBarrier<PIPE_V>();
       AscendC::Muls(int32(magnitude_), int32(magnitude_), 16, bytes);
-      barrier();
+      AscendC::PipeBarrier<PIPE_V>();
       AscendC::Add(normal_, int32(value_), int32(magnitude_), bytes);
-      barrier();
+      AscendC::PipeBarrier<PIPE_V>();
     }
     AscendC::LocalTensor<uint8_t> out = q_queue_.template AllocTensor<uint8_t>();
     to_bytes(out, normal_, bytes);
@@ -259,9 +258,9 @@ class BlockQuantKernel {
   // Numbers 0 to 255, by the one path both architectures have: int32, int16, half (exact up to 2048), uint8.
   __aicore__ inline void to_bytes(const AscendC::LocalTensor<uint8_t>& out, const I32& numbers, int32_t count) {
     AscendC::Cast(short_, numbers, AscendC::RoundMode::CAST_NONE, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Cast(half_, short_, AscendC::RoundMode::CAST_RINT, count);
-    barrier();
+    AscendC::PipeBarrier<PIPE_V>();
     AscendC::Cast(out, half_, AscendC::RoundMode::CAST_RINT, count);
   }
 

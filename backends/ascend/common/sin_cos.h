@@ -68,7 +68,6 @@ __aicore__ inline void sin_cos(const AscendC::LocalTensor<float>& sin, const Asc
   AscendC::PipeBarrier<PIPE_V>();
   AscendC::Sub(low, low, high, count);  // |low| <= 512
   AscendC::Muls(sin, sin, -2.0f, count);
-  AscendC::PipeBarrier<PIPE_V>();
   for (float piece : kPi) {
     subtract_product(angle, high, piece, work.product, count);
     subtract_product(angle, low, piece, work.product, count);

@@ -17,12 +17,19 @@ void call(void (*kernel)(Args...), void* const* values, std::index_sequence<I...
 
 }  // namespace detail
 
-// values: a pointer to each argument's value, in order. Returns null, or what went wrong; valid until the next call on
-// this thread.
+struct Report {
+  int64_t ub_bytes;      // allocated by the block that took most
+  int64_t instructions;  // issued by all blocks
+  const char* waits;     // "file:line" of every wait and barrier passed, one a line; as long-lived as the message
+};
+
+// values: a pointer to each argument's value, in order. ignored_wait: "file:line" or "". Returns null, or what went
+// wrong; valid until the next call on this thread.
 template <typename... Args>
 const char* run(void (*kernel)(Args...), const char* kernel_name, const char* sku_name, int64_t num_blocks,
-                const Region* regions, int64_t num_regions, void* const* values, int64_t num_values) {
-  thread_local std::string message;
+                const Region* regions, int64_t num_regions, void* const* values, int64_t num_values,
+                const char* ignored_wait, Report* report) {
+  thread_local std::string message, waits;
   const Sku* sku = find_sku(sku_name);
   message = sku == nullptr                              ? std::string("unknown SKU ") + sku_name
             : sku->arch != __NPU_ARCH__                 ? std::string(sku_name) + " is of another architecture"
@@ -30,7 +37,7 @@ const char* run(void (*kernel)(Args...), const char* kernel_name, const char* sk
             : num_blocks < 1 || num_blocks > UINT16_MAX ? "the number of blocks must be in 1..65535"
                                                         : std::string();
   if (!message.empty()) return message.c_str();
-  Launch launch{*sku, kernel_name, num_blocks, {regions, regions + num_regions}, {}, {}};
+  Launch launch{*sku, kernel_name, num_blocks, {regions, regions + num_regions}, ignored_wait, {}, {}, {}};
   launch.issued.resize(1);
   try {
     for (int block = 0; block < num_blocks; ++block) {
@@ -43,6 +50,9 @@ const char* run(void (*kernel)(Args...), const char* kernel_name, const char* sk
     message = fault.what();
   }
   Core::slot() = nullptr;
+  waits.clear();
+  for (const std::string& wait : launch.waits) waits += wait + "\n";
+  *report = {static_cast<int64_t>(launch.used_ub), static_cast<int64_t>(launch.issued.size()) - 1, waits.c_str()};
   return message.empty() ? nullptr : message.c_str();
 }
 

@@ -19,13 +19,13 @@ void WaitFlag(int32_t eventID, const v4npu::emulation::Where& at = v4npu::emulat
 }
 
 template <pipe_t pipe>
-void PipeBarrier() {
+void PipeBarrier(const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
   static_assert(pipe != PIPE_S, "the hardware orders scalar instructions; PIPE_S is refused");
   auto& core = v4npu::emulation::Core::current();
   if constexpr (pipe == PIPE_ALL) {
-    core.barrier_all();
+    core.barrier_all(at);
   } else {
-    core.barrier(v4npu::emulation::pipe_of(pipe));
+    core.barrier(v4npu::emulation::pipe_of(pipe), at);
   }
 }
 

@@ -47,7 +47,7 @@ class QueueState {
       QueueBuffer& buffer = buffers_[(next_ + i) % buffers_.size()];
       if (buffer.state != QueueBuffer::State::Free) continue;
       next_ = (next_ + i + 1) % buffers_.size();
-      land(buffer, drain_);
+      land(buffer, drain_, at);
       change(buffer, QueueBuffer::State::Allocated, at);
       Core::current().poison_ub(buffer.address, buffer.bytes);
       return buffer;
@@ -72,7 +72,7 @@ class QueueState {
     if (queued_.empty()) fail("DeQue", at, "deadlock, the queue is empty");
     QueueBuffer& buffer = *queued_.front();
     queued_.pop_front();
-    land(buffer, fill_);
+    land(buffer, fill_, at);
     change(buffer, QueueBuffer::State::Dequeued, at);
     return buffer;
   }
@@ -99,10 +99,10 @@ class QueueState {
     buffer.event_id = core.take_event(event, kEvents[event].name, at);
     buffer.clock = core.after(kEvents[event].from);
   }
-  void land(QueueBuffer& buffer, int event) {
+  void land(QueueBuffer& buffer, int event, const Where& at) {
     if (buffer.event_id < 0) return;  // a buffer's first AllocTensor waits for nothing
     Core::current().release_event(event, buffer.event_id);
-    Core::current().join(kEvents[event].to, buffer.clock);
+    Core::current().join(kEvents[event].to, buffer.clock, at);
     buffer.event_id = -1;
   }
   static void change(QueueBuffer& buffer, QueueBuffer::State state, const Where& at) {
