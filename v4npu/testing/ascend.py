@@ -90,8 +90,8 @@ class Source:
             f"const char* emulate_{name}(const char* sku, int64_t blocks, const v4npu::emulation::Region* regions,"
             f" int64_t num_regions, void* const* values, int64_t num_values, const char* ignored_wait,"
             f" v4npu::emulation::Report* report) {{\n"
-            f'  return v4npu::emulation::run({self._scope()}{name}, "{name}", sku, blocks, regions, num_regions, values,'
-            f" num_values, ignored_wait, report);\n}}\n"
+            f'  return v4npu::emulation::run({self._scope()}{name}, "{name}", sku, blocks, regions, num_regions,'
+            f" values, num_values, ignored_wait, report);\n}}\n"
             for name in self.entries()
         )
         return f'{text}\n#line 1 "host entries"\nextern "C" {{\n{calls}}}\n'

@@ -23,7 +23,7 @@ constexpr int kEventIds = 8;          // per pair of pipes, on 2201 and 3510 ali
 constexpr int kEventKinds = 64;       // more than HardEvent has
 constexpr int kMaxBuffers = 64;       // per kernel (TPipe::InitBuffer reference page)
 constexpr uint64_t kBlockBytes = 32;  // alignment and copy unit of the UB
-constexpr uint64_t kMaxInstructions = 4'000'000;  // watchdog, per launch; the tests stay below a tenth of it
+constexpr uint64_t kMaxInstructions = 1'000'000;  // watchdog, per block; the tests stay below a tenth of it
 
 constexpr uint64_t whole_blocks(uint64_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes; }
 
@@ -75,7 +75,7 @@ class Core {
   // ---- instructions
 
   InstructionId issue(const char* instruction, Pipe pipe, const Where& at) {
-    if (launch_.issued.size() > kMaxInstructions) fail("watchdog: still running at " + line_of(at));
+    if (++num_instructions_ > kMaxInstructions) fail("watchdog: still running at " + line_of(at));
     launch_.issued.push_back({instruction, at, pipe, block_, clocks_.issue(pipe)});
     return static_cast<InstructionId>(launch_.issued.size() - 1);
   }
@@ -320,7 +320,7 @@ class Core {
   PipeClocks clocks_;
   Flag flags_[kEventKinds][kEventIds];
   bool event_taken_[kEventKinds][kEventIds] = {};
-  uint64_t used_ = 0;
+  uint64_t used_ = 0, num_instructions_ = 0;
   std::map<uint64_t, std::string> labels_;
   std::vector<std::function<void()>> end_checks_;
 };
