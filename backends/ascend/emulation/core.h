@@ -1,4 +1,4 @@
-// One AI vector core at work: its pipes, flags and unified buffer, the global memory it shares, and the checks.
+// One core at work, vector or cube: its pipes, flags and memories, the global memory it shares, and the checks.
 //
 // Every API call of the dialect becomes one Instruction on one pipe. It announces what it reads and writes, and each
 // announcement is checked against the limits of the chip and against all earlier instructions.
@@ -22,10 +22,18 @@ namespace v4npu::emulation {
 constexpr int kEventIds = 8;          // per pair of pipes, on 2201 and 3510 alike (SetFlag/WaitFlag reference page)
 constexpr int kEventKinds = 64;       // more than HardEvent has
 constexpr int kMaxBuffers = 64;       // per kernel (TPipe::InitBuffer reference page)
-constexpr uint64_t kBlockBytes = 32;  // alignment and copy unit of the UB
+constexpr uint64_t kBlockBytes = 32;  // alignment and copy unit of UB and L1
 constexpr uint64_t kMaxInstructions = 1'000'000;  // watchdog, per block; the tests stay below a tenth of it
 
 constexpr uint64_t whole_blocks(uint64_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes; }
+
+// Memories on the chip. A local address is the memory's number above bit 32 and the byte below.
+enum class Space : uint8_t { UB, L1, L0A, L0B, L0C };
+constexpr int kSpaces = 5;
+constexpr const char* kSpaceNames[kSpaces] = {"UB", "L1", "L0A", "L0B", "L0C"};
+constexpr Space space_of(uint64_t address) { return static_cast<Space>(address >> 32); }
+
+enum class CoreType { Vector, Cube };
 
 enum class Access : int32_t { In, Out, InOut };
 
@@ -59,13 +67,15 @@ struct Launch {
 
 class Core {
  public:
-  Core(Launch& launch, int block)
-      : launch_(launch), block_(block), limits_(limits_of(launch.sku)), ub_(limits_.ub, 0xff) {}
+  Core(Launch& launch, int block) : launch_(launch), block_(block), limits_(limits_of(launch.sku)) {}
 
   int block() const { return block_; }
   Launch& launch() { return launch_; }
   const ArchLimits& limits() const { return limits_; }
-  uint8_t* ub(uint64_t address) { return ub_.data() + address; }
+  uint8_t* local(uint64_t address) {
+    return memory_[static_cast<int>(space_of(address))].data() + static_cast<uint32_t>(address);
+  }
+  void set_type(CoreType type) { type_ = type; }
 
   [[noreturn]] void fail(const std::string& what) const {
     throw Fault(launch_.kernel + " on " + std::string(launch_.sku.name) + ", block " + std::to_string(block_) + ": " +
@@ -80,13 +90,19 @@ class Core {
     return static_cast<InstructionId>(launch_.issued.size() - 1);
   }
 
-  void read_ub(InstructionId reader, uint64_t address, uint64_t bytes) {
-    read(shadow_, reader, address, bytes, [&](uint64_t at) { return describe_ub(at); });
+  void read_local(InstructionId reader, uint64_t address, uint64_t bytes) {
+    read(shadow_, reader, address, bytes, [&](uint64_t at) { return describe_local(at); });
   }
-  void write_ub(InstructionId writer, uint64_t address, uint64_t bytes) {
-    write(shadow_, writer, address, bytes, [&](uint64_t at) { return describe_ub(at); });
+  void write_local(InstructionId writer, uint64_t address, uint64_t bytes) {
+    write(shadow_, writer, address, bytes, [&](uint64_t at) { return describe_local(at); });
   }
-  void poison_ub(uint64_t address, uint64_t bytes) { shadow_.poison(address, bytes); }
+  // Orders a read, whatever the bytes hold; whether the first of them holds anything.
+  bool read_local_unchecked(InstructionId reader, uint64_t address, uint64_t bytes) {
+    bool valid = false;
+    read(shadow_, reader, address, bytes, [&](uint64_t at) { return describe_local(at); }, &valid);
+    return valid;
+  }
+  void poison_local(uint64_t address, uint64_t bytes) { shadow_.poison(address, bytes); }
 
   void read_global(InstructionId reader, const uint8_t* data, uint64_t bytes) {
     const Region& region = find_region(reader, data, bytes);
@@ -146,30 +162,40 @@ class Core {
   }
   void release_event(int event, int id) { event_taken_[event][id] = false; }
 
-  // ---- buffers of the UB
+  // ---- buffers on the chip
 
-  uint64_t allocate(uint64_t bytes, const std::string& label, const Where& at) {
-    const uint64_t size = whole_blocks(bytes);
-    const uint64_t capacity = static_cast<uint64_t>(limits_.ub);
-    if (used_ + size > capacity) {
-      fail("InitBuffer at " + line_of(at) + ": " + std::to_string(used_ + size) + " bytes of UB needed, " +
-           std::to_string(used_ + size - capacity) + " more than the " + std::to_string(capacity) + " there are");
-    }
-    if (labels_.size() >= kMaxBuffers) fail("InitBuffer at " + line_of(at) + ": more than 64 buffers");
-    labels_[used_] = label;
-    used_ += size;
-    return used_ - size;
+  int64_t capacity(Space space) const {
+    const int64_t bytes[kSpaces] = {limits_.ub, limits_.l1, limits_.l0a, limits_.l0b, limits_.l0c};
+    return bytes[static_cast<int>(space)];
   }
-  uint64_t used_ub() const { return used_; }
+
+  uint64_t allocate(Space space, uint64_t bytes, const std::string& label, const Where& at) {
+    const std::string memory = kSpaceNames[static_cast<int>(space)], call = "InitBuffer at " + line_of(at) + ": ";
+    const bool vector = type_ == CoreType::Vector;
+    if (vector != (space == Space::UB)) fail(call + "a " + (vector ? "vector" : "cube") + " core has no " + memory);
+    const uint64_t size = whole_blocks(bytes), limit = static_cast<uint64_t>(capacity(space));
+    uint64_t& used = used_[static_cast<int>(space)];
+    if (used + size > limit) {
+      fail(call + std::to_string(used + size) + " bytes of " + memory + " needed, " +
+           std::to_string(used + size - limit) + " more than the " + std::to_string(limit) + " there are");
+    }
+    if (labels_.size() >= kMaxBuffers) fail(call + "more than 64 buffers");
+    memory_[static_cast<int>(space)].resize(limit, 0xff);
+    const uint64_t address = uint64_t{static_cast<uint8_t>(space)} << 32 | used;
+    labels_[address] = label;
+    used += size;
+    return address;
+  }
+  uint64_t used(Space space) const { return used_[static_cast<int>(space)]; }
 
   std::string describe(InstructionId id) const {
     const Instruction& i = launch_.issued[id];
     std::string text = std::string(i.name) + " at " + line_of(i.at) + " (pipe " + name(i.pipe);
     return text + (i.block == block_ ? ")" : ", block " + std::to_string(i.block) + ")");
   }
-  std::string describe_ub(uint64_t address) const {
+  std::string describe_local(uint64_t address) const {
     auto label = labels_.upper_bound(address);
-    if (label == labels_.begin()) return "UB byte " + std::to_string(address);
+    if (label == labels_.begin()) return "an address outside all buffers";
     --label;
     return "byte " + std::to_string(address - label->first) + " of " + label->second;
   }
@@ -178,7 +204,7 @@ class Core {
 
   // The kernel has returned: nothing may be left set or taken.
   void finish() {
-    launch_.used_ub = std::max(launch_.used_ub, used_);
+    launch_.used_ub = std::max(launch_.used_ub, used(Space::UB));
     for (const auto& check : end_checks_) check();
     for (int event = 0; event < kEventKinds; ++event) {
       for (int id = 0; id < kEventIds; ++id) {
@@ -245,12 +271,16 @@ class Core {
   }
 
   template <typename Place>
-  void read(Shadow& shadow, InstructionId id, uint64_t address, uint64_t bytes, Place place) {
+  void read(Shadow& shadow, InstructionId id, uint64_t address, uint64_t bytes, Place place, bool* valid = nullptr) {
     const Instruction now = launch_.issued[id];
     InstructionId good = 0;  // neighbouring bytes mostly share a writer
     shadow.for_range(address, bytes, [&](Shadow::Page& page, uint64_t first, uint64_t here, uint64_t base) {
       for (uint64_t i = 0; i < here; ++i) {
-        if (!page.valid[first + i]) fail(describe(id) + " reads " + place(base + i) + ", which nothing has written");
+        if (valid != nullptr) {
+          if (base + i == address) *valid = page.valid[first + i];
+        } else if (!page.valid[first + i]) {
+          fail(describe(id) + " reads " + place(base + i) + ", which nothing has written");
+        }
         const InstructionId writer = page.writer[first + i];
         if (writer != good && writer != 0) {
           if (!ordered(writer, now)) race(id, "reads", writer, "wrote", place(base + i));
@@ -269,7 +299,7 @@ class Core {
     shadow.for_range(address, bytes, [&](Shadow::Page& page, uint64_t first, uint64_t here, uint64_t base) {
       for (uint64_t i = 0; i < here; ++i) {
         const InstructionId writer = page.writer[first + i];
-        if (writer != good_writer && writer != 0) {
+        if (writer != good_writer && writer != 0 && writer != id) {
           if (!ordered(writer, now)) race(id, "writes", writer, "wrote", place(base + i));
           good_writer = writer;
         }
@@ -315,12 +345,13 @@ class Core {
   Launch& launch_;
   int block_;
   const ArchLimits& limits_;
-  std::vector<uint8_t> ub_;
+  CoreType type_ = CoreType::Vector;
+  std::vector<uint8_t> memory_[kSpaces];
   Shadow shadow_;
   PipeClocks clocks_;
   Flag flags_[kEventKinds][kEventIds];
   bool event_taken_[kEventKinds][kEventIds] = {};
-  uint64_t used_ = 0, num_instructions_ = 0;
+  uint64_t used_[kSpaces] = {}, num_instructions_ = 0;
   std::map<uint64_t, std::string> labels_;
   std::vector<std::function<void()>> end_checks_;
 };

@@ -41,11 +41,6 @@ namespace v4npu::emulation {
 
 constexpr uint32_t kMaxRuns = 4095, kMaxRunBytes = 2097151;  // DataCopyExtParams reference table
 
-template <typename T>
-Local<T> advanced(const Local<T>& tensor, uint64_t bytes) {
-  return tensor.template ReinterpretCast<uint8_t>()[static_cast<uint32_t>(bytes)].template ReinterpretCast<T>();
-}
-
 inline void check_runs(const Op& op, uint32_t runs, uint32_t bytes, uint64_t element) {
   op.require(runs >= 1 && runs <= kMaxRuns, "blockCount " + std::to_string(runs) + " is not in 1..4095");
   op.require(bytes >= 1 && bytes <= kMaxRunBytes, "blockLen " + std::to_string(bytes) + " is not in 1..2097151");
@@ -140,8 +135,8 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
     std::fill(out, out + filled / sizeof(T), pad.paddingValue);
     std::memcpy(reinterpret_cast<uint8_t*>(out) + left, source, data);
     if (!defined) {
-      op.core().poison_ub(to.GetPhyAddr(), left);
-      op.core().poison_ub(to.GetPhyAddr() + left + data, filled - left - data);
+      op.core().poison_local(to.GetPhyAddr(), left);
+      op.core().poison_local(to.GetPhyAddr() + left + data, filled - left - data);
     }
   }
 }

@@ -2,6 +2,7 @@
 // the kernel becomes host code that runs under the emulator. Written from the public documentation of the API.
 #pragma once
 
+#include "cube.h"
 #include "data_copy.h"
 #include "sync.h"
 #include "tensor.h"

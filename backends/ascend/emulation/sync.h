@@ -4,6 +4,12 @@
 #include "core.h"
 #include "types.h"
 
+namespace v4npu::emulation {
+
+inline void set_core_type(bool cube) { Core::current().set_type(cube ? CoreType::Cube : CoreType::Vector); }
+
+}  // namespace v4npu::emulation
+
 namespace AscendC {
 
 template <HardEvent event>

@@ -78,6 +78,11 @@ using Local = AscendC::LocalTensor<T>;
 template <typename T>
 using Global = AscendC::GlobalTensor<T>;
 
+template <typename T>
+Local<T> advanced(const Local<T>& tensor, uint64_t bytes) {
+  return tensor.template ReinterpretCast<uint8_t>()[static_cast<uint32_t>(bytes)].template ReinterpretCast<T>();
+}
+
 // One instruction. Operands are announced first sources, then destination; the returned pointers are the bytes
 // themselves. A destination may be a source exactly, or lie apart from it, but not overlap it partly.
 class Op {
@@ -87,17 +92,25 @@ class Op {
   template <typename T>
   const T* read(const Local<T>& source, int64_t count, uint64_t alignment = kBlockBytes) {
     const auto [address, bytes] = range(source, count, alignment);
-    core_.read_ub(id_, address, bytes);
+    core_.read_local(id_, address, bytes);
     sources_.push_back({address, bytes});
-    return reinterpret_cast<const T*>(core_.ub(address));
+    return reinterpret_cast<const T*>(core_.local(address));
+  }
+
+  // The bytes of a source that may hold nothing, and whether they do hold something.
+  template <typename T>
+  std::pair<const T*, bool> read_unchecked(const Local<T>& source, int64_t count) {
+    const auto [address, bytes] = range(source, count, kBlockBytes);
+    const bool valid = core_.read_local_unchecked(id_, address, bytes);
+    return {reinterpret_cast<const T*>(core_.local(address)), valid};
   }
 
   // One element of a source read in no order; what a gather does.
   template <typename T>
   const T* read_one(const Local<T>& source, uint64_t element) {
     const auto [address, bytes] = range(source[static_cast<uint32_t>(element)], 1, sizeof(T));
-    core_.read_ub(id_, address, bytes);
-    return reinterpret_cast<const T*>(core_.ub(address));
+    core_.read_local(id_, address, bytes);
+    return reinterpret_cast<const T*>(core_.local(address));
   }
 
   template <typename T>
@@ -106,11 +119,11 @@ class Op {
     for (const Range& source : sources_) {
       const bool apart = address + bytes <= source.address || source.address + source.bytes <= address;
       if (!apart && address != source.address) {
-        core_.fail(core_.describe(id_) + ": " + core_.describe_ub(address) + " overlaps a source partly");
+        core_.fail(core_.describe(id_) + ": " + core_.describe_local(address) + " overlaps a source partly");
       }
     }
-    core_.write_ub(id_, address, bytes);
-    return reinterpret_cast<T*>(core_.ub(address));
+    core_.write_local(id_, address, bytes);
+    return reinterpret_cast<T*>(core_.local(address));
   }
 
   // Global memory, in bytes from the start of the tensor.
@@ -154,10 +167,10 @@ class Op {
     const uint64_t address = tensor.GetPhyAddr(), bytes = static_cast<uint64_t>(count) * sizeof(T);
     if (address + bytes > tensor.end()) {
       core_.fail(core_.describe(id_) + " overflows by " + std::to_string(address + bytes - tensor.end()) +
-                 " bytes: " + std::to_string(bytes) + " from " + core_.describe_ub(address));
+                 " bytes: " + std::to_string(bytes) + " from " + core_.describe_local(address));
     }
     if (address % alignment != 0) {
-      core_.fail(core_.describe(id_) + ": misaligned, " + core_.describe_ub(address) + " is not a multiple of " +
+      core_.fail(core_.describe(id_) + ": misaligned, " + core_.describe_local(address) + " is not a multiple of " +
                  std::to_string(alignment) + " bytes");
     }
     return {address, bytes};

@@ -1,8 +1,9 @@
-// TPipe, TQue and TBuf: buffers of the UB, and queues that order the pipes which fill and drain them.
+// TPipe, TQue and TBuf: buffers on the chip, and queues that order the pipes which fill and drain them.
 //
-// A queue at VECIN is filled by MTE2 and drained by V, one at VECOUT filled by V and drained by MTE3. EnQue -> DeQue is
-// a flag from the first pipe to the second, FreeTensor -> AllocTensor one back; each holds an event id meanwhile, as
-// the flags of the kernel itself do.
+// A position says in which memory a buffer lies and which pipes fill and drain it: VECIN is filled by MTE2 and drained
+// by V, VECOUT by V and MTE3, A1 and B1 (L1) by MTE2 and MTE1, A2 (L0A) and B2 (L0B) by MTE1 and M, CO1 (L0C) by M and
+// FIX. EnQue -> DeQue is a flag from the first pipe to the second, FreeTensor -> AllocTensor one back; each holds an
+// event id meanwhile, as the flags of the kernel itself do.
 #pragma once
 
 #include <deque>
@@ -11,6 +12,25 @@
 #include "tensor.h"
 
 namespace v4npu::emulation {
+
+struct PositionTraits {
+  Space space;
+  const char* name;
+  AscendC::HardEvent fill, drain;  // EnQue -> DeQue, FreeTensor -> AllocTensor
+};
+
+constexpr PositionTraits traits_of(AscendC::TPosition position) {
+  using AscendC::HardEvent, AscendC::TPosition;
+  switch (position) {
+    case TPosition::A1: return {Space::L1, "A1", HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2};
+    case TPosition::B1: return {Space::L1, "B1", HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2};
+    case TPosition::A2: return {Space::L0A, "A2", HardEvent::MTE1_M, HardEvent::M_MTE1};
+    case TPosition::B2: return {Space::L0B, "B2", HardEvent::MTE1_M, HardEvent::M_MTE1};
+    case TPosition::CO1: return {Space::L0C, "CO1", HardEvent::M_FIX, HardEvent::FIX_M};
+    case TPosition::VECOUT: return {Space::UB, "VECOUT", HardEvent::V_MTE3, HardEvent::MTE3_V};
+    default: return {Space::UB, "VECIN", HardEvent::MTE2_V, HardEvent::V_MTE2};
+  }
+}
 
 struct QueueBuffer {
   uint64_t address, bytes;
@@ -24,23 +44,19 @@ struct QueueBuffer {
 class QueueState {
  public:
   QueueState(AscendC::TPosition position, int depth) : position_(position), depth_(depth) {
-    using AscendC::HardEvent;
-    const bool in = position == AscendC::TPosition::VECIN;
-    fill_ = static_cast<int>(in ? HardEvent::MTE2_V : HardEvent::V_MTE3);
-    drain_ = static_cast<int>(in ? HardEvent::V_MTE2 : HardEvent::MTE3_V);
+    fill_ = static_cast<int>(traits_of(position).fill);
+    drain_ = static_cast<int>(traits_of(position).drain);
   }
 
   void add_buffers(int num, uint32_t len, const Where& at) {
     Core& core = Core::current();
     const uint64_t bytes = whole_blocks(len);
-    const char* kind = position_ == AscendC::TPosition::VECIN ? "VECIN" : "VECOUT";
-    label_ = std::string("the ") + kind + " queue of " + line_of(at);
+    label_ = std::string("the ") + traits_of(position_).name + " queue of " + line_of(at);
     for (int i = 0; i < num; ++i) {
-      buffers_.push_back({core.allocate(bytes, label_ + ", buffer " + std::to_string(i), at), bytes});
+      buffers_.push_back(
+          {core.allocate(traits_of(position_).space, bytes, label_ + ", buffer " + std::to_string(i), at), bytes});
     }
   }
-
-  AscendC::TPosition position() const { return position_; }
 
   QueueBuffer& take(const Where& at) {
     for (size_t i = 0; i < buffers_.size(); ++i) {
@@ -49,7 +65,7 @@ class QueueState {
       next_ = (next_ + i + 1) % buffers_.size();
       land(buffer, drain_, at);
       change(buffer, QueueBuffer::State::Allocated, at);
-      Core::current().poison_ub(buffer.address, buffer.bytes);
+      Core::current().poison_local(buffer.address, buffer.bytes);
       return buffer;
     }
     fail("AllocTensor", at,
@@ -135,7 +151,7 @@ namespace AscendC {
 
 template <TPosition pos, int32_t depth>
 class TQue {
-  static_assert(pos == TPosition::VECIN || pos == TPosition::VECOUT);
+  static_assert(pos != TPosition::GM && pos != TPosition::VECCALC, "no queue stands at this position");
   static_assert(depth > 0, "depth 0 is the in-place form, which is not emulated");
   using Where = v4npu::emulation::Where;
 
@@ -200,7 +216,8 @@ class TPipe {
   }
   template <TPosition pos>
   bool InitBuffer(TBuf<pos>& buf, uint32_t len, const Where& at = Where::current()) {
-    buf.address_ = Core::current().allocate(len, "the buffer of " + v4npu::emulation::line_of(at), at);
+    buf.address_ = Core::current().allocate(v4npu::emulation::traits_of(pos).space, len,
+                                            "the buffer of " + v4npu::emulation::line_of(at), at);
     buf.bytes_ = v4npu::emulation::whole_blocks(len);
     return true;
   }

@@ -13,7 +13,7 @@
 #define __global__
 #define __gm__
 #define GM_ADDR __gm__ uint8_t*
-#define KERNEL_TASK_TYPE_DEFAULT(type) static_assert(AscendC::type == AscendC::KERNEL_TYPE_AIV_ONLY)
+#define KERNEL_TASK_TYPE_DEFAULT(type) v4npu::emulation::set_core_type(AscendC::type == AscendC::KERNEL_TYPE_AIC_ONLY)
 
 // The two 16-bit types only hold values; arithmetic is done in float and rounded once per operation.
 struct half {
@@ -38,11 +38,11 @@ namespace AscendC {
 
 using TEventID = int8_t;
 
-enum { KERNEL_TYPE_AIV_ONLY, KERNEL_TYPE_AIC_ONLY };  // only vector kernels are emulated so far
+enum { KERNEL_TYPE_AIV_ONLY, KERNEL_TYPE_AIC_ONLY };
 
-enum class TPosition : uint8_t { GM, VECIN, VECOUT, VECCALC };
+enum class TPosition : uint8_t { GM, A1, A2, B1, B2, CO1, VECIN, VECOUT, VECCALC };
 
-// The events a vector core has, as the public header names them.
+// The events of vector and cube cores that the dialect uses, as the public header names them.
 enum class HardEvent : uint8_t {
   MTE2_V,
   V_MTE2,
@@ -56,7 +56,13 @@ enum class HardEvent : uint8_t {
   S_MTE2,
   MTE2_S,
   S_MTE3,
-  MTE3_S
+  MTE3_S,
+  MTE2_MTE1,
+  MTE1_MTE2,
+  MTE1_M,
+  M_MTE1,
+  M_FIX,
+  FIX_M
 };
 
 enum class RoundMode : uint8_t { CAST_NONE, CAST_RINT, CAST_FLOOR, CAST_CEIL, CAST_ROUND, CAST_TRUNC };
@@ -73,12 +79,25 @@ struct EventPipes {
   const char* name;
 };
 
-constexpr EventPipes kEvents[] = {
-    {Pipe::MTE2, Pipe::V, "MTE2_V"},       {Pipe::V, Pipe::MTE2, "V_MTE2"}, {Pipe::MTE3, Pipe::V, "MTE3_V"},
-    {Pipe::V, Pipe::MTE3, "V_MTE3"},       {Pipe::V, Pipe::V, "V_V"},       {Pipe::MTE3, Pipe::MTE2, "MTE3_MTE2"},
-    {Pipe::MTE2, Pipe::MTE3, "MTE2_MTE3"}, {Pipe::S, Pipe::V, "S_V"},       {Pipe::V, Pipe::S, "V_S"},
-    {Pipe::S, Pipe::MTE2, "S_MTE2"},       {Pipe::MTE2, Pipe::S, "MTE2_S"}, {Pipe::S, Pipe::MTE3, "S_MTE3"},
-    {Pipe::MTE3, Pipe::S, "MTE3_S"}};
+constexpr EventPipes kEvents[] = {{Pipe::MTE2, Pipe::V, "MTE2_V"},
+                                  {Pipe::V, Pipe::MTE2, "V_MTE2"},
+                                  {Pipe::MTE3, Pipe::V, "MTE3_V"},
+                                  {Pipe::V, Pipe::MTE3, "V_MTE3"},
+                                  {Pipe::V, Pipe::V, "V_V"},
+                                  {Pipe::MTE3, Pipe::MTE2, "MTE3_MTE2"},
+                                  {Pipe::MTE2, Pipe::MTE3, "MTE2_MTE3"},
+                                  {Pipe::S, Pipe::V, "S_V"},
+                                  {Pipe::V, Pipe::S, "V_S"},
+                                  {Pipe::S, Pipe::MTE2, "S_MTE2"},
+                                  {Pipe::MTE2, Pipe::S, "MTE2_S"},
+                                  {Pipe::S, Pipe::MTE3, "S_MTE3"},
+                                  {Pipe::MTE3, Pipe::S, "MTE3_S"},
+                                  {Pipe::MTE2, Pipe::MTE1, "MTE2_MTE1"},
+                                  {Pipe::MTE1, Pipe::MTE2, "MTE1_MTE2"},
+                                  {Pipe::MTE1, Pipe::M, "MTE1_M"},
+                                  {Pipe::M, Pipe::MTE1, "M_MTE1"},
+                                  {Pipe::M, Pipe::FIX, "M_FIX"},
+                                  {Pipe::FIX, Pipe::M, "FIX_M"}};
 
 constexpr const EventPipes& pipes_of(AscendC::HardEvent event) { return kEvents[static_cast<int>(event)]; }
 

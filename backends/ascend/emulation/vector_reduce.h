@@ -79,7 +79,7 @@ void ReduceMax(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Local
   if (kIs2201) {  // 3510 needs no scratch
     const int64_t scratch = reduce_max_scratch(count, sizeof(T), calIndex);
     op.write(sharedTmpBuffer, scratch);
-    op.core().poison_ub(sharedTmpBuffer.GetPhyAddr(), scratch * sizeof(T));
+    op.core().poison_local(sharedTmpBuffer.GetPhyAddr(), scratch * sizeof(T));
   }
   T* out = op.write(dst, calIndex ? 2 : 1, calIndex ? 2 * sizeof(T) : sizeof(T));
   out[0] = value;
@@ -135,7 +135,7 @@ void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const Loca
   static_assert(kFloating<T> && kOneOf<U, uint8_t, uint16_t, uint32_t, uint64_t>);
   Op op("Select", Pipe::V, at);
   op.require(selMode == SELMODE::VSEL_TENSOR_TENSOR_MODE, "only VSEL_TENSOR_TENSOR_MODE is emulated");
-  op.require(kIs3510 || op.core().used_ub() + kScratchUb <= static_cast<uint64_t>(op.core().limits().ub),
+  op.require(kIs3510 || op.core().used(Space::UB) + kScratchUb <= static_cast<uint64_t>(op.core().limits().ub),
              "2201 needs the last 8 KB of the UB as scratch");
   const uint8_t* bits = op.read(selMask.template ReinterpretCast<uint8_t>(), (count + 7) / 8);
   const T* a = op.read(src0, count);
