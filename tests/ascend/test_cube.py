@@ -56,9 +56,7 @@ def matmul(cache):
     return on
 
 
-@pytest.mark.parametrize(
-    "sizes", [(1, 16, 1), (16, 16, 16), (64, 64, 64), (100, 80, 200), (17, 128, 65), (70, 192, 7)]
-)
+@pytest.mark.parametrize("sizes", [(1, 16, 1), (16, 16, 16), (64, 64, 64), (100, 80, 200), (17, 128, 65), (70, 192, 7)])
 @pytest.mark.parametrize("sku", ARCHS)
 def test_matmul(matmul, sku, sizes):
     m, n, k = sizes
