@@ -21,8 +21,8 @@ from torch import Tensor
 ROOT = Path(__file__).parents[2]
 ASCEND = ROOT / "backends/ascend"
 INCLUDES = (ASCEND / "emulation", ASCEND / "ops", ROOT / "csrc/include")
-FLAGS = ("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-ffp-contract=off")
-_ENTRY = re.compile(r'extern "C" __global__ __aicore__ void (\w+)\(([^)]*)\)')
+FLAGS = ("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread", "-ffp-contract=off")
+_ENTRY = re.compile(r'extern "C" __global__ __aicore__ void (\w+)\(([^)]*)\) \{\s*KERNEL_TASK_TYPE_DEFAULT\((\w+)\);')
 _SCALARS = {"int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32, "float": ctypes.c_float}
 
 
@@ -73,7 +73,7 @@ class Source:
     def entries(self) -> dict[str, list[tuple[str, str]]]:
         """Kernel name -> [(type, argument name)]."""
         found = {}
-        for name, arguments in _ENTRY.findall(self.text):
+        for name, arguments, _ in _ENTRY.findall(self.text):
             pairs = [tuple(a.split()) for a in arguments.split(",")]
             found[name + self.suffix] = [(kind, argument) for kind, argument in pairs]
         return found
@@ -81,7 +81,9 @@ class Source:
     def unit(self) -> str:
         """The text as a part of a translation unit, with a host entry for every kernel."""
         text = self.text
-        for name, _ in _ENTRY.findall(self.text):
+        types = {}
+        for name, _, kernel_type in _ENTRY.findall(self.text):
+            types[name + self.suffix] = kernel_type
             text = re.sub(rf"\b{name}\b(?=\()", name + self.suffix, text)
         text = f'#line 1 "{self.name}"\n{text}'
         if self.suffix:  # its classes must not meet those of another version
@@ -90,7 +92,8 @@ class Source:
             f"const char* emulate_{name}(const char* sku, int64_t blocks, const v4npu::emulation::Region* regions,"
             f" int64_t num_regions, void* const* values, int64_t num_values, const char* ignored_wait,"
             f" v4npu::emulation::Report* report) {{\n"
-            f'  return v4npu::emulation::run({self._scope()}{name}, "{name}", sku, blocks, regions, num_regions,'
+            f"  return v4npu::emulation::run({self._scope()}{name}, AscendC::{types[name]},"
+            f' "{name}", sku, blocks, regions, num_regions,'
             f" values, num_values, ignored_wait, report);\n}}\n"
             for name in self.entries()
         )

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "block.h"
 #include "fault.h"
 #include "happens_before.h"
 #include "shadow.h"
@@ -33,8 +34,6 @@ constexpr int kSpaces = 5;
 constexpr const char* kSpaceNames[kSpaces] = {"UB", "L1", "L0A", "L0B", "L0C"};
 constexpr Space space_of(uint64_t address) { return static_cast<Space>(address >> 32); }
 
-enum class CoreType { Vector, Cube };
-
 enum class Access : int32_t { In, Out, InOut };
 
 struct Region {  // an argument of the kernel in global memory
@@ -47,9 +46,9 @@ struct Region {  // an argument of the kernel in global memory
 struct Instruction {
   const char* name;
   Where at;
-  Pipe pipe;
+  Lane lane;
   int block;
-  uint64_t number;  // on its pipe
+  uint64_t number;  // on its lane
 };
 
 // What the blocks of one launch share.
@@ -67,26 +66,26 @@ struct Launch {
 
 class Core {
  public:
-  Core(Launch& launch, int block) : launch_(launch), block_(block), limits_(limits_of(launch.sku)) {}
+  Core(Launch& launch, Block& shared, int block, int core)
+      : launch_(launch), shared_(shared), block_(block), core_(core), limits_(limits_of(launch.sku)) {}
 
   int block() const { return block_; }
+  bool is_cube() const { return core_ == kCubeCore; }
+  int vector_index() const { return is_cube() ? 0 : core_ - 1; }
+  bool mixed() const { return shared_.mixed(); }
   Launch& launch() { return launch_; }
   const ArchLimits& limits() const { return limits_; }
   uint8_t* local(uint64_t address) {
     return memory_[static_cast<int>(space_of(address))].data() + static_cast<uint32_t>(address);
   }
-  void set_type(CoreType type) { type_ = type; }
 
-  [[noreturn]] void fail(const std::string& what) const {
-    throw Fault(launch_.kernel + " on " + std::string(launch_.sku.name) + ", block " + std::to_string(block_) + ": " +
-                what);
-  }
+  [[noreturn]] void fail(const std::string& what) const { throw Fault(shared_.label() + what); }
 
   // ---- instructions
 
   InstructionId issue(const char* instruction, Pipe pipe, const Where& at) {
     if (++num_instructions_ > kMaxInstructions) fail("watchdog: still running at " + line_of(at));
-    launch_.issued.push_back({instruction, at, pipe, block_, clocks_.issue(pipe)});
+    launch_.issued.push_back({instruction, at, lane(pipe), block_, clocks().issue(lane(pipe))});
     return static_cast<InstructionId>(launch_.issued.size() - 1);
   }
 
@@ -130,7 +129,7 @@ class Core {
     if (flag.clock)
       fail("SetFlag<" + flag_name(event_name, id) + " at " + line_of(at) + ": already set at " + line_of(flag.at) +
            " and not waited for");
-    flag = {clocks_.after(from), at, event_name};
+    flag = {clocks().after(lane(from)), at, event_name};
   }
   void wait_flag(int event, const char* event_name, Pipe to, int id, const Where& at) {
     Flag& flag = flag_of(event, event_name, id, "WaitFlag", at);
@@ -139,13 +138,33 @@ class Core {
     join(to, *flag.clock, at);
     flag.clock.reset();
   }
-  Clock after(Pipe pipe) const { return clocks_.after(pipe); }
+  Clock after(Pipe pipe) const { return clocks().after(lane(pipe)); }
   void join(Pipe pipe, const Clock& clock, const Where& at) {
-    if (!ignored(at)) clocks_.join(pipe, clock);
+    if (!ignored(at)) clocks().join(lane(pipe), clock);
   }
-  void barrier(Pipe pipe, const Where& at) { join(pipe, clocks_.after(pipe), at); }
+  void barrier(Pipe pipe, const Where& at) { join(pipe, after(pipe), at); }
   void barrier_all(const Where& at) {
-    if (!ignored(at)) clocks_.join_all();
+    if (!ignored(at)) clocks().join_all(core_, clocks().after_all(core_));
+  }
+
+  // ---- flags between the cores of a block
+
+  void set_cross(Pipe from, int id, const Where& at) {
+    check_cross("CrossCoreSetFlag", id, at);
+    if (!shared_.set_cross(core_, id, after(from), at)) {
+      fail("CrossCoreSetFlag(" + std::to_string(id) + ") at " + line_of(at) + ": set 16 times and not waited for");
+    }
+  }
+  // 2201 holds back all further instructions of the core, 3510 those of the pipe.
+  void wait_cross(Pipe pipe, int id, const Where& at) {
+    check_cross("CrossCoreWaitFlag", id, at);
+    const Clock clock = shared_.wait_cross(core_, id, at);
+    if (ignored(at)) return;
+    if (launch_.sku.arch == 2201) {
+      clocks().join_all(core_, clock);
+    } else {
+      clocks().join(lane(pipe), clock);
+    }
   }
 
   // ---- event ids: handed out by TPipe, and held by queues between EnQue and DeQue, FreeTensor and AllocTensor
@@ -171,7 +190,7 @@ class Core {
 
   uint64_t allocate(Space space, uint64_t bytes, const std::string& label, const Where& at) {
     const std::string memory = kSpaceNames[static_cast<int>(space)], call = "InitBuffer at " + line_of(at) + ": ";
-    const bool vector = type_ == CoreType::Vector;
+    const bool vector = !is_cube();
     if (vector != (space == Space::UB)) fail(call + "a " + (vector ? "vector" : "cube") + " core has no " + memory);
     const uint64_t size = whole_blocks(bytes), limit = static_cast<uint64_t>(capacity(space));
     uint64_t& used = used_[static_cast<int>(space)];
@@ -190,7 +209,8 @@ class Core {
 
   std::string describe(InstructionId id) const {
     const Instruction& i = launch_.issued[id];
-    std::string text = std::string(i.name) + " at " + line_of(i.at) + " (pipe " + name(i.pipe);
+    std::string text = std::string(i.name) + " at " + line_of(i.at) + " (pipe " + name(i.lane.pipe);
+    if (mixed()) text += std::string(" of ") + kCoreNames[i.lane.core];
     return text + (i.block == block_ ? ")" : ", block " + std::to_string(i.block) + ")");
   }
   std::string describe_local(uint64_t address) const {
@@ -229,6 +249,16 @@ class Core {
     const char* event_name = "";
   };
 
+  PipeClocks& clocks() { return shared_.clocks; }
+  const PipeClocks& clocks() const { return shared_.clocks; }
+  Lane lane(Pipe pipe) const { return {core_, pipe}; }
+
+  void check_cross(const char* call, int id, const Where& at) const {
+    const std::string text = std::string(call) + "(" + std::to_string(id) + ") at " + line_of(at) + ": ";
+    if (!mixed()) fail(text + "the kernel's type runs no cores together");
+    if (id < 0 || id >= kCrossFlags) fail(text + "flags are 0 to " + std::to_string(kCrossFlags - 1));
+  }
+
   bool ignored(const Where& wait) {
     std::string site = line_of(wait);
     const bool ignored = site == launch_.ignored_wait;
@@ -250,22 +280,26 @@ class Core {
 
   bool ordered(InstructionId earlier, const Instruction& now) const {
     const Instruction& e = launch_.issued[earlier];
-    return e.block == now.block && clocks_.complete(e.pipe, e.number, now.pipe);
+    return e.block == now.block && clocks().complete(e.lane, e.number, now.lane);
   }
 
   // On one pipe an earlier instruction reads before a later one writes, and the scalar unit has its value before it
   // issues anything further.
   static bool reads_before(const Instruction& reader, const Instruction& now) {
-    return reader.block == now.block && (reader.pipe == now.pipe || reader.pipe == Pipe::S);
+    return reader.block == now.block && reader.lane.core == now.lane.core &&
+           (reader.lane.pipe == now.lane.pipe || reader.lane.pipe == Pipe::S);
   }
 
   [[noreturn]] void race(InstructionId now, const char* does, InstructionId earlier, const char* did,
                          const std::string& where) const {
     const Instruction& a = launch_.issued[earlier];
     const Instruction& b = launch_.issued[now];
-    std::string missing = std::string("no wait of ") + name(b.pipe) + " for " + name(a.pipe);
+    std::string missing = std::string("no wait of ") + name(b.lane.pipe) + " for " + name(a.lane.pipe);
+    if (a.lane == b.lane) missing = std::string("no PipeBarrier<PIPE_") + name(a.lane.pipe) + ">";
+    if (a.lane.core != b.lane.core) {
+      missing = std::string("no CrossCoreWaitFlag of ") + kCoreNames[b.lane.core] + " for " + kCoreNames[a.lane.core];
+    }
     if (a.block != b.block) missing = "blocks are not ordered";
-    if (a.block == b.block && a.pipe == b.pipe) missing = std::string("no PipeBarrier<PIPE_") + name(a.pipe) + ">";
     fail("race: " + describe(now) + " " + does + " " + where + " that " + describe(earlier) + " " + did + ": " +
          missing + " in between");
   }
@@ -286,9 +320,10 @@ class Core {
           if (!ordered(writer, now)) race(id, "reads", writer, "wrote", place(base + i));
           good = writer;
         }
-        page.reader[index(now.pipe)][first + i] = id;
       }
-      page.touched[index(now.pipe)] = true;
+      std::unique_ptr<InstructionId[]>& reader = page.reader[now.lane.index()];
+      if (reader == nullptr) reader = std::make_unique<InstructionId[]>(Shadow::kPageBytes);
+      std::fill_n(reader.get() + first, here, id);
     });
   }
 
@@ -306,10 +341,10 @@ class Core {
         page.writer[first + i] = id;
         page.valid[first + i] = true;
       }
-      for (int pipe = 0; pipe < kPipes; ++pipe) {
-        if (!page.touched[pipe]) continue;
+      for (const std::unique_ptr<InstructionId[]>& readers : page.reader) {
+        if (readers == nullptr) continue;
         for (uint64_t i = 0; i < here; ++i) {
-          const InstructionId reader = page.reader[pipe][first + i];
+          const InstructionId reader = readers[first + i];
           if (reader == good_reader || reader == 0) continue;
           if (!reads_before(launch_.issued[reader], now) && !ordered(reader, now))
             race(id, "writes", reader, "read", place(base + i));
@@ -343,12 +378,11 @@ class Core {
   }
 
   Launch& launch_;
-  int block_;
+  Block& shared_;
+  int block_, core_;
   const ArchLimits& limits_;
-  CoreType type_ = CoreType::Vector;
   std::vector<uint8_t> memory_[kSpaces];
   Shadow shadow_;
-  PipeClocks clocks_;
   Flag flags_[kEventKinds][kEventIds];
   bool event_taken_[kEventKinds][kEventIds] = {};
   uint64_t used_[kSpaces] = {}, num_instructions_ = 0;

@@ -1,4 +1,4 @@
-// Which instruction is known to be complete when another starts: vector clocks over the pipes of a core.
+// Which instruction is known to be complete when another starts: vector clocks over the pipes of a block's cores.
 //
 // The scalar unit hands instructions to the pipes in program order; each pipe starts its own in order, but nothing
 // orders two pipes, and within a pipe an instruction may start before the previous one has written its result. An
@@ -6,6 +6,7 @@
 //   SetFlag<A_B>    the flag carries what A has issued so far and what A itself waited for
 //   WaitFlag<A_B>   B takes that over
 //   PipeBarrier<P>  P takes over all it has issued; PIPE_ALL: every pipe, from every pipe
+//   CrossCoreSetFlag, CrossCoreWaitFlag   the same between the cores of a block
 // The emulator runs instructions in program order, so a result never depends on a race; the clocks tell that one
 // exists. Scalar instructions are ordered among themselves: the hardware does that.
 #pragma once
@@ -23,38 +24,61 @@ constexpr const char* kPipeNames[kPipes] = {"S", "V", "M", "MTE1", "MTE2", "MTE3
 constexpr int index(Pipe pipe) { return static_cast<int>(pipe); }
 constexpr const char* name(Pipe pipe) { return kPipeNames[index(pipe)]; }
 
-// Per pipe, how many of its instructions are known to be complete.
-using Clock = std::array<uint64_t, kPipes>;
+// A block is one core, or a cube core and its two vector cores.
+constexpr int kCores = 3;
+constexpr const char* kCoreNames[kCores] = {"AIC", "AIV0", "AIV1"};
 
+// A pipe of a core of a block.
+struct Lane {
+  int core;
+  Pipe pipe;
+
+  constexpr int index() const { return core * kPipes + static_cast<int>(pipe); }
+  constexpr bool operator==(const Lane&) const = default;
+};
+constexpr int kLanes = kCores * kPipes;
+
+// Per lane, how many of its instructions are known to be complete.
+using Clock = std::array<uint64_t, kLanes>;
+
+inline void join_into(Clock& mine, const Clock& other) {
+  for (int lane = 0; lane < kLanes; ++lane) mine[lane] = std::max(mine[lane], other[lane]);
+}
+
+// The clocks of a block.
 class PipeClocks {
  public:
-  // Issues one instruction; its number on the pipe, from 1.
-  uint64_t issue(Pipe pipe) { return ++issued_[index(pipe)]; }
+  // Issues one instruction; its number on the lane, from 1.
+  uint64_t issue(Lane lane) { return ++issued_[lane.index()]; }
 
-  // Whether instruction `number` of `earlier` is complete when the instruction last issued to `pipe` starts.
-  bool complete(Pipe earlier, uint64_t number, Pipe pipe) const {
-    return (earlier == pipe && pipe == Pipe::S) || known_[index(pipe)][index(earlier)] >= number;
+  // Whether instruction `number` of `earlier` is complete when the instruction last issued to `lane` starts.
+  bool complete(Lane earlier, uint64_t number, Lane lane) const {
+    return (earlier == lane && lane.pipe == Pipe::S) || known_[lane.index()][earlier.index()] >= number;
   }
 
-  // What is complete once everything issued to `pipe` so far is.
-  Clock after(Pipe pipe) const {
-    Clock clock = known_[index(pipe)];
-    clock[index(pipe)] = issued_[index(pipe)];
+  // What is complete once everything issued to `lane` so far is.
+  Clock after(Lane lane) const {
+    Clock clock = known_[lane.index()];
+    clock[lane.index()] = issued_[lane.index()];
     return clock;
   }
 
-  void join(Pipe pipe, const Clock& clock) {
-    Clock& mine = known_[index(pipe)];
-    for (int p = 0; p < kPipes; ++p) mine[p] = std::max(mine[p], clock[p]);
+  // What is complete once everything issued to any pipe of `core` so far is.
+  Clock after_all(int core) const {
+    Clock clock{};
+    for (int pipe = 0; pipe < kPipes; ++pipe) join_into(clock, after({core, static_cast<Pipe>(pipe)}));
+    return clock;
   }
 
-  void join_all() {
-    for (Clock& clock : known_) clock = issued_;
+  void join(Lane lane, const Clock& clock) { join_into(known_[lane.index()], clock); }
+
+  void join_all(int core, const Clock& clock) {
+    for (int pipe = 0; pipe < kPipes; ++pipe) join({core, static_cast<Pipe>(pipe)}, clock);
   }
 
  private:
   Clock issued_{};
-  std::array<Clock, kPipes> known_{};
+  std::array<Clock, kLanes> known_{};
 };
 
 }  // namespace v4npu::emulation

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core.h"
+#include "types.h"
 
 namespace v4npu::emulation {
 
@@ -23,11 +24,20 @@ struct Report {
   const char* waits;     // "file:line" of every wait and barrier passed, one a line; as long-lived as the message
 };
 
+inline std::vector<int> cores_of(AscendC::KernelMetaType type) {
+  switch (type) {
+    case AscendC::KERNEL_TYPE_AIV_ONLY: return {1};
+    case AscendC::KERNEL_TYPE_AIC_ONLY: return {kCubeCore};
+    case AscendC::KERNEL_TYPE_MIX_AIC_1_2: return {kCubeCore, 1, 2};
+  }
+  return {};
+}
+
 // values: a pointer to each argument's value, in order. ignored_wait: "file:line" or "". Returns null, or what went
 // wrong; valid until the next call on this thread.
 template <typename... Args>
-const char* run(void (*kernel)(Args...), const char* kernel_name, const char* sku_name, int64_t num_blocks,
-                const Region* regions, int64_t num_regions, void* const* values, int64_t num_values,
+const char* run(void (*kernel)(Args...), AscendC::KernelMetaType type, const char* kernel_name, const char* sku_name,
+                int64_t num_blocks, const Region* regions, int64_t num_regions, void* const* values, int64_t num_values,
                 const char* ignored_wait, Report* report) {
   thread_local std::string message, waits;
   const Sku* sku = find_sku(sku_name);
@@ -41,10 +51,14 @@ const char* run(void (*kernel)(Args...), const char* kernel_name, const char* sk
   launch.issued.resize(1);
   try {
     for (int block = 0; block < num_blocks; ++block) {
-      Core core(launch, block);
-      Core::slot() = &core;
-      detail::call(kernel, values, std::index_sequence_for<Args...>{});
-      core.finish();
+      Block shared(cores_of(type), launch.kernel + " on " + sku_name + ", block " + std::to_string(block) + ": ");
+      shared.run([&](int number) {
+        Core core(launch, shared, block, number);
+        Core::slot() = &core;
+        detail::call(kernel, values, std::index_sequence_for<Args...>{});
+        core.finish();
+        Core::slot() = nullptr;
+      });
     }
   } catch (const Fault& fault) {
     message = fault.what();

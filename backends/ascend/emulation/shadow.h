@@ -1,4 +1,4 @@
-// For each byte of a memory: the instruction that last wrote it, the last reader on each pipe, and whether its value
+// For each byte of a memory: the instruction that last wrote it, the last reader on each lane, and whether its value
 // means anything. Kept in pages, made on first touch, so that global memory of any size costs only what is used.
 #pragma once
 
@@ -18,8 +18,7 @@ class Shadow {
 
   struct Page {
     InstructionId writer[kPageBytes] = {};
-    InstructionId reader[kPipes][kPageBytes] = {};
-    bool touched[kPipes] = {};  // whether reader[pipe] holds anything
+    std::unique_ptr<InstructionId[]> reader[kLanes];  // made when the lane first reads here
     bool valid[kPageBytes] = {};
   };
 

@@ -13,7 +13,10 @@
 #define __global__
 #define __gm__
 #define GM_ADDR __gm__ uint8_t*
-#define KERNEL_TASK_TYPE_DEFAULT(type) v4npu::emulation::set_core_type(AscendC::type == AscendC::KERNEL_TYPE_AIC_ONLY)
+// The runner reads the type from the text; here it must only exist.
+#define KERNEL_TASK_TYPE_DEFAULT(type) static_assert(AscendC::type >= 0)
+#define ASCEND_IS_AIC (v4npu::emulation::runs_on_cube())
+#define ASCEND_IS_AIV (!v4npu::emulation::runs_on_cube())
 
 // The two 16-bit types only hold values; arithmetic is done in float and rounded once per operation.
 struct half {
@@ -38,7 +41,8 @@ namespace AscendC {
 
 using TEventID = int8_t;
 
-enum { KERNEL_TYPE_AIV_ONLY, KERNEL_TYPE_AIC_ONLY };
+// One vector core, one cube core, or a cube core with two vector cores to a block.
+enum KernelMetaType { KERNEL_TYPE_AIV_ONLY, KERNEL_TYPE_AIC_ONLY, KERNEL_TYPE_MIX_AIC_1_2 };
 
 enum class TPosition : uint8_t { GM, A1, A2, B1, B2, CO1, VECIN, VECOUT, VECCALC };
 
