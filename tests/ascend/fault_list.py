@@ -115,6 +115,14 @@ RMS_NORM: Faults = {
     "nothing in the queue": (
         "x_queue_.EnQue(in);", "", r"DeQue at <in = x_queue_.template DeQue>, .*: deadlock, the queue is empty",
     ),
+    "event id of a queue": (
+        "one_tile && rows.first < rows.last) load_weight(0, n_);",
+        """one_tile && rows.first < rows.last) load_weight(0, n_);
+    const AscendC::TEventID early = pipe_.FetchEventID(AscendC::HardEvent::MTE2_V);
+    AscendC::SetFlag<AscendC::HardEvent::MTE2_V>(early);""",
+        r"SetFlag<HardEvent::MTE2_V>\(0\) at <SetFlag<AscendC::HardEvent::MTE2_V>: a queue takes this event id at"
+        r" <x_queue_.EnQue>, before anything waited for the flag",
+    ),
     "use of the padding": (
         "widen(row32_, in, count);", "widen(row32_, in, count + 1);",
         r"Cast at rows\.h:\d+ \(pipe V\) reads byte 602 of the VECIN queue of <InitBuffer(x_queue_>, buffer 0, which"

@@ -24,7 +24,7 @@ constexpr int kEventIds = 8;          // per pair of pipes, on 2201 and 3510 ali
 constexpr int kEventKinds = 64;       // more than HardEvent has
 constexpr int kMaxBuffers = 64;       // per kernel (TPipe::InitBuffer reference page)
 constexpr uint64_t kBlockBytes = 32;  // alignment and copy unit of UB and L1
-constexpr uint64_t kMaxInstructions = 1'000'000;  // watchdog, per block; the tests stay below a tenth of it
+constexpr uint64_t kMaxInstructions = 1'000'000;  // watchdog, per core; the tests stay below a tenth of it
 
 constexpr uint64_t whole_blocks(uint64_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes; }
 
@@ -101,20 +101,14 @@ class Core {
     read(shadow_, reader, address, bytes, [&](uint64_t at) { return describe_local(at); }, &valid);
     return valid;
   }
-  void poison_local(uint64_t address, uint64_t bytes) { shadow_.poison(address, bytes); }
+  void poison_local(uint64_t address, uint64_t bytes) { shadow_.set_valid(address, bytes, false); }
 
   void read_global(InstructionId reader, const uint8_t* data, uint64_t bytes) {
     const Region& region = find_region(reader, data, bytes);
     auto where = [&](uint64_t at) { return describe_global(region, at); };
-    if (region.access == Access::Out) {
-      read(launch_.global, reader, address_of(data), bytes, where);
-    } else {  // the host wrote it before the launch
-      launch_.global.for_range(address_of(data), bytes,
-                               [&](Shadow::Page& page, uint64_t first, uint64_t here, uint64_t) {
-                                 std::fill(page.valid + first, page.valid + first + here, true);
-                               });
-      read(launch_.global, reader, address_of(data), bytes, where);
-    }
+    // The host wrote the inputs before the launch.
+    if (region.access != Access::Out) launch_.global.set_valid(address_of(data), bytes, true);
+    read(launch_.global, reader, address_of(data), bytes, where);
   }
   void write_global(InstructionId writer, uint8_t* data, uint64_t bytes) {
     const Region& region = find_region(writer, data, bytes);
@@ -126,15 +120,16 @@ class Core {
 
   void set_flag(int event, const char* event_name, Pipe from, int id, const Where& at) {
     Flag& flag = flag_of(event, event_name, id, "SetFlag", at);
-    if (flag.clock)
-      fail("SetFlag<" + flag_name(event_name, id) + " at " + line_of(at) + ": already set at " + line_of(flag.at) +
-           " and not waited for");
+    const std::string call = "SetFlag<" + flag_name(event_name, id) + " at " + line_of(at) + ": ";
+    if (flag.clock) fail(call + "already set at " + line_of(flag.at) + " and not waited for");
+    if (events_[event][id] == EventUse::Queue) fail(call + "a queue uses this event id");
     flag = {clocks().after(lane(from)), at, event_name};
   }
   void wait_flag(int event, const char* event_name, Pipe to, int id, const Where& at) {
     Flag& flag = flag_of(event, event_name, id, "WaitFlag", at);
-    if (!flag.clock)
+    if (!flag.clock) {
       fail("WaitFlag<" + flag_name(event_name, id) + " at " + line_of(at) + ": deadlock, no SetFlag comes before it");
+    }
     join(to, *flag.clock, at);
     flag.clock.reset();
   }
@@ -169,17 +164,24 @@ class Core {
 
   // ---- event ids: handed out by TPipe, and held by queues between EnQue and DeQue, FreeTensor and AllocTensor
 
-  int take_event(int event, const char* event_name, const Where& at) {
+  enum class EventUse : uint8_t { Free, Kernel, Queue };
+
+  int take_event(int event, const char* event_name, EventUse use, const Where& at) {
     for (int id = 0; id < kEventIds; ++id) {
-      if (!event_taken_[event][id]) {
-        event_taken_[event][id] = true;
-        return id;
+      if (events_[event][id] != EventUse::Free) continue;
+      // TPipe does not see the flags that a kernel sets with an id it only fetched.
+      const Flag& flag = flags_[event][id];
+      if (use == EventUse::Queue && flag.clock) {
+        fail("SetFlag<" + flag_name(event_name, id) + " at " + line_of(flag.at) + ": a queue takes this event id at " +
+             line_of(at) + ", before anything waited for the flag");
       }
+      events_[event][id] = use;
+      return id;
     }
     fail("no event id of " + std::string(event_name) + " is left of " + std::to_string(kEventIds) + " at " +
          line_of(at));
   }
-  void release_event(int event, int id) { event_taken_[event][id] = false; }
+  void release_event(int event, int id) { events_[event][id] = EventUse::Free; }
 
   // ---- buffers on the chip
 
@@ -229,9 +231,10 @@ class Core {
     for (int event = 0; event < kEventKinds; ++event) {
       for (int id = 0; id < kEventIds; ++id) {
         const Flag& flag = flags_[event][id];
-        if (flag.clock)
+        if (flag.clock) {
           fail("SetFlag<" + flag_name(flag.event_name, id) + " at " + line_of(flag.at) +
                ": surplus, the kernel ends and nothing waited for it");
+        }
       }
     }
   }
@@ -272,9 +275,10 @@ class Core {
   }
 
   Flag& flag_of(int event, const char* event_name, int id, const char* call, const Where& at) {
-    if (id < 0 || id >= kEventIds)
+    if (id < 0 || id >= kEventIds) {
       fail(std::string(call) + "<" + flag_name(event_name, id) + " at " + line_of(at) + ": event ids are 0 to " +
            std::to_string(kEventIds - 1));
+    }
     return flags_[event][id];
   }
 
@@ -346,8 +350,9 @@ class Core {
         for (uint64_t i = 0; i < here; ++i) {
           const InstructionId reader = readers[first + i];
           if (reader == good_reader || reader == 0) continue;
-          if (!reads_before(launch_.issued[reader], now) && !ordered(reader, now))
+          if (!reads_before(launch_.issued[reader], now) && !ordered(reader, now)) {
             race(id, "writes", reader, "read", place(base + i));
+          }
           good_reader = reader;
         }
       }
@@ -368,7 +373,7 @@ class Core {
     std::string text = describe(id) + " is out of bounds: bytes " + std::to_string(from) + " to " +
                        std::to_string(from + static_cast<int64_t>(bytes)) + " of " + nearest->name + ", which has " +
                        std::to_string(nearest->bytes);
-    // Half of 2^32 elements below the start is what a row offset kept in int32 gives.
+    // What wraps in int32 lies before the start.
     if (from < 0) text += "; a negative offset: an int32 overflow?";
     fail(text);
   }
@@ -384,7 +389,7 @@ class Core {
   std::vector<uint8_t> memory_[kSpaces];
   Shadow shadow_;
   Flag flags_[kEventKinds][kEventIds];
-  bool event_taken_[kEventKinds][kEventIds] = {};
+  EventUse events_[kEventKinds][kEventIds] = {};
   uint64_t used_[kSpaces] = {}, num_instructions_ = 0;
   std::map<uint64_t, std::string> labels_;
   std::vector<std::function<void()>> end_checks_;

@@ -37,10 +37,10 @@ class Shadow {
     }
   }
 
-  // The bytes lose their meaning; who touched them stays known.
-  void poison(uint64_t address, uint64_t bytes) {
-    for_range(address, bytes, [](Page& page, uint64_t first, uint64_t here, uint64_t) {
-      std::fill(page.valid + first, page.valid + first + here, false);
+  // Whether the bytes mean anything; who touched them stays known.
+  void set_valid(uint64_t address, uint64_t bytes, bool valid) {
+    for_range(address, bytes, [valid](Page& page, uint64_t first, uint64_t here, uint64_t) {
+      std::fill(page.valid + first, page.valid + first + here, valid);
     });
   }
 

@@ -112,7 +112,7 @@ class QueueState {
  private:
   void depart(QueueBuffer& buffer, int event, const Where& at) {
     Core& core = Core::current();
-    buffer.event_id = core.take_event(event, kEvents[event].name, at);
+    buffer.event_id = core.take_event(event, kEvents[event].name, Core::EventUse::Queue, at);
     buffer.clock = core.after(kEvents[event].from);
   }
   void land(QueueBuffer& buffer, int event, const Where& at) {
@@ -243,8 +243,8 @@ class TPipe {
 
  private:
   static TEventID take(HardEvent event, const Where& at) {
-    return static_cast<TEventID>(
-        Core::current().take_event(static_cast<int>(event), v4npu::emulation::pipes_of(event).name, at));
+    return static_cast<TEventID>(Core::current().take_event(
+        static_cast<int>(event), v4npu::emulation::pipes_of(event).name, Core::EventUse::Kernel, at));
   }
 };
 
