@@ -90,11 +90,11 @@ class Source:
             text = f"namespace emulated{self.suffix} {{\nnamespace v4npu {{ using namespace ::v4npu; }}\n{text}\n}}"
         calls = "".join(
             f"const char* emulate_{name}(const char* sku, int64_t blocks, const v4npu::emulation::Region* regions,"
-            f" int64_t num_regions, void* const* values, int64_t num_values, const char* ignored_wait,"
+            f" int64_t num_regions, void* const* values, int64_t num_values, const char* ignored_wait, bool trace,"
             f" v4npu::emulation::Report* report) {{\n"
             f"  return v4npu::emulation::run({self._scope()}{name}, AscendC::{types[name]},"
             f' "{name}", sku, blocks, regions, num_regions,'
-            f" values, num_values, ignored_wait, report);\n}}\n"
+            f" values, num_values, ignored_wait, trace, report);\n}}\n"
             for name in self.entries()
         )
         return f'{text}\n#line 1 "host entries"\nextern "C" {{\n{calls}}}\n'
@@ -113,16 +113,26 @@ class _Region(ctypes.Structure):
 
 
 class _Report(ctypes.Structure):
-    _fields_ = (("ub_bytes", ctypes.c_int64), ("instructions", ctypes.c_int64), ("waits", ctypes.c_char_p))
+    _fields_ = (
+        ("ub_bytes", ctypes.c_int64),
+        ("instructions", ctypes.c_int64),
+        ("waits", ctypes.c_char_p),
+        ("trace", ctypes.c_char_p),
+        ("modelled_us", ctypes.c_double),
+        ("busy_us", ctypes.c_double * 7),
+    )
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a launch did: bytes of UB, instructions of all blocks, and the "file:line" of every wait it passed."""
+    """What a launch did; times are modelled lower bounds (backends/ascend/emulation/time_model.h), not measurements."""
 
     ub_bytes: int
     instructions: int
-    waits: tuple[str, ...]
+    waits: tuple[str, ...]  # "file:line" of every wait and barrier
+    modelled_us: float | None  # None where the SKU's memory rate has no source
+    modelled_busy_us: dict[str, float]  # by pipe, all blocks together
+    trace: str  # Chrome trace of modelled times, if asked for
 
 
 class Kernels:
@@ -141,6 +151,7 @@ class Kernels:
         num_blocks: int,
         *arguments: In | Out | InOut | int | float,
         ignored_wait: str = "",
+        trace: bool = False,
     ) -> Report:
         """Runs a kernel to its end; the wait or barrier at `ignored_wait` ("file:line") then orders nothing.
 
@@ -173,11 +184,20 @@ class Kernels:
             pointers,
             ctypes.c_int64(len(values)),
             ignored_wait.encode(),
+            ctypes.c_bool(trace),
             ctypes.byref(report),
         )
         if message is not None:
             raise KernelFault(message.decode())
-        return Report(report.ub_bytes, report.instructions, tuple(report.waits.decode().split()))
+        busy = dict(zip(("S", "V", "M", "MTE1", "MTE2", "MTE3", "FIX"), report.busy_us, strict=True))
+        return Report(
+            report.ub_bytes,
+            report.instructions,
+            tuple(report.waits.decode().split()),
+            report.modelled_us or None,
+            busy,
+            report.trace.decode(),
+        )
 
 
 def compiler() -> str | None:

@@ -48,7 +48,8 @@ struct Instruction {
   Where at;
   Lane lane;
   int block;
-  uint64_t number;  // on its lane
+  uint64_t number;               // on its lane
+  double start = 0, cycles = 0;  // modelled
 };
 
 // What the blocks of one launch share.
@@ -87,6 +88,12 @@ class Core {
     if (++num_instructions_ > kMaxInstructions) fail("watchdog: still running at " + line_of(at));
     launch_.issued.push_back({instruction, at, lane(pipe), block_, clocks().issue(lane(pipe))});
     return static_cast<InstructionId>(launch_.issued.size() - 1);
+  }
+
+  void occupy(InstructionId id, double cycles) {
+    Instruction& instruction = launch_.issued[id];
+    instruction.cycles = cycles;
+    instruction.start = clocks().occupy(instruction.lane, cycles);
   }
 
   void read_local(InstructionId reader, uint64_t address, uint64_t bytes) {

@@ -171,6 +171,7 @@ void Mmad(const LocalTensor<T>& dst, const LocalTensor<U>& fm, const LocalTensor
   constexpr int64_t kColumns = kBlockBytes / sizeof(U);
   const int64_t rows = fractals(params.m, kFractalRows), columns = fractals(params.n, kFractalRows);
   const int64_t depth = fractals(params.k, kColumns);
+  op.multiply(rows * columns * depth);
   std::vector<float> sum(params.m * params.n);
   for (int64_t kb = 0; kb < depth; ++kb) {
     const int64_t k_end = std::min<int64_t>(kColumns, params.k - kb * kColumns);

@@ -38,11 +38,15 @@ struct Lane {
 };
 constexpr int kLanes = kCores * kPipes;
 
-// Per lane, how many of its instructions are known to be complete.
-using Clock = std::array<uint64_t, kLanes>;
+// Per lane, how many of its instructions are known to be complete; and the modelled cycle by which they are.
+struct Clock {
+  std::array<uint64_t, kLanes> steps{};
+  double cycle = 0;
+};
 
 inline void join_into(Clock& mine, const Clock& other) {
-  for (int lane = 0; lane < kLanes; ++lane) mine[lane] = std::max(mine[lane], other[lane]);
+  for (int lane = 0; lane < kLanes; ++lane) mine.steps[lane] = std::max(mine.steps[lane], other.steps[lane]);
+  mine.cycle = std::max(mine.cycle, other.cycle);
 }
 
 // The clocks of a block.
@@ -53,13 +57,14 @@ class PipeClocks {
 
   // Whether instruction `number` of `earlier` is complete when the instruction last issued to `lane` starts.
   bool complete(Lane earlier, uint64_t number, Lane lane) const {
-    return (earlier == lane && lane.pipe == Pipe::S) || known_[lane.index()][earlier.index()] >= number;
+    return (earlier == lane && lane.pipe == Pipe::S) || known_[lane.index()].steps[earlier.index()] >= number;
   }
 
   // What is complete once everything issued to `lane` so far is.
   Clock after(Lane lane) const {
     Clock clock = known_[lane.index()];
-    clock[lane.index()] = issued_[lane.index()];
+    clock.steps[lane.index()] = issued_[lane.index()];
+    clock.cycle = std::max(clock.cycle, free_at_[lane.index()]);
     return clock;
   }
 
@@ -70,6 +75,16 @@ class PipeClocks {
     return clock;
   }
 
+  // Lets the instruction last issued to `lane` take that many cycles; the cycle it starts in. It waits for the pipe,
+  // for what its pipe waited for, and for the scalar unit, which issues it.
+  double occupy(Lane lane, double cycles) {
+    double& free = free_at_[lane.index()];
+    const double start = std::max({free, known_[lane.index()].cycle, known_[Lane{lane.core, Pipe::S}.index()].cycle});
+    free = start + cycles;
+    return start;
+  }
+  double end() const { return *std::max_element(free_at_.begin(), free_at_.end()); }
+
   void join(Lane lane, const Clock& clock) { join_into(known_[lane.index()], clock); }
 
   void join_all(int core, const Clock& clock) {
@@ -77,7 +92,8 @@ class PipeClocks {
   }
 
  private:
-  Clock issued_{};
+  std::array<uint64_t, kLanes> issued_{};
+  std::array<double, kLanes> free_at_{};
   std::array<Clock, kLanes> known_{};
 };
 

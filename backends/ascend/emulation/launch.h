@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core.h"
+#include "time_model.h"
 #include "types.h"
 
 namespace v4npu::emulation {
@@ -19,9 +20,12 @@ void call(void (*kernel)(Args...), void* const* values, std::index_sequence<I...
 }  // namespace detail
 
 struct Report {
-  int64_t ub_bytes;      // allocated by the block that took most
-  int64_t instructions;  // issued by all blocks
-  const char* waits;     // "file:line" of every wait and barrier passed, one a line; as long-lived as the message
+  int64_t ub_bytes;        // allocated by the block that took most
+  int64_t instructions;    // issued by all blocks
+  const char* waits;       // "file:line" of every wait and barrier passed, one a line; as long-lived as the message
+  const char* trace;       // Chrome trace, if asked for
+  double modelled_us;      // time_model.h; 0 where the SKU's rates have no source
+  double busy_us[kPipes];  // by pipe, all blocks together
 };
 
 inline std::vector<int> cores_of(AscendC::KernelMetaType type) {
@@ -38,8 +42,8 @@ inline std::vector<int> cores_of(AscendC::KernelMetaType type) {
 template <typename... Args>
 const char* run(void (*kernel)(Args...), AscendC::KernelMetaType type, const char* kernel_name, const char* sku_name,
                 int64_t num_blocks, const Region* regions, int64_t num_regions, void* const* values, int64_t num_values,
-                const char* ignored_wait, Report* report) {
-  thread_local std::string message, waits;
+                const char* ignored_wait, bool with_trace, Report* report) {
+  thread_local std::string message, waits, trace;
   const Sku* sku = find_sku(sku_name);
   message = sku == nullptr                              ? std::string("unknown SKU ") + sku_name
             : sku->arch != __NPU_ARCH__                 ? std::string(sku_name) + " is of another architecture"
@@ -49,6 +53,7 @@ const char* run(void (*kernel)(Args...), AscendC::KernelMetaType type, const cha
   if (!message.empty()) return message.c_str();
   Launch launch{*sku, kernel_name, num_blocks, {regions, regions + num_regions}, ignored_wait, {}, {}, {}};
   launch.issued.resize(1);
+  std::vector<double> block_cycles;
   try {
     for (int block = 0; block < num_blocks; ++block) {
       Block shared(cores_of(type), launch.kernel + " on " + sku_name + ", block " + std::to_string(block) + ": ");
@@ -59,6 +64,7 @@ const char* run(void (*kernel)(Args...), AscendC::KernelMetaType type, const cha
         core.finish();
         Core::slot() = nullptr;
       });
+      block_cycles.push_back(shared.clocks.end());
     }
   } catch (const Fault& fault) {
     message = fault.what();
@@ -66,7 +72,20 @@ const char* run(void (*kernel)(Args...), AscendC::KernelMetaType type, const cha
   Core::slot() = nullptr;
   waits.clear();
   for (const std::string& wait : launch.waits) waits += wait + "\n";
-  *report = {static_cast<int64_t>(launch.used_ub), static_cast<int64_t>(launch.issued.size()) - 1, waits.c_str()};
+  trace = with_trace ? chrome_trace(launch) : std::string();
+  *report = {static_cast<int64_t>(launch.used_ub),
+             static_cast<int64_t>(launch.issued.size()) - 1,
+             waits.c_str(),
+             trace.c_str(),
+             0,
+             {}};
+  if (sku->memory_rate > 0 && !block_cycles.empty()) {
+    const double cycles_per_us = sku->ghz * 1e3;
+    bound_by_memory(launch, block_cycles);
+    const int cores = type == AscendC::KERNEL_TYPE_AIV_ONLY ? sku->num_vector : sku->num_cube;
+    report->modelled_us = makespan(block_cycles, cores) / cycles_per_us;
+    for (const Instruction& i : launch.issued) report->busy_us[index(i.lane.pipe)] += i.cycles / cycles_per_us;
+  }
   return message.empty() ? nullptr : message.c_str();
 }
 

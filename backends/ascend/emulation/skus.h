@@ -32,14 +32,22 @@ struct Sku {
   int num_vector;  // ... and two vector cores
   double ghz;
   int memory_gib;
+  // Bytes a cycle between global memory and the cores of one AI core when all are busy; 0 = no source, no time
+  // modelled.
+  double memory_rate;
 };
 
 inline constexpr Sku kSkus[] = {
-    // cores, clock and memory [ini]; the 910_93 figures are per die, of which a package has two
-    {"ascend910b1", 2201, 24, 48, 1.85, 64},       {"ascend910b3", 2201, 20, 40, 1.80, 64},
-    {"ascend910_9391", 2201, 24, 48, 1.85, 64},    {"ascend950pr_9599", 3510, 36, 72, 1.80, 128},
-    {"ascend950pr_9589", 3510, 32, 64, 1.65, 128}, {"ascend950pr_9579", 3510, 28, 56, 1.65, 128},
-    {"ascend950dt_9591", 3510, 36, 72, 1.80, 144}, {"ascend950dt_9581", 3510, 32, 64, 1.65, 144},
+    // cores, clock and memory [ini]; the 910_93 figures are per die, of which a package has two. Rates: ddr_rate [ini],
+    // but for the 36-core SKUs, whose files repeat it unchanged: there the announced 1.6 and 4 TB/s.
+    {"ascend910b1", 2201, 24, 48, 1.85, 64, 32},
+    {"ascend910b3", 2201, 20, 40, 1.80, 64, 0},
+    {"ascend910_9391", 2201, 24, 48, 1.85, 64, 32},
+    {"ascend950pr_9599", 3510, 36, 72, 1.80, 128, 1600 / (36 * 1.80)},
+    {"ascend950pr_9589", 3510, 32, 64, 1.65, 128, 31},
+    {"ascend950pr_9579", 3510, 28, 56, 1.65, 128, 0},
+    {"ascend950dt_9591", 3510, 36, 72, 1.80, 144, 4000 / (36 * 1.80)},
+    {"ascend950dt_9581", 3510, 32, 64, 1.65, 144, 80},
 };
 
 constexpr const Sku* find_sku(std::string_view name) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core.h"
+#include "time_model.h"
 #include "types.h"
 
 namespace AscendC {
@@ -87,12 +88,17 @@ Local<T> advanced(const Local<T>& tensor, uint64_t bytes) {
 // themselves. A destination may be a source exactly, or lie apart from it, but not overlap it partly.
 class Op {
  public:
-  Op(const char* name, Pipe pipe, const Where& at) : core_(Core::current()), id_(core_.issue(name, pipe, at)) {}
+  Op(const char* name, Pipe pipe, const Where& at)
+      : core_(Core::current()), pipe_(pipe), id_(core_.issue(name, pipe, at)) {}
+  Op(const Op&) = delete;
+  Op& operator=(const Op&) = delete;
+  ~Op() { core_.occupy(id_, cycles()); }
 
   template <typename T>
   const T* read(const Local<T>& source, int64_t count, uint64_t alignment = kBlockBytes) {
     const auto [address, bytes] = range(source, count, alignment);
     core_.read_local(id_, address, bytes);
+    largest_ = std::max(largest_, bytes);
     sources_.push_back({address, bytes});
     return reinterpret_cast<const T*>(core_.local(address));
   }
@@ -123,6 +129,7 @@ class Op {
       }
     }
     core_.write_local(id_, address, bytes);
+    account_write(address, bytes);
     return reinterpret_cast<T*>(core_.local(address));
   }
 
@@ -131,12 +138,14 @@ class Op {
   const uint8_t* read(const Global<T>& source, int64_t offset, uint64_t bytes) {
     uint8_t* data = global(source, offset, bytes);
     core_.read_global(id_, data, bytes);
+    global_ += bytes;
     return data;
   }
   template <typename T>
   uint8_t* write(const Global<T>& destination, int64_t offset, uint64_t bytes) {
     uint8_t* data = global(destination, offset, bytes);
     core_.write_global(id_, data, bytes);
+    global_ += bytes;
     return data;
   }
 
@@ -144,12 +153,34 @@ class Op {
     if (!condition) core_.fail(core_.describe(id_) + ": " + rule);
   }
 
+  // What a multiplication counts: products of two fractals.
+  void multiply(int64_t products) { products_ += products; }
+
   Core& core() { return core_; }
 
  private:
   struct Range {
     uint64_t address, bytes;
   };
+
+  void account_write(uint64_t address, uint64_t bytes) {
+    largest_ = std::max(largest_, bytes);
+    written_ += bytes;
+    written_to_ = space_of(address);
+  }
+
+  double cycles() const {
+    const Sku& sku = core_.launch().sku;
+    switch (pipe_) {
+      case Pipe::S: return 0;
+      case Pipe::V: return largest_ / kVectorRate;
+      case Pipe::M: return products_ / kFractalProducts;
+      case Pipe::MTE1: return written_ / l1_rate(sku.arch, written_to_);
+      default: break;
+    }
+    const double rate = memory_rate(sku, !core_.is_cube() && !core_.mixed());
+    return rate > 0 ? global_ / rate : 0;
+  }
 
   template <typename T>
   uint8_t* global(const Global<T>& tensor, int64_t offset, uint64_t bytes) const {
@@ -177,7 +208,10 @@ class Op {
   }
 
   Core& core_;
+  Pipe pipe_;
   InstructionId id_;
+  uint64_t largest_ = 0, written_ = 0, global_ = 0, products_ = 0;  // bytes, products
+  Space written_to_ = Space::UB;
   std::vector<Range> sources_;
 };
 
