@@ -16,6 +16,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP)
 PACKAGE := $(shell find v4npu -name '*.py' -o -path '*/data/*' -type f)
 CXX_SOURCES := $(shell find csrc backends -name '*.cpp' -o -name '*.h')
+ASC_SOURCES := $(shell find backends tests -name '*.asc')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test sanitize neon lint format clean
@@ -37,12 +38,12 @@ lint: .venv/built .venv/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) $(ASC_SOURCES)
 
 format: .venv/tools
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_SOURCES)
+	$(BIN)/clang-format -i $(CXX_SOURCES) $(ASC_SOURCES)
 
 clean:
 	rm -rf .venv build

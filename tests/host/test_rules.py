@@ -128,6 +128,12 @@ def test_every_pointer_of_a_contract_says_its_shape(op: str) -> None:
     assert pointers and not bare, bare
 
 
+def test_every_ascend_kernel_states_its_architectures_and_that_no_device_ran_it() -> None:
+    for path in sources("backends/ascend/ops", {".asc"}):
+        head = path.read_text().split("#include")[0]
+        assert re.search(r"// Architectures: (dav_2201|dav_3510)", head) and "Never run on a device." in head, path
+
+
 def test_every_kernel_has_a_contract() -> None:
     ops = set(_C.op_names())
     for path in sources("backends", CPP):
