@@ -20,9 +20,14 @@ _E2M1_EDGES = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 _E2M1_TIE_UP = (False, True, False, True, False, True, False)
 
 
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that arithmetic runs in: float64 for float64, float32 for everything else."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def wide(x: Tensor) -> Tensor:
-    """The tensor in the dtype that arithmetic runs in: float64 stays, everything else becomes float32."""
-    return x if x.dtype == torch.float64 else x.float()
+    """The tensor in the dtype that arithmetic runs in."""
+    return x.to(wide_dtype(x))
 
 
 def ceil_log2(x: Tensor) -> Tensor:
