@@ -19,6 +19,13 @@ const std::vector<Candidate>& candidates() {
     const char* const kFloat32Bfloat16 = "float32 and bfloat16; other dtypes run the reference";
     add_cpu(all, "rms_norm", kFloat32Bfloat16);
     add_cpu(all, "rope", kFloat32Bfloat16);
+    add_cpu(all, "qkv_prepare", kFloat32Bfloat16);
+    add_cpu(all, "compressor", kFloat32Bfloat16);
+    add_cpu(all, "indexer_scores", kFloat32Bfloat16);
+    add_cpu(all, "indexer_topk", kFloat32Bfloat16);
+    add_cpu(all, "window_attention", kFloat32Bfloat16);
+    add_cpu(all, "csa_attention", kFloat32Bfloat16);
+    add_cpu(all, "hca_attention", kFloat32Bfloat16);
     add_cpu(all, "swiglu", kFloat32Bfloat16);
     // all.push_back({"csa_attention", "cuda", "sm90", "Hopper kernel", &needs_sm90});
     return all;

@@ -10,5 +10,12 @@ from __future__ import annotations
 ERROR_RATIO: dict[str, float] = {
     "rms_norm": 1.5,
     "rope": 1.5,
+    "qkv_prepare": 1.5,
+    "compressor": 1.5,
+    "indexer_scores": 1.5,
+    "indexer_topk": 1.5,
+    "window_attention": 1.5,
+    "csa_attention": 1.5,
+    "hca_attention": 1.5,
     "swiglu": 1.5,
 }
