@@ -29,7 +29,14 @@ const std::vector<Candidate>& candidates() {
     add_cpu(all, "hc_pre", kFloat32Bfloat16);
     add_cpu(all, "hc_post", kFloat32Bfloat16);
     add_cpu(all, "hc_head", kFloat32Bfloat16);
+    add_cpu(all, "qkv_prepare", kFloat32Bfloat16);
+    add_cpu(all, "compressor", kFloat32Bfloat16);
     add_cpu(all, "indexer_query", kFloat32Bfloat16);
+    add_cpu(all, "indexer_scores", kFloat32Bfloat16);
+    add_cpu(all, "indexer_topk", kFloat32Bfloat16);
+    add_cpu(all, "window_attention", kFloat32Bfloat16);
+    add_cpu(all, "csa_attention", kFloat32Bfloat16);
+    add_cpu(all, "hca_attention", kFloat32Bfloat16);
     add_cpu(all, "gate", kFloat32Bfloat16);
     add_cpu(all, "hash_gate", kFloat32Bfloat16);
     add_cpu(all, "swiglu", kFloat32Bfloat16);

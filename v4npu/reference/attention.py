@@ -57,14 +57,12 @@ def _attend_listed(
 
 
 def _attend_dense(q: Tensor, rows: Tensor, visible: Tensor, sink: Tensor | None, scale: float) -> Tensor:
-    """q [C, H, D] over common rows [N, D] where visible [C, N]."""
+    """q [C, H, D] over common rows [N, D] where visible [C, N]; the visible ones are finite."""
     keys = wide(rows)
-    broken = ~keys.isfinite().all(-1)  # 0 * NaN would reach the queries that do not see the row
-    keys = keys.masked_fill(broken.unsqueeze(-1), 0)
+    keys = keys.masked_fill(~keys.isfinite().all(-1, keepdim=True), 0)
     scores = torch.matmul(wide(q).flatten(0, 1), keys.T).unflatten(0, q.shape[:2]) * scale
     p, total = _probabilities(scores.masked_fill(~visible.unsqueeze(1), -torch.inf), sink, None)
-    out = torch.matmul(p.flatten(0, 1), keys).unflatten(0, q.shape[:2]) / total
-    return out.masked_fill((visible & broken).any(-1)[:, None, None], torch.nan).to(q.dtype)
+    return (torch.matmul(p.flatten(0, 1), keys).unflatten(0, q.shape[:2]) / total).to(q.dtype)
 
 
 class Rows:
@@ -136,16 +134,25 @@ def _sequence(
     by_list = official or count > 8 * max(listed, 1)
     rounded = q.dtype if official and q.dtype == torch.bfloat16 else None
     step = max(1, min(DENSE_CHUNK, LIST_ELEMENTS // ((window + listed) * q.shape[-1]))) if by_list else DENSE_CHUNK
-    out = []
-    for part, t in _chunks(lo, hi, start, step, q.device):
+
+    def gather(part: slice, t: Tensor, by_list: bool) -> tuple[Tensor, Tensor]:
         rows, seen = _window(window_rows, t, window, by_list)
         if entries is not None and count:
             extra = _entries(entries, t, None if picks is None else picks[part], ratio, count, by_list)
             rows, seen = torch.cat((rows, extra[0].to(rows.dtype)), dim=-2), torch.cat((seen, extra[1]), dim=-1)
+        return rows, seen
+
+    out = []
+    for part, t in _chunks(lo, hi, start, step, q.device):
+        rows, seen = gather(part, t, by_list)
         if by_list:
             out.append(_attend_listed(q[part], rows, seen, sink, scale, rounded))
-        else:
+        elif rows[seen.any(0)].isfinite().all():
             out.append(_attend_dense(q[part], rows, seen, sink, scale))
+        else:  # 0 * NaN would reach the queries of the product that do not see the row
+            for i in range(len(t)):
+                one = slice(part.start + i, part.start + i + 1)
+                out.append(_attend_listed(q[one], *gather(one, t[i : i + 1], True), sink, scale, rounded))
     return out
 
 

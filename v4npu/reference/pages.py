@@ -17,7 +17,10 @@ def slots(table: Tensor, rows: Tensor, block_size: int) -> Tensor:
     """Slots of rows (int64, any shape) of the sequence whose block table int32 [max_blocks] this is."""
     if rows.numel() and int(rows.max()) >= table.shape[0] * block_size:
         raise ValueError(f"v4npu: a block table of {table.shape[0]} x {block_size} rows has no row {int(rows.max())}")
-    return table[rows // block_size].long() * block_size + rows % block_size
+    block = table[rows // block_size].long()
+    if rows.numel() and int(block.min()) < 0:
+        raise ValueError(f"v4npu: a block table names block {int(block.min())} where rows are needed")
+    return block * block_size + rows % block_size
 
 
 def _bytes(cache: Tensor, at: Tensor, payload: int, scales: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,6 +24,10 @@ class Draw:
     def integers(self, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.randint(high, shape, generator=self.generator).to(dtype)
 
+    def distinct(self, high: int, rows: int, count: int) -> Tensor:
+        """int32 [rows, count]: different numbers below `high` in every row."""
+        return torch.rand(rows, high, generator=self.generator).argsort(-1)[:, :count].int()
+
 
 def _int32(*values: int) -> Tensor:
     return torch.tensor(values, dtype=torch.int32)
@@ -84,7 +88,7 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
         "indexer_topk": lambda: (*index_args, 3, official),
         "window_attention": lambda: (q, *windows, *where, rope_dim, official),
         "csa_attention": lambda: (
-            q, *windows, pages, table, draw.integers(5, tokens, 3, dtype=torch.int32) - 1, *where, rope_dim, official,
+            q, *windows, pages, table, draw.distinct(5, tokens, 3) - 1, *where, rope_dim, official,
         ),
         "hca_attention": lambda: (q, *windows, pages, table, *where, 4, rope_dim, official),
         "gate": lambda: (x, gate_weight, draw.normal(6, dtype=wide), 2, 1.5),
@@ -102,8 +106,22 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
 SIZES = ((0, 16), (1, 2), (3, 14), (5, 16), (7, 34), (3, 64), (11, 126), (2, 1000), (67, 1500))
 
 
+SEQUENCED = (
+    "compressor",
+    "indexer_scores",
+    "indexer_topk",
+    "window_attention",
+    "csa_attention",
+    "hca_attention",
+)
+
+
 def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Any, ...]:
-    """Positional arguments of `op` at a size of SIZES: the tensors whose first axis is `rows` belong to the rows."""
+    """Positional arguments of `op` at a size of SIZES: the tensors whose first axis is `rows` belong to the rows.
+
+    Operators of SEQUENCED take the rows as the tokens of one sequence after 5 earlier ones. What the indexer reads are
+    small integers, whose sums are exact: then picks must be equal, ties included.
+    """
     draw = Draw(dtype, seed)
     freqs = rope_frequencies(min(width, 64) // 4 * 2, 10000.0)  # about half of a narrow head turns
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -115,6 +133,21 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
         return draw.normal(rows, m, width), fn, scale, draw.normal(count, dtype=wide)
 
     fp4 = -(-width // 32) * 32
+    tokens = 5 + rows
+    entries = tokens // 4
+    q, sink = draw.normal(rows, 3, width), draw.normal(3, dtype=wide)
+    windows = (
+        draw.normal(tokens // 8 + 1, 8, width),
+        torch.randperm(tokens // 8 + 1, generator=draw.generator).int()[None],
+    )
+    pages, table = draw.normal(entries // 2 + 1, 2, width), torch.arange(entries // 2, -1, -1).int()[None]
+    where = (_int32(0, rows), _int32(5), sink, width**-0.5, 8)
+
+    def index_args(blocks: int, start: int) -> tuple[Any, ...]:
+        shapes = ((rows, 4, width), (rows, 4), (blocks, 2, width))
+        integers = [(draw.integers(5, *shape) - 2).to(dtype) for shape in shapes]
+        return (*integers, torch.arange(blocks).int()[None], _int32(0, rows), _int32(start), 4)
+
     cases: dict[str, Any] = {
         "rms_norm": lambda: (draw.normal(rows, width), draw.normal(width), 1e-6),
         "rope": lambda: (draw.normal(rows, 3, width), draw.integers(1 << 20, rows), freqs, False),
@@ -126,6 +159,22 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
         "grouped_linear": lambda: (
             draw.normal(rows, 3, width), *quantize_weight_fp8(draw.normal(3 * 47, width)),
         ),
+        "qkv_prepare": lambda: (
+            draw.normal(rows, 3, width), draw.normal(rows, width), draw.normal(width), draw.integers(1 << 20, rows),
+            freqs, 1e-6, False,
+        ),
+        "compressor": lambda: (
+            draw.normal(rows, 2 * width, dtype=wide), draw.normal(rows, 2 * width, dtype=wide),
+            draw.normal(4, 2 * width, dtype=wide), draw.normal(width), freqs, _int32(0, rows), _int32(0), None, None, 4,
+            True, 1e-6, "none", rows // 4, dtype,
+        ),
+        "indexer_scores": lambda: (*index_args(9, 71), False),  # all 18 visible
+        "indexer_topk": lambda: (*index_args(entries // 2 + 1, 5), 9, False),
+        "window_attention": lambda: (q, *windows, *where, 0, False),
+        "csa_attention": lambda: (
+            q, *windows, pages, table, draw.distinct(entries + 1, rows, 6) - 1, *where, 0, False,
+        ),
+        "hca_attention": lambda: (q, *windows, pages, table, *where, 4, 0, False),
         "swiglu": lambda: (draw.normal(rows, width), draw.normal(rows, width), draw.normal(rows, dtype=wide), 1.0),
         "hadamard": lambda: (draw.normal(rows, 1 << width.bit_length() - 1),),
         "act_quant": lambda: (draw.normal(rows, width), 128),

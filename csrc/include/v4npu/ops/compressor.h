@@ -12,11 +12,12 @@
 //   8 state: the kv and score row of the token at position p is row p % ring of the sequence's state; whatever stood in
 //     the rows of positions not seen yet is not read
 //   9 the row of slot_mapping[e] in cache = entry e where the slot is not negative; slot s is row s % block_size of
-//   page
-//     s / block_size. Packed: the codes and scales of step 7 (fp8_kv for "fp8", fp4_key for "hadamard_fp4")
+//     page s / block_size. Packed: the codes and scales of step 7 (fp8_kv for "fp8", fp4_key for "hadamard_fp4")
 #pragma once
 
 #include <cstdint>
+
+#include "v4npu/dtype.h"
 
 namespace v4npu {
 
@@ -49,6 +50,8 @@ struct CompressorParams {
   int64_t block_stride;  // bytes from one page to the next
   float eps;
   enum class Quant : int32_t { kNone, kFp8, kHadamardFp4 } quant;
+  Dtype dtype;         // T, out_dtype
+  Dtype weight_dtype;  // of norm_weight
 };
 
 }  // namespace v4npu

@@ -1,7 +1,8 @@
 // csa_attention: each query attends to its sliding window plus the top-k compressed entries.
 //   out[t,h] = sum_j softmax_j(scale * <q[t,h], kv[j]>, sink[h]) kv[j],   j in window(t), then topk(t)
 // The window comes first, oldest first, then the entries in the order of topk_indices; -1 is skipped wherever it
-// stands, before any address is formed. A token may be seen both raw and inside an entry.
+// stands, before any address is formed. The picks of a query are distinct. A token may be seen both raw and inside an
+// entry.
 // Steps:
 //   1 load q   2 gather kv   3 scores = scale * fp32 dot   4 online softmax   5 accumulate p * kv in fp32
 //   6 sink, normalise   7 one rounding, to the dtype of q
@@ -14,6 +15,8 @@
 #pragma once
 
 #include <cstdint>
+
+#include "v4npu/dtype.h"
 
 namespace v4npu {
 
@@ -46,6 +49,7 @@ struct CsaAttentionParams {
   float softmax_scale;
   bool packed;  // rows of window_kv and compressed_kv are fp8_kv; T is bf16
   bool official;
+  Dtype dtype;  // T
 };
 
 }  // namespace v4npu

@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "v4npu/dtype.h"
+
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
@@ -30,6 +32,7 @@ struct IndexerScoresParams {
   int64_t ratio;  // tokens per entry
   bool packed;    // keys are fp4_key rows; T is bf16
   bool official;
+  Dtype dtype;  // T
 };
 
 }  // namespace v4npu

@@ -1,12 +1,15 @@
 // indexer_topk: the entries each query will attend to.
 // Steps:
 //   1 to 5 as in indexer_scores.h   6 the topk largest visible scores, best first; among equal scores the smaller index
-//   7 -1 where fewer than topk entries are visible
+//     A NaN counts as the largest score, and all NaN as equal
+//   7 -1 where fewer than topk entries are visible or their scores are -inf
 // Indices are bitwise equal in every backend for equal scores. The scores of a query never exist all at once: a
 // kernel keeps the running best of a tile, so that memory does not grow with tokens times context.
 #pragma once
 
 #include <cstdint>
+
+#include "v4npu/dtype.h"
 
 namespace v4npu {
 
@@ -30,6 +33,7 @@ struct IndexerTopkParams {
   int64_t topk;
   bool packed;  // keys are fp4_key rows; T is bf16
   bool official;
+  Dtype dtype;  // T
 };
 
 }  // namespace v4npu

@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "v4npu/dtype.h"
+
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
@@ -35,6 +37,8 @@ struct QkvPrepareParams {
   float eps;
   bool packed;  // T is bf16
   bool official;
+  Dtype dtype;         // T
+  Dtype weight_dtype;  // of kv_norm_weight
 };
 
 }  // namespace v4npu

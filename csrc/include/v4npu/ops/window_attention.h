@@ -13,6 +13,8 @@
 
 #include <cstdint>
 
+#include "v4npu/dtype.h"
+
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
@@ -37,6 +39,7 @@ struct WindowAttentionParams {
   float softmax_scale;
   bool packed;  // rows of window_kv and compressed_kv are fp8_kv; T is bf16
   bool official;
+  Dtype dtype;  // T
 };
 
 }  // namespace v4npu

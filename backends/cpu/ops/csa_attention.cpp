@@ -1,0 +1,36 @@
+#include "v4npu/ops/csa_attention.h"
+
+#include "../paged/launch.h"
+
+namespace v4npu::cpu {
+
+V4NPU_CPU_KERNEL(csa_attention, CsaAttentionParams)
+
+Tensor launch_csa_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
+                            const Tensor& compressed_kv, const Tensor& block_table, const Tensor& topk_indices,
+                            const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& sink, double scale,
+                            int64_t window, int64_t rope_dim, bool official) {
+  check_csa_attention(q, window_kv, window_table, compressed_kv, block_table, topk_indices, cu_seqlens_q, start_pos,
+                      sink, scale, window, rope_dim, official);
+  if (!AttentionCall<CsaAttentionParams>::takes(q, window_kv, sink) ||
+      compressed_kv.scalar_type() != window_kv.scalar_type()) {
+    return call_reference<Tensor>("csa_attention", q, window_kv, window_table, compressed_kv, block_table, topk_indices,
+                                  cu_seqlens_q, start_pos, sink, scale, window, rope_dim, official);
+  }
+  AttentionCall<CsaAttentionParams> call(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window,
+                                         rope_dim, official);
+  const Pages entries(compressed_kv, block_table);
+  const Tensor picks = dense(topk_indices);
+  call.p.topk = picks.size(1);
+  call.p.topk_indices = pointer<int32_t>(picks);
+  for (int64_t b = 0; b < call.seqs.count; ++b) {
+    entries.check_picks(b, call.p.topk_indices + call.seqs.end[b] * call.p.topk, call.seqs.length(b) * call.p.topk);
+  }
+  call.entries(entries);
+  run_kernel(call.p);
+  return call.out;
+}
+
+}  // namespace v4npu::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(v4npu, CPU, m) { m.impl("csa_attention", TORCH_BOX(&v4npu::cpu::launch_csa_attention)); }

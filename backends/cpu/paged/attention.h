@@ -1,0 +1,240 @@
+// The attention of one query over its own list of rows, shared by window_attention, csa_attention and hca_attention.
+//
+// A thread takes a query and up to 64 of its heads, which are the lanes of the scores: all of them read a row once.
+// The list is walked in blocks of 64 places, in its own order, whoever else is in the batch; of a block the rows that
+// exist are gathered and widened into a tile, so that nothing else is ever touched. Scratch for 64 heads of 512:
+// q 128 KiB, tile 132 KiB, scores 16 KiB, sums 128 KiB.
+#pragma once
+
+#include "paged/rows.h"
+#include "parallel.h"
+#include "scratch.h"
+#include "simd.h"
+#include "v4npu/dtype.h"
+
+namespace v4npu::cpu::V4NPU_ISA {
+
+constexpr int64_t kPlaces = 64;     // of the list per step of the softmax, by contract
+constexpr int64_t kHeadGroup = 64;  // heads of one query that one thread takes
+constexpr float kLowest = -0x1.fffffep127f;
+
+// What the three have in common; entries.base is null where there is only a window.
+struct Attention {
+  const void* q;
+  void* out;
+  const int32_t *window_table, *block_table, *cu_seqlens_q, *start_pos;
+  const int32_t* topk_indices;  // null: every entry that is complete
+  const float* sink;
+  RowSource window_rows, entry_rows;  // less the tables
+  int64_t num_tokens, num_seqs, num_heads, head_dim, max_window_blocks, max_blocks, window, topk, ratio, rope_dim;
+  float scale;
+  bool packed, round_p;
+};
+
+template <class Params>
+V4NPU_INLINE Attention common(const Params& p) {
+  Attention a{};
+  a.q = p.q;
+  a.out = p.out;
+  a.window_table = p.window_table;
+  a.cu_seqlens_q = p.cu_seqlens_q;
+  a.start_pos = p.start_pos;
+  a.sink = p.attn_sink;
+  a.num_tokens = p.num_tokens;
+  a.num_seqs = p.num_seqs;
+  a.num_heads = p.num_heads;
+  a.head_dim = p.head_dim;
+  a.max_window_blocks = p.max_window_blocks;
+  a.window = p.window;
+  a.rope_dim = p.rope_dim;
+  a.scale = p.softmax_scale;
+  a.packed = p.packed;
+  a.round_p = p.official && p.dtype == Dtype::kBfloat16;
+  const int64_t element = p.dtype == Dtype::kBfloat16 ? 2 : 4;
+  const int64_t payload = p.packed ? p.head_dim + p.rope_dim : p.head_dim * element;
+  const int64_t scales = p.packed ? fp8_scale_bytes(p.head_dim - p.rope_dim) : 0;
+  a.window_rows = {static_cast<const uint8_t*>(p.window_kv), nullptr, p.window_block, p.window_stride, payload, scales};
+  return a;
+}
+template <class Params>
+V4NPU_INLINE Attention with_entries(const Params& p) {
+  Attention a = common(p);
+  a.block_table = p.block_table;
+  a.max_blocks = p.max_blocks;
+  a.entry_rows = a.window_rows;
+  a.entry_rows.base = static_cast<const uint8_t*>(p.compressed_kv);
+  a.entry_rows.block_size = p.block_size;
+  a.entry_rows.stride = p.block_stride;
+  return a;
+}
+
+// One query's list: `window` places, then its entries.
+struct List {
+  RowSource window, entries;
+  int64_t position, first, seen;  // of the window: its oldest position, and how many there are
+  int64_t width, places;          // of the window part, of the whole
+  const int32_t* picks;
+};
+
+V4NPU_INLINE List list_of(const Attention& a, int64_t token) {
+  int64_t b = 0;
+  while (token >= a.cu_seqlens_q[b + 1]) ++b;
+  List l{a.window_rows, a.entry_rows, 0, 0, 0, 0, 0, nullptr};
+  l.position = a.start_pos[b] + token - a.cu_seqlens_q[b];
+  l.first = l.position - a.window + 1 > 0 ? l.position - a.window + 1 : 0;
+  l.seen = l.position + 1 - l.first;
+  l.window.table = a.window_table + b * a.max_window_blocks;
+  l.width = a.window;
+  l.places = a.window;
+  if (a.entry_rows.base == nullptr) return l;
+  l.entries.table = a.block_table + b * a.max_blocks;
+  l.picks = a.topk_indices == nullptr ? nullptr : a.topk_indices + token * a.topk;
+  l.places += a.topk_indices == nullptr ? (l.position + 1) / a.ratio : a.topk;
+  return l;
+}
+
+// 2 gather kv: the rows that exist among the 64 places from `begin`; returns how many.
+template <class T>
+V4NPU_INLINE int64_t gather(const Attention& a, const List& l, int64_t begin, float* tile) {
+  const int64_t stride = tile_stride(a.head_dim), keep = a.head_dim - a.rope_dim;
+  int64_t n = 0;
+  for (int64_t place = begin; place < begin + kPlaces && place < l.places; ++place) {
+    const bool entry = place >= l.width;
+    int64_t i = l.first + place;
+    if (entry) i = l.picks == nullptr ? place - l.width : l.picks[place - l.width];
+    if (entry ? i < 0 : place >= l.seen) continue;
+    widen_kv<T>(row_at(entry ? l.entries : l.window, i), a.packed, keep, a.head_dim, tile + n++ * stride);
+  }
+  return n;
+}
+
+struct State {
+  float *q, *tile, *scores, *sums, *peak, *total, *rescale;
+  int64_t lanes, row;  // heads and dims in whole vectors
+};
+
+// 4 online softmax, for 16 heads: scores [n, lanes] become probabilities.
+V4NPU_INLINE void softmax(const Attention& a, const State& s, int64_t h, int64_t n) {
+  const f32x16 scale = set1(a.scale), old = load(s.peak + h);
+  f32x16 peak = old;
+  for (int64_t k = 0; k < n; ++k) peak = max(peak, load(s.scores + k * s.lanes + h) * scale);
+  const f32x16 rescale = exp(old - peak);
+  f32x16 total = load(s.total + h) * rescale;
+  for (int64_t k = 0; k < n; ++k) {
+    f32x16 p = exp(load(s.scores + k * s.lanes + h) * scale - peak);
+    total = total + p;
+    if (a.round_p) p = rounded<bf16>(p);
+    store(s.scores + k * s.lanes + h, p);
+  }
+  store(s.peak + h, peak);
+  store(s.total + h, total);
+  store(s.rescale + h, rescale);
+}
+
+// 5 accumulate: sums of HEADS heads and 16 * VECTORS dims.
+template <int HEADS, int VECTORS>
+static void accumulate(const State& s, int64_t h, int64_t d, int64_t n, int64_t stride) {
+  f32x16 sum[HEADS][VECTORS];
+  for (int i = 0; i < HEADS; ++i) {
+    for (int v = 0; v < VECTORS; ++v) {
+      sum[i][v] = load(s.sums + (h + i) * s.row + d + v * kLanes) * set1(s.rescale[h + i]);
+    }
+  }
+  for (int64_t k = 0; k < n; ++k) {
+    f32x16 row[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) row[v] = load(s.tile + k * stride + d + v * kLanes);
+    for (int i = 0; i < HEADS; ++i) {
+      const f32x16 p = set1(s.scores[k * s.lanes + h + i]);
+      for (int v = 0; v < VECTORS; ++v) sum[i][v] = fma(p, row[v], sum[i][v]);
+    }
+  }
+  for (int i = 0; i < HEADS; ++i) {
+    for (int v = 0; v < VECTORS; ++v) store(s.sums + (h + i) * s.row + d + v * kLanes, sum[i][v]);
+  }
+}
+
+template <int VECTORS>
+V4NPU_INLINE void accumulate_heads(const State& s, int64_t heads, int64_t d, int64_t n, int64_t stride) {
+  int64_t h = 0;
+  for (; h + 6 <= heads; h += 6) accumulate<6, VECTORS>(s, h, d, n, stride);
+  for (; h < heads; ++h) accumulate<1, VECTORS>(s, h, d, n, stride);
+}
+
+template <class T>
+void attend(const Attention& a, int64_t token, int64_t head, int64_t heads, const State& s) {
+  const List l = list_of(a, token);
+  const int64_t stride = tile_stride(a.head_dim), at = (token * a.num_heads + head) * a.head_dim;
+  transpose_heads(static_cast<const T*>(a.q) + at, heads, a.head_dim, s.q);  // 1 load q
+  for (int64_t h = 0; h < s.lanes; h += kLanes) {
+    store(s.peak + h, set1(kLowest));
+    store(s.total + h, zero());
+  }
+  std::memset(s.sums, 0, static_cast<size_t>(s.lanes * s.row) * sizeof(float));
+  for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
+    const int64_t n = gather<T>(a, l, begin, s.tile);
+    if (n == 0) continue;
+    dots_of_tile(s.tile, n, stride, s.q, s.lanes, a.head_dim, s.scores);  // 3 scores
+    for (int64_t h = 0; h < s.lanes; h += kLanes) softmax(a, s, h, n);
+    int64_t d = 0;
+    for (; d + 4 * kLanes <= s.row; d += 4 * kLanes) accumulate_heads<4>(s, heads, d, n, stride);
+    for (; d < s.row; d += kLanes) accumulate_heads<1>(s, heads, d, n, stride);
+  }
+  if (a.sink != nullptr) {  // 6 sink, normalise
+    for (int64_t h = 0; h < s.lanes; h += kLanes) {
+      const f32x16 sink = h < heads ? load_upto(a.sink + head + h, heads - h) : zero();
+      store(s.total + h, load(s.total + h) + exp(sink - load(s.peak + h)));
+    }
+  }
+  for (int64_t h = 0; h < heads; ++h) {
+    const f32x16 total = set1(s.total[h]);
+    T* out = static_cast<T*>(a.out) + at + h * a.head_dim;
+    for (int64_t d = 0; d < a.head_dim; d += kLanes) {
+      store_upto(out + d, load(s.sums + h * s.row + d) / total, a.head_dim - d);  // 7 one rounding
+    }
+  }
+}
+
+// Few queries: their heads are split, so that all threads have work; the rows never are.
+template <class T>
+void attend_all(const Attention& a) {
+  int64_t group = a.num_heads < kHeadGroup ? a.num_heads : kHeadGroup;
+  const int64_t threads = num_threads();
+  if (a.num_tokens < 2 * threads && a.num_heads > kLanes) {
+    const int64_t share = whole_vectors((a.num_heads + threads - 1) / threads);
+    group = share < group ? share : group;
+  }
+  if (group == 0 || a.num_tokens == 0) return;
+  const int64_t groups = (a.num_heads + group - 1) / group;
+  const int64_t places = a.window + (a.topk_indices != nullptr ? a.topk : a.max_blocks * a.entry_rows.block_size);
+  parallel_rows(
+      a.num_tokens * groups, (places < 1 << 20 ? places : 1 << 20) * a.head_dim, [&](int64_t begin, int64_t end) {
+        State s{};
+        s.lanes = whole_vectors(group);
+        s.row = whole_vectors(a.head_dim);
+        const int64_t sizes[] = {a.head_dim * s.lanes,
+                                 kPlaces * tile_stride(a.head_dim),
+                                 kPlaces * s.lanes,
+                                 s.lanes * s.row,
+                                 s.lanes,
+                                 s.lanes,
+                                 s.lanes};
+        int64_t all = 0;
+        for (const int64_t size : sizes) all += size;
+        float* memory = static_cast<float*>(scratch(Scratch::kBody, all * static_cast<int64_t>(sizeof(float))));
+        float** const parts[] = {&s.q, &s.tile, &s.scores, &s.sums, &s.peak, &s.total, &s.rescale};
+        for (int i = 0; i < 7; ++i) {
+          *parts[i] = memory;
+          memory += sizes[i];
+        }
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t head = i % groups * group;
+          attend<T>(a, i / groups, head, a.num_heads - head < group ? a.num_heads - head : group, s);
+        }
+      });
+}
+
+V4NPU_INLINE void run(const Attention& a, Dtype dtype) {
+  dtype == Dtype::kFloat32 ? attend_all<float>(a) : attend_all<bf16>(a);
+}
+
+}  // namespace v4npu::cpu::V4NPU_ISA

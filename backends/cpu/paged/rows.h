@@ -1,0 +1,129 @@
+// Rows of the paged cache on their way into registers: where a row lies, and its values as float32 or bfloat16.
+#pragma once
+
+#include "paged/row_ops.h"
+#include "simd.h"
+
+namespace v4npu::cpu::V4NPU_ISA {
+
+// The rows of one sequence.
+struct RowSource {
+  const uint8_t* base;
+  const int32_t* table;
+  int64_t block_size, stride;
+  int64_t payload, scales;  // bytes of a row's payload and, in a packed page, of its scales
+};
+
+struct RowAt {
+  const uint8_t *payload, *scales;
+};
+
+V4NPU_INLINE RowAt row_at(const RowSource& s, int64_t i) {
+  const int64_t block = i / s.block_size, row = i - block * s.block_size;
+  const uint8_t* page = s.base + s.table[block] * s.stride;
+  return {page + row * s.payload, page + s.block_size * s.payload + row * s.scales};
+}
+
+// A KV row, plain or fp8_kv (keep e4m3 values, then bf16 ones), widened; `out` has whole vectors, zero behind dim.
+template <class T>
+V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t dim, float* out) {
+  if (!packed) {
+    const auto* x = reinterpret_cast<const T*>(row.payload);
+    for (int64_t i = 0; i < dim; i += kLanes) store(out + i, load_upto(x + i, dim - i));
+    return;
+  }
+  uint8_t tail[kLanes] = {};
+  for (int64_t i = 0; i < keep; i += kLanes) {
+    const uint8_t* codes = row.payload + i;
+    if (keep - i < kLanes) {
+      std::memcpy(tail, codes, static_cast<size_t>(keep - i));
+      codes = tail;
+    }
+    store(out + i, load_e4m3(codes) * set1(e8m0_decode(row.scales[i / kFp8Block])));
+  }
+  const auto* turned = reinterpret_cast<const bf16*>(row.payload + keep);
+  for (int64_t i = keep; i < dim; i += kLanes) store(out + i, load_upto(turned + i - keep, dim - i));
+}
+
+// An index key, plain or fp4_key, widened likewise.
+template <class T>
+V4NPU_INLINE void widen_key(RowAt row, bool packed, int64_t dim, float* out) {
+  if (!packed) return widen_kv<T>(row, false, dim, dim, out);
+  uint8_t tail[kLanes / 2] = {};
+  for (int64_t i = 0; i < dim; i += kLanes) {
+    const uint8_t* codes = row.payload + i / 2;
+    if (dim - i < kLanes) {
+      std::memcpy(tail, codes, static_cast<size_t>(dim - i) / 2);
+      codes = tail;
+    }
+    store(out + i, load_e2m1(codes) * set1(e8m0_decode(row.scales[i / kFp4Block])));
+  }
+}
+
+V4NPU_INLINE int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+// Rows of floats in a tile lie this far apart: a power of two would put them all into the same few cache sets.
+V4NPU_INLINE int64_t tile_stride(int64_t dim) { return whole_vectors(dim) + kLanes; }
+
+// Heads become lanes: q [heads, dim] to out [dim, padded heads], zero in the padding.
+template <class T>
+V4NPU_INLINE void transpose_heads(const T* q, int64_t heads, int64_t dim, float* out) {
+  const int64_t lanes = whole_vectors(heads);
+  for (int64_t h = 0; h < lanes; ++h) {
+    for (int64_t d = 0; d < dim; ++d) out[d * lanes + h] = h < heads ? widen(q[h * dim + d]) : 0.0f;
+  }
+}
+
+constexpr int64_t kDotDims = 64;  // summed one after the other; then the sums are, which keeps long rows accurate
+
+// out[key][head] = <key, q[head]> of KEYS keys and VECTORS vectors of heads, summed over dim in ascending order.
+template <int KEYS, int VECTORS>
+static void dots(const float* keys, int64_t key_stride, const float* q, int64_t lanes, int64_t dim, float* out) {
+  for (int64_t first = 0; first < dim; first += kDotDims) {
+    const int64_t end = first + kDotDims < dim ? first + kDotDims : dim;
+    f32x16 sum[KEYS][VECTORS];
+    for (int k = 0; k < KEYS; ++k) {
+      for (int v = 0; v < VECTORS; ++v) sum[k][v] = zero();
+    }
+    for (int64_t d = first; d < end; ++d) {
+      f32x16 heads[VECTORS];
+      for (int v = 0; v < VECTORS; ++v) heads[v] = load(q + d * lanes + v * kLanes);
+      for (int k = 0; k < KEYS; ++k) {
+        const f32x16 key = set1(keys[k * key_stride + d]);
+        for (int v = 0; v < VECTORS; ++v) sum[k][v] = fma(key, heads[v], sum[k][v]);
+      }
+    }
+    for (int k = 0; k < KEYS; ++k) {
+      for (int v = 0; v < VECTORS; ++v) {
+        float* to = out + k * lanes + v * kLanes;
+        store(to, first == 0 ? sum[k][v] : load(to) + sum[k][v]);
+      }
+    }
+  }
+}
+
+template <int VECTORS>
+V4NPU_INLINE void dots_of_all_keys(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
+                                   int64_t dim, float* out) {
+  constexpr int kKeys = VECTORS == 4 ? 6 : 8;  // 24, 16 or 8 sums, and the vectors of heads, in 32 registers
+  int64_t k = 0;
+  for (; k + kKeys <= n; k += kKeys) {
+    dots<kKeys, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
+  }
+  for (; k < n; ++k) dots<1, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
+}
+
+// out [n, lanes] of n keys and all heads.
+V4NPU_INLINE void dots_of_tile(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
+                               int64_t dim, float* out) {
+  int64_t at = 0;
+  for (; at + 4 * kLanes <= lanes; at += 4 * kLanes) {
+    dots_of_all_keys<4>(keys, n, key_stride, q + at, lanes, dim, out + at);
+  }
+  for (; at + 2 * kLanes <= lanes; at += 2 * kLanes) {
+    dots_of_all_keys<2>(keys, n, key_stride, q + at, lanes, dim, out + at);
+  }
+  for (; at < lanes; at += kLanes) dots_of_all_keys<1>(keys, n, key_stride, q + at, lanes, dim, out + at);
+}
+
+}  // namespace v4npu::cpu::V4NPU_ISA
