@@ -177,6 +177,13 @@ def explain(op: str, device: str = "auto", soc: str | None = None, **dims: Any) 
     return Explanation(op, kind, soc, plan.variant, plan.reason, dims)
 
 
+def fixed_order(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether every operator has a kernel there whose sums run in an order that no batch, chunk or thread changes."""
+    if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32):
+        return False
+    return all(_C.plan(op, _caps("cpu")).variant != "reference" for op in _C.op_names())
+
+
 def doctor() -> Report:
     """Versions, devices with the reason of each absence, and the kernel chosen for every operator."""
     from v4npu import __version__

@@ -38,8 +38,9 @@ def load(
             "float64".
         numerics: "official" rounds wherever DeepSeek's code does; "exact" quantises no activation, KV row or
             index key.
-        strict: every result bit for bit independent of batch, chunking and padding. One token of one sequence at a
-            time passes through the layers, so that no sum can run in another order: right everywhere, and slow.
+        strict: every result bit for bit independent of batch, chunking and padding. On a CPU in bfloat16 and float32
+            that costs nothing, for the kernels are made so; elsewhere one token of one sequence at a time passes
+            through the layers: right, and slow.
 
     Returns:
         The model, with its tokenizer if there is a tokenizer.json. FP8 and FP4 weights stay packed; mHC

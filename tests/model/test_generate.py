@@ -57,13 +57,6 @@ def test_prefill_then_one_token_at_a_time():
     assert model.calls == [[[3, 4, 5]], [[6]], [[7]], [[8]]] and model.caches == [(1, 7)]
 
 
-def test_a_long_prompt_is_prefilled_in_chunks(monkeypatch):
-    monkeypatch.setattr("v4npu.generate.PREFILL_CHUNK", 2)
-    model = Counter()
-    assert list(generate(model, [3, 4, 5], max_new_tokens=1)) == [6]
-    assert model.calls == [[[3, 4]], [[5]]]
-
-
 def test_text_in_text_out_and_ids_in_ids_out():
     assert "".join(generate(Counter(), "bcd", max_new_tokens=3)) == "efg"
     assert list(generate(Counter(), torch.tensor([1, 2]), max_new_tokens=2)) == [3, 4]

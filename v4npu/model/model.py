@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from v4npu.cache import Cache, Sequence, Store
+from v4npu.device import fixed_order
 from v4npu.model.block import Block, MTPBlock
 from v4npu.model.config import Config
 from v4npu.model.hyper_connection import add_mixes, collapse
@@ -36,8 +37,7 @@ class Model(nn.Module):
         numerics: "official" rounds wherever DeepSeek's code does; "exact" quantises no activation, KV row or index key.
         dtype: of activations and unquantised weights: bfloat16, float32 or float64.
         device: where the weights and caches live.
-        strict: one token of one sequence at a time, so that every product has the same shape whatever the batch and
-            the chunks: results do not depend on them, bit for bit. Slow.
+        strict: results do not depend on batch and chunks, bit for bit.
     """
 
     def __init__(
@@ -56,6 +56,9 @@ class Model(nn.Module):
             raise ValueError(f"dtype must be bfloat16, float32 or float64, got {dtype}")
         self.config, self.numerics, self.dtype, self.device = config, numerics, dtype, torch.device(device)
         self.strict = strict
+        # Kernels with a fixed order of summation are strict by themselves. Without them one token of one sequence at a
+        # time passes through the layers, so that every product has the same shape whatever else there is.
+        self.one_by_one = strict and not fixed_order(self.device, dtype)
         self.tokenizer: Tokenizer | None = None
         official = numerics == "official"
         layers = config.num_hidden_layers
@@ -126,7 +129,7 @@ class Model(nn.Module):
     def logits(self, streams: Tensor) -> Tensor:
         """float32 logits of residual streams [..., hc_mult, hidden_size]."""
         rows = streams.flatten(0, -3)
-        parts = rows.split(1) if self.strict else [rows]  # strict: no product whose order a batch could change
+        parts = rows.split(1) if self.one_by_one else [rows]
         logits = [self.head.wide(self.norm(collapse(self, self.config, part))) for part in parts]
         return torch.cat(logits).unflatten(0, streams.shape[:-2])
 
@@ -223,7 +226,7 @@ class Model(nn.Module):
         """Streams [batch, num_tokens, m, d] and the last position [batch] that is no padding."""
         batch, length = check_ids("input_ids", input_ids, self.config.vocab_size)
         last = torch.full((batch,), length - 1)
-        if cache is None and attention_mask is None and not self.strict:
+        if cache is None and attention_mask is None and not self.one_by_one:
             step = Step(input_ids.to(self.device).flatten(), [length] * batch, [0] * batch, trace)
             return self._layers(step, None).unflatten(0, (batch, length)), last
         spans = [(0, length)] * batch if attention_mask is None else mask_spans(attention_mask, input_ids)

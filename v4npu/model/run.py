@@ -40,9 +40,9 @@ def advance(
         for s, ids in zip(sequences, rows, strict=True):
             s.extend(ids)
         while waiting := [i for i, s in enumerate(sequences) if s.computed < len(s)]:
-            if model.strict:
+            if model.one_by_one:
                 waiting = waiting[:1]
-            running = [(sequences[i], 1 if model.strict else sequences[i].next_piece()) for i in waiting]
+            running = [(sequences[i], 1 if model.one_by_one else sequences[i].next_piece()) for i in waiting]
             streams = layers(_step(model, running, trace), waiting)
             parts = streams.split([n for _, n in running])
             for i, (s, n), part in zip(waiting, running, parts, strict=True):
