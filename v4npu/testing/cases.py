@@ -144,7 +144,9 @@ def measured(op: str, tokens: int, dtype: torch.dtype = torch.bfloat16) -> tuple
         "linear": lambda: (x.to(dtype), draw.normal(n, d).to(dtype), dtype),
         "fp8_linear": lambda: (*quantised, *quantize_weight_fp8(draw.normal(n, d)), dtype),
         "fp4_linear": lambda: (*quantised, *quantize_weight_fp4(draw.normal(n, d)), dtype),
-        "grouped_linear": lambda: (draw.normal(tokens, 4, 2048).to(dtype), *quantize_weight_fp8(draw.normal(n // 4, 2048))),
+        "grouped_linear": lambda: (
+            draw.normal(tokens, 4, 2048).to(dtype), *quantize_weight_fp8(draw.normal(n // 4, 2048)),
+        ),
         "moe_experts": lambda: (
             x.to(dtype), choice, draw.normal(tokens, topk).abs() / topk,
             *quantize_weight_fp4(draw.normal(experts, width, d) * d**-0.5),
