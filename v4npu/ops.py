@@ -58,8 +58,8 @@ def linear(x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
 
     Widens exactly, accumulates in float32 (float64 when an operand is), rounds once; subnormal bfloat16 values may
     count as zero. On the CPU a row has the same bits in every batch and on any number of threads, which torch's linear
-    does not promise. Against torch's, one thread with AMX, K 1024, N 4096, T = 1, 8, 128, 512, 2048: bfloat16 takes 1.0,
-    1.0, 1.0, 1.3, 1.6 times as long, float32 1.1, 0.6, 1.1, 1.3, 1.4 times. v4_spec 2.4.
+    does not promise. It takes, relative to torch's, on one thread with AMX, K 1024, N 4096, T = 1, 8, 128, 512, 2048:
+    1.0, 1.0, 1.0, 1.3, 1.6 times as long in bfloat16, 1.1, 0.6, 1.1, 1.3, 1.4 times in float32. v4_spec 2.4.
     """
     return _op.linear(x, weight, out_dtype)
 
