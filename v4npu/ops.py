@@ -56,7 +56,10 @@ def fp4_act_quant(x: Tensor, block_size: int = 32) -> tuple[Tensor, Tensor]:
 def linear(x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
     """x W^T: x [T, K], weight [N, K], both floating point -> out_dtype [T, N].
 
-    Widens exactly, accumulates in float32 (float64 when an operand is), rounds once. v4_spec 2.4.
+    Widens exactly, accumulates in float32 (float64 when an operand is), rounds once; subnormal bfloat16 values may
+    count as zero. On the CPU a row has the same bits in every batch and on any number of threads, which torch's linear
+    does not promise. It takes, relative to torch's, on one thread with AMX, K 1024, N 4096, T = 1, 8, 128, 512, 2048:
+    1.0, 1.0, 1.0, 1.3, 1.6 times as long in bfloat16, 1.1, 0.6, 1.1, 1.3, 1.4 times in float32. v4_spec 2.4.
     """
     return _op.linear(x, weight, out_dtype)
 
@@ -264,7 +267,8 @@ def moe_experts(
     """sum over the picked experts, in ascending order, of w2 swiglu(w1 x, w3 x, weight) -> float32 [T, d].
 
     x [T, d]; topk_indices int32, topk_weights float32 [T, topk]; w1, w3 [E, I, d], w2 [E, d, I], each float, e4m3 or
-    packed FP4 with its scales. The routing weight enters before w2's input is quantised. v4_spec 3.2.
+    packed FP4 with its scales. The routing weight enters before w2's input is quantised. An index beyond the experts
+    is a ValueError on the CPU and in the reference; one named twice by a token counts twice. v4_spec 3.2.
     """
     return _op.moe_experts(
         x, topk_indices, topk_weights, w1, w1_scale, w3, w3_scale, w2, w2_scale, swiglu_limit, official

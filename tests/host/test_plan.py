@@ -33,7 +33,7 @@ def test_every_op_has_a_plan_with_a_reason_on_any_machine(op: str, caps: _C.Devi
     if plan.variant == "reference":
         assert caps.kind in plan.reason
     else:
-        assert caps.kind == "cpu" and plan.variant in ("avx512", "avx2", "neon", "portable")
+        assert caps.kind == "cpu" and plan.variant in ("amx", "avx512", "avx2", "neon", "portable")
 
 
 def test_the_same_question_has_the_same_answer() -> None:
@@ -43,12 +43,15 @@ def test_the_same_question_has_the_same_answer() -> None:
 
 AVX2 = ["avx2", "fma", "f16c"]
 AVX512 = [*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16"]
+AMX = [*AVX512, "amx_tile", "amx_bf16"]
 
 
 @pytest.mark.parametrize(
     ("features", "only", "variant", "reason"),
     [
-        (AVX512, "", "avx512", "float32 and bfloat16"),
+        (AMX, "", "amx", "float32 and bfloat16"),
+        (AMX, "avx512", "avx512", "amx: avx512 is asked for"),
+        (AVX512, "", "avx512", "amx: needs amx_tile amx_bf16, not on this CPU"),
         ([f for f in AVX512 if f != "avx512bw"], "", "avx2", "avx512: needs avx512bw, not on this CPU"),
         (["avx2"], "", "portable", "avx2: needs fma f16c, not on this CPU; neon: needs neon, not on this CPU"),
         (["neon", "sve"], "", "neon", "avx2: needs avx2 fma f16c, not on this CPU"),

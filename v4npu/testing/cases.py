@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
 from v4npu.reference.rope import rope_frequencies
 
 
@@ -196,6 +196,34 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
             draw.normal(rows, fp4), draw.integers(6, rows, 3, dtype=torch.int32), draw.normal(rows, 3, dtype=wide),
             *quantize_weight_fp4(draw.normal(7, 96, fp4)), *quantize_weight_fp4(draw.normal(7, 96, fp4)),
             *quantize_weight_fp4(draw.normal(7, fp4, 96)), 10.0, False,
+        ),
+    }  # fmt: skip
+    return cases[op]()
+
+
+# What bench/ runs: tokens per call, and the sizes of a small V4 (hidden 1024, 32 experts of 512, top 6).
+BENCH_TOKENS = (1, 8, 128, 512, 2048)
+
+
+def measured(op: str, tokens: int, dtype: torch.dtype = torch.bfloat16) -> tuple[Any, ...]:
+    """Positional arguments of `op` at the size of a real layer; quantised activations where the model has them."""
+    draw = Draw(torch.float32, tokens)
+    d, n, experts, width, topk = 1024, 4096, 32, 512, 6
+    x = draw.normal(tokens, d)
+    quantised = act_quant(x, 128)
+    choice = torch.rand(tokens, experts, generator=draw.generator).argsort(-1)[:, :topk].to(torch.int32)
+    cases: dict[str, Any] = {
+        "linear": lambda: (x.to(dtype), draw.normal(n, d).to(dtype), dtype),
+        "fp8_linear": lambda: (*quantised, *quantize_weight_fp8(draw.normal(n, d)), dtype),
+        "fp4_linear": lambda: (*quantised, *quantize_weight_fp4(draw.normal(n, d)), dtype),
+        "grouped_linear": lambda: (
+            draw.normal(tokens, 4, 2048).to(dtype), *quantize_weight_fp8(draw.normal(n // 4, 2048)),
+        ),
+        "moe_experts": lambda: (
+            x.to(dtype), choice, draw.normal(tokens, topk).abs() / topk,
+            *quantize_weight_fp4(draw.normal(experts, width, d) * d**-0.5),
+            *quantize_weight_fp4(draw.normal(experts, width, d) * d**-0.5),
+            *quantize_weight_fp4(draw.normal(experts, d, width) * width**-0.5), 10.0, True,
         ),
     }  # fmt: skip
     return cases[op]()

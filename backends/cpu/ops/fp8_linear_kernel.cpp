@@ -6,7 +6,7 @@
 namespace v4npu::cpu::V4NPU_ISA {
 
 void fp8_linear(const Fp8LinearParams& p) {
-  quantised_linear(p, E4m3Rows{p.weight, p.weight_scale, p.k, /*rows_per_scale=*/128});
+  quantised_linear(p, E4m3Rows{p.weight, p.weight_scale, p.k, /*row_shift=*/7});
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA

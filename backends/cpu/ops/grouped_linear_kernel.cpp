@@ -20,7 +20,7 @@ void run(const GroupedLinearParams& p, const W& w) {
 
 void grouped_linear(const GroupedLinearParams& p) {
   using Format = GroupedLinearParams::Format;
-  const E4m3Rows fp8{static_cast<const uint8_t*>(p.weight), p.weight_scale, p.k, /*rows_per_scale=*/128};
+  const E4m3Rows fp8{static_cast<const uint8_t*>(p.weight), p.weight_scale, p.k, /*row_shift=*/7};
   const PlainRows<bf16> narrow_rows{static_cast<const bf16*>(p.weight), p.k, p.k};
   if (p.dtype == Dtype::kBfloat16) {
     with_element(true, [&](auto e) {

@@ -231,7 +231,7 @@ void by_format(const Params& p) {
     with_element(kNarrow || p.official, [&](auto e) {
       run<T, decltype(e)>(p, [](const void* w, const uint8_t* scale, int64_t i, int64_t n, int64_t k) {
         const int64_t scales = (n + 127) / 128 * ((k + 127) / 128);
-        return E4m3Rows{static_cast<const uint8_t*>(w) + i * n * k, scale + i * scales, k, 128};
+        return E4m3Rows{static_cast<const uint8_t*>(w) + i * n * k, scale + i * scales, k, 7};
       });
     });
   } else if (p.weight_dtype == Dtype::kBfloat16) {

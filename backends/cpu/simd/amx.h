@@ -103,19 +103,30 @@ V4NPU_INLINE bool decode_e4m3(const uint8_t* p, uint8_t scale, bf16* out, int64_
   return true;
 }
 
+// What scaling adds to two neighbouring bfloat16; read from memory because a broadcast from there is free.
+struct ShiftTable {
+  uint32_t of[256];
+  constexpr ShiftTable() : of() {
+    for (int i = 0; i < 256; ++i) of[i] = (static_cast<uint32_t>(i - kE8m0Bias) * 128 & 0xffff) * 0x10001;
+  }
+};
+
 // `scale`: one for every 32 codes.
 V4NPU_INLINE bool decode_e2m1(const uint8_t* p, const uint8_t* scale, bf16* out, int64_t step) {
   alignas(64) static const uint16_t kValues[32] = {0,      0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
                                                    0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0,
                                                    0,      0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
                                                    0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
-  for (int i = 0; i < 4; ++i) {
-    if (scale[i] < 2 || scale[i] > 252) return false;
-  }
+  int32_t scales;
+  std::memcpy(&scales, scale, sizeof scales);
+  const __m128i beyond =
+      _mm_subs_epu8(_mm_sub_epi8(_mm_cvtsi32_si128(scales), _mm_set1_epi8(2)), _mm_set1_epi8(static_cast<char>(250)));
+  if (_mm_cvtsi128_si32(beyond) != 0) return false;
+  static constexpr ShiftTable kShift;
   const __m512i values = _mm512_load_si512(kValues);
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const __m512i shift = _mm512_set1_epi16(static_cast<short>((scale[i] - kE8m0Bias) * 128));
+    const __m512i shift = _mm512_set1_epi32(static_cast<int>(kShift.of[scale[i]]));
     const __m512i table = _mm512_mask_add_epi16(values, 0xfefefefe, values, shift);
     const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + int64_t{16} * i)));
     // Both nibbles at the bottom of a half. An index is five bits; the fifth only picks the second copy of the table.
