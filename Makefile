@@ -1,5 +1,7 @@
 # make demo     generate text with the bundled model        make lint     ruff, mypy, clang-format
 # make test     lint and every test                         make format   apply ruff and clang-format
+# make sanitize CPU kernels under the address, undefined-behaviour and thread sanitizers; needs only a compiler
+# make neon     CPU kernels for Arm under an emulator: g++-aarch64-linux-gnu and qemu-user
 #
 # Each target sets up .venv first; a rerun costs nothing unless a source changed.
 # PYTHON=python3.12 picks an interpreter, TORCH="torch==2.11.0" a torch, PIP="..." adds options to pip.
@@ -14,9 +16,10 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP)
 PACKAGE := $(shell find v4npu -name '*.py' -o -path '*/data/*' -type f)
 CXX_SOURCES := $(shell find csrc backends -name '*.cpp' -o -name '*.h')
+ASC_SOURCES := $(shell find backends tests -name '*.asc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test sanitize neon lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,16 +31,19 @@ demo: .venv/built
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
+sanitize neon:
+	JOBS=$(JOBS) tests/native/kernels.sh $@
+
 lint: .venv/built .venv/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) $(ASC_SOURCES)
 
 format: .venv/tools
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_SOURCES)
+	$(BIN)/clang-format -i $(CXX_SOURCES) $(ASC_SOURCES)
 
 clean:
 	rm -rf .venv build

@@ -44,9 +44,13 @@ def fp8_linear(x: Tensor, x_scale: Any, weight: Tensor, weight_scale: Tensor, ou
 fp4_linear = fp8_linear
 
 
+def linear(x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=out_dtype)
+
+
 def grouped_linear(x: Tensor, weight: Tensor, weight_scale: Tensor | None) -> Tensor:
     tokens, groups, _ = x.shape
-    return x.new_empty((groups, tokens, weight.shape[0] // groups)).transpose(0, 1)
+    return x.new_empty((tokens, groups, weight.shape[0] // groups))
 
 
 def hc_pre(streams: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -53,6 +53,14 @@ def fp4_act_quant(x: Tensor, block_size: int = 32) -> tuple[Tensor, Tensor]:
     return _op.fp4_act_quant(x, block_size)
 
 
+def linear(x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """x W^T: x [T, K], weight [N, K], both floating point -> out_dtype [T, N].
+
+    Widens exactly, accumulates in float32 (float64 when an operand is), rounds once. v4_spec 2.4.
+    """
+    return _op.linear(x, weight, out_dtype)
+
+
 def fp8_linear(
     x: Tensor, x_scale: Tensor | None, weight: Tensor, weight_scale: Tensor, out_dtype: torch.dtype
 ) -> Tensor:

@@ -5,6 +5,10 @@
 #include "../caps.h"
 #include "isa.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -12,6 +16,24 @@
 
 namespace v4npu {
 namespace {
+
+#if defined(__x86_64__) && defined(__linux__)
+// Linux hands out the 8 KB of tile state to a process that asks, for all its threads from then on.
+bool may_use_tiles() {
+  constexpr long kArchReqXcompPerm = 0x1023, kXfeatureTileData = 18;
+  return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureTileData) == 0;
+}
+
+// By CPUID: not every compiler knows the names.
+void add_amx(std::vector<std::string>& found) {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  if ((edx & kTile) == 0 || !may_use_tiles()) return;
+  found.emplace_back("amx_tile");
+  if ((edx & kBf16) != 0) found.emplace_back("amx_bf16");
+}
+#endif
 
 // The running machine decides, not the one that compiled: one wheel serves them all.
 std::vector<std::string> isa_features() {
@@ -27,6 +49,9 @@ std::vector<std::string> isa_features() {
   if (__builtin_cpu_supports("avx512vl")) found.emplace_back("avx512vl");
   if (__builtin_cpu_supports("avx512vnni")) found.emplace_back("avx512vnni");
   if (__builtin_cpu_supports("avx512bf16")) found.emplace_back("avx512bf16");
+#if defined(__linux__)
+  add_amx(found);
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
   const unsigned long hwcap = getauxval(AT_HWCAP), hwcap2 = getauxval(AT_HWCAP2);
   if (hwcap & HWCAP_ASIMD) found.emplace_back("neon");

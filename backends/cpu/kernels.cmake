@@ -1,7 +1,7 @@
 # Every ops/<op>_kernel.cpp is one source, compiled once per instruction set into namespace v4npu::cpu::<isa>; the
 # running machine picks one (isa.cpp). Not v4npu_options: a kernel sees csrc/include and this folder, never torch.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  set(isas avx512 avx2 portable)
+  set(isas amx avx512 avx2 portable)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   set(isas neon portable)
 else()
@@ -9,9 +9,11 @@ else()
 endif()
 # What plan/cpu_isa.cpp asks of the machine, in the compiler's words.
 set(flags_avx512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16)
+set(flags_amx -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16 -mamx-tile -mamx-bf16)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC's own intrinsics start from a variable initialised with itself (gcc.gnu.org/PR105593).
   list(APPEND flags_avx512 -Wno-maybe-uninitialized -Wno-uninitialized)
+  list(APPEND flags_amx -Wno-maybe-uninitialized -Wno-uninitialized)
 endif()
 set(flags_avx2 -mavx2 -mfma -mf16c)
 

@@ -10,7 +10,7 @@
 
 // Those that kernels.cmake adds to `portable`.
 #if defined(__x86_64__)
-#define V4NPU_CPU_EACH_ISA(X, op, Params) X(avx512, op, Params) X(avx2, op, Params)
+#define V4NPU_CPU_EACH_ISA(X, op, Params) X(amx, op, Params) X(avx512, op, Params) X(avx2, op, Params)
 #elif defined(__aarch64__)
 #define V4NPU_CPU_EACH_ISA(X, op, Params) X(neon, op, Params)
 #else

@@ -20,6 +20,7 @@ void check_rope(const Tensor& x, const Tensor& positions, const Tensor& freqs, b
 void check_hadamard(const Tensor& x);
 void check_act_quant(const Tensor& x, int64_t block_size);
 void check_fp4_act_quant(const Tensor& x, int64_t block_size);
+void check_linear(const Tensor& x, const Tensor& weight, ScalarType out_dtype);
 void check_fp8_linear(const Tensor& x, const OptTensor& x_scale, const Tensor& weight, const Tensor& weight_scale,
                       ScalarType out_dtype);
 void check_fp4_linear(const Tensor& x, const OptTensor& x_scale, const Tensor& weight, const Tensor& weight_scale,

@@ -18,6 +18,7 @@ const std::vector<const char*>& schemas() {
     "hadamard(Tensor x) -> Tensor",
     "act_quant(Tensor x, int block_size=128) -> (Tensor, Tensor)",
     "fp4_act_quant(Tensor x, int block_size=32) -> (Tensor, Tensor)",
+    "linear(Tensor x, Tensor weight, ScalarType out_dtype) -> Tensor",
     "fp8_linear(Tensor x, Tensor? x_scale, Tensor weight, Tensor weight_scale, ScalarType out_dtype) -> Tensor",
     "fp4_linear(Tensor x, Tensor? x_scale, Tensor weight, Tensor weight_scale, ScalarType out_dtype) -> Tensor",
     "grouped_linear(Tensor x, Tensor weight, Tensor? weight_scale) -> Tensor",

@@ -18,6 +18,10 @@ std::string refuses_avx512(const DeviceCaps& caps) {
   return missing(caps,
                  {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16"});
 }
+std::string refuses_amx(const DeviceCaps& caps) {
+  return missing(caps, {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni",
+                        "avx512bf16", "amx_tile", "amx_bf16"});
+}
 std::string refuses_avx2(const DeviceCaps& caps) { return missing(caps, {"avx2", "fma", "f16c"}); }
 std::string refuses_neon(const DeviceCaps& caps) { return missing(caps, {"neon"}); }
 std::string refuses_nothing(const DeviceCaps&) { return ""; }
@@ -26,10 +30,8 @@ std::string refuses_nothing(const DeviceCaps&) { return ""; }
 
 const std::vector<CpuIsa>& cpu_isas() {
   static const std::vector<CpuIsa> list = {
-      {"avx512", &refuses_avx512},
-      {"avx2", &refuses_avx2},
-      {"neon", &refuses_neon},
-      {"portable", &refuses_nothing},
+      {"amx", &refuses_amx},   {"avx512", &refuses_avx512},    {"avx2", &refuses_avx2},
+      {"neon", &refuses_neon}, {"portable", &refuses_nothing},
   };
   return list;
 }

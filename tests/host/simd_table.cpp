@@ -1,5 +1,6 @@
 // Prints what simd.h computes, for test_simd.py. Built once per instruction set, as kernels are.
 //   exp <max ulp> <x there>      every float32, or every 1/stride of them
+//   softplus <max ulp> <x there>  likewise
 //   e4m3|e2m1|bf16 <bits>...     decoded and rounded values
 //   sum|max|dot <value>...
 #include "simd.h"
@@ -31,25 +32,51 @@ double ulps(float got, double want) {
   return want == 0 ? got != 0 : std::fabs(got - want) / spacing;
 }
 
-void exponential(uint64_t stride) {
+template <class Got, class Want>
+void measure(const char* name, uint64_t stride, const Got& function, const Want& exact) {
   double worst = 0;
   float at = 0;
   for (uint64_t first = 0; first < (uint64_t{1} << 32); first += 16 * stride) {
     float x[16], y[16];
     for (uint64_t i = 0; i < 16; ++i) x[i] = bits_float(static_cast<uint32_t>(first + i * stride));
-    simd::store(y, simd::exp(simd::load(x)));
+    simd::store(y, function(simd::load(x)));
     for (int i = 0; i < 16; ++i) {
-      const double error = ulps(y[i], std::exp(static_cast<double>(x[i])));
+      const double error = ulps(y[i], exact(static_cast<double>(x[i])));
       if (!(error <= worst)) worst = error, at = x[i];
     }
   }
-  std::printf("exp %a %a\n", worst, at);
+  std::printf("%s %a %a\n", name, worst, at);
+}
+
+// Both encoders on one vector.
+void encode(const float* x) {
+  uint8_t e4m3[16], e2m1[8];
+  float rounded4[16], rounded2[16], decoded4[16], decoded2[16];
+  const simd::f32x16 v = simd::load(x);
+  simd::store_e4m3(e4m3, v);
+  simd::store_e2m1(e2m1, v);
+  simd::store(rounded4, simd::round_e4m3(v));
+  simd::store(rounded2, simd::round_e2m1(v));
+  simd::store(decoded4, simd::load_e4m3(e4m3));
+  simd::store(decoded2, simd::load_e2m1(e2m1));
+  for (int i = 0; i < 16; ++i) {
+    if (e4m3[i] != v4npu::e4m3_encode(x[i])) std::printf("e4m3 wrong at %08x\n", float_bits(x[i]));
+    if (std::isnan(x[i])) continue;
+    if (v4npu::e2m1_unpack(e2m1[i / 2], i) != v4npu::e2m1_encode(x[i]))
+      std::printf("e2m1 wrong at %08x\n", float_bits(x[i]));
+    if (float_bits(rounded4[i]) != float_bits(decoded4[i]) || float_bits(rounded2[i]) != float_bits(decoded2[i]))
+      std::printf("rounding wrong at %08x\n", float_bits(x[i]));
+  }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  exponential(argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1);
+  const uint64_t stride = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
+  measure("exp", stride, [](simd::f32x16 x) { return simd::exp(x); }, [](double x) { return std::exp(x); });
+  measure(
+      "softplus", stride, [](simd::f32x16 x) { return simd::softplus(x); },
+      [](double x) { return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); });
 
   float out[16];
   for (int first = 0; first < 256; first += 16) {
@@ -70,6 +97,7 @@ int main(int argc, char** argv) {
     for (uint32_t lower : {0x0000u, 0x7fffu, 0x8000u, 0x8001u}) {
       float x[16];
       for (uint32_t i = 0; i < 16; ++i) x[i] = bits_float((upper + i % 2) << 16 | lower);
+      encode(x);
       simd::bf16 rounded[16];
       simd::store(rounded, simd::load(x));
       for (int i = 0; i < 16; ++i) {
@@ -123,10 +151,24 @@ int main(int argc, char** argv) {
   show("max", simd::max(va, vb));
   show("min", simd::min(va, vb));
   show("swap", simd::swap_pairs(va));
+  show("swap1", simd::swap_lanes<1>(va));
+  show("swap2", simd::swap_lanes<2>(va));
+  show("swap4", simd::swap_lanes<4>(va));
+  show("swap8", simd::swap_lanes<8>(va));
+  show("sqrt", simd::sqrt(va));
+  show("magnitude", simd::keep_bits(vb, 0x7fffffff));
+  show("negative", simd::join_bits(va, simd::set1(-0.0f)));
+  show("max_bits", simd::max_bits(va, simd::keep_bits(vb, 0x7fffffff)));
   show("round", simd::round(va * vb));
   const float sum = simd::reduce_add(va), largest = simd::reduce_max(vb);
   print("reduce_add", &sum, 1);
   print("reduce_max", &largest, 1);
+  float with_nan[16];
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 16; ++j) with_nan[j] = j == i ? std::numeric_limits<float>::quiet_NaN() : a[j];
+    if (!std::isnan(simd::reduce_max_bits(simd::load(with_nan)))) std::printf("reduce_max_bits wrong at %d\n", i);
+  }
+  if (simd::reduce_max_bits(va) != simd::reduce_max(va)) std::printf("reduce_max_bits wrong\n");
   const float nan = std::numeric_limits<float>::quiet_NaN();
   show("nan_max", simd::max(simd::set1(1.0f), simd::set1(nan)));
   show("nan_min", simd::min(simd::set1(1.0f), simd::set1(nan)));

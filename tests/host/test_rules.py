@@ -65,14 +65,18 @@ def test_no_forbidden_include(folder: str) -> None:
 
 # What a kernel compiled for several instruction sets may include; the reason is in backends/cpu/simd.h.
 KERNEL_INCLUDES = (
-    r"v4npu/.*|parallel\.h|scratch\.h|paged/.*|simd\.h|simd/.*|no_bf16_dot\.h|cstdint|cstring|immintrin\.h|arm_neon\.h"
+    r"v4npu/.*|parallel\.h|scratch\.h|paged/.*|simd\.h|simd/.*|no_bf16_dot\.h|avx512\.h|gemm(_amx|_workspace)?\.h"
+    r"|cstdint|cstring|immintrin\.h|arm_neon\.h"
 )
+
+
+HEADERS = ("simd.h", "parallel.h", "gemm.h", "gemm_amx.h", "gemm_workspace.h", "scratch.h")
 
 
 def test_cpu_kernels_include_nothing_that_the_linker_could_share() -> None:
     cpu = ROOT / "backends/cpu"
-    shared = [*cpu.glob("ops/*_kernel*.cpp"), *cpu.glob("simd/*.h"), cpu / "simd.h", cpu / "parallel.h"]
-    shared += [cpu / "scratch.h", *(p for p in cpu.glob("paged/*.h") if p.name != "launch.h")]
+    shared = [*cpu.glob("ops/*_kernel*.cpp"), *cpu.glob("simd/*.h"), *map(cpu.joinpath, HEADERS)]
+    shared += [p for p in cpu.glob("paged/*.h") if p.name != "launch.h"]
     found = [
         (path.name, line)
         for path in shared
@@ -123,6 +127,12 @@ def test_every_pointer_of_a_contract_says_its_shape(op: str) -> None:
     pointers = [line for line in header.splitlines() if re.match(r"\s+(const )?\w+\* \w+;", line)]
     bare = [line for line in pointers if not re.search(r"//.*(\[|as w1)", line)]
     assert pointers and not bare, bare
+
+
+def test_every_ascend_kernel_states_its_architectures_and_that_no_device_ran_it() -> None:
+    for path in sources("backends/ascend/ops", {".asc"}):
+        head = path.read_text().split("#include")[0]
+        assert re.search(r"// Architectures: (dav_2201|dav_3510)", head) and "Never run on a device." in head, path
 
 
 def test_every_kernel_has_a_contract() -> None:

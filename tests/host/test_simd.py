@@ -35,7 +35,7 @@ def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def table(printed: str) -> Table:
     rows: dict[str, list[int]] = {}
-    for line in printed.splitlines()[1:]:
+    for line in printed.splitlines()[2:]:
         name, *words = line.split()
         rows.setdefault(name, []).extend(int(word, 16) for word in words)
     return {name: torch.tensor(row, dtype=torch.uint32).view(torch.float32) for name, row in rows.items()}
@@ -46,7 +46,12 @@ def test_the_exponential_is_within_an_ulp(printed: str) -> None:
     assert name == "exp" and float.fromhex(worst) <= 1.05
 
 
-def test_bfloat16_and_tails(printed: str) -> None:
+def test_softplus_is_within_four_ulp(printed: str) -> None:
+    name, worst, _ = printed.splitlines()[1].split()
+    assert name == "softplus" and float.fromhex(worst) <= 4.0
+
+
+def test_encoders_bfloat16_and_tails(printed: str) -> None:
     assert "wrong" not in printed
 
 
@@ -67,6 +72,11 @@ def test_arithmetic(table: Table) -> None:
     }  # fmt: skip
     for name, value in want.items():
         assert torch.equal(table[name], value), name
+    lanes = torch.arange(16)
+    for width in (1, 2, 4, 8):
+        assert torch.equal(table[f"swap{width}"], a[lanes ^ width])
+    assert torch.equal(table["sqrt"], a.sqrt()) and torch.equal(table["magnitude"], b.abs())
+    assert torch.equal(table["negative"], -a) and torch.equal(table["max_bits"], torch.maximum(a, b.abs()))
     assert table["nan_max"].isnan().all() and table["nan_min"].isnan().all()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import v4npu
-from v4npu.generate import generate, next_token
+from v4npu.generate import Sampling, generate
 from v4npu.perplexity import perplexity
 
 VOCAB = 16
@@ -96,8 +96,8 @@ def test_greedy_ties_go_to_the_smaller_id():
 
 def test_sampling_follows_the_softmax():
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
-    generator = torch.Generator().manual_seed(0)
-    picks = torch.tensor([next_token(logits, 0.7, 1.0, generator) for _ in range(4000)])
+    sampling = Sampling(torch.device("cpu"), 0.7, 1.0, 0)
+    picks = torch.tensor([sampling.next(logits)[0] for _ in range(4000)])
     share = torch.bincount(picks, minlength=4) / 4000
     assert torch.allclose(share, (logits / 0.7).softmax(0), atol=0.03)
 
@@ -105,8 +105,8 @@ def test_sampling_follows_the_softmax():
 def test_top_p_keeps_the_token_that_crosses_it():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     for top_p, kept in ((0.01, {0}), (0.5, {0}), (0.51, {0, 1}), (0.9, {0, 1, 2}), (1.0, {0, 1, 2, 3})):
-        generator = torch.Generator().manual_seed(1)
-        assert {next_token(logits, 1.0, top_p, generator) for _ in range(400)} == kept
+        sampling = Sampling(torch.device("cpu"), 1.0, top_p, 1)
+        assert {sampling.next(logits)[0] for _ in range(400)} == kept
 
 
 def test_the_seed_decides_and_the_global_generator_does_not():

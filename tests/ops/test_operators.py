@@ -12,9 +12,9 @@ from v4npu.testing.cases import arguments
 from v4npu.testing.compare import max_error
 
 OPS = (
-    "rms_norm rope hadamard act_quant fp4_act_quant fp8_linear fp4_linear grouped_linear hc_pre hc_post hc_head "
-    "qkv_prepare compressor indexer_query indexer_scores indexer_topk window_attention csa_attention hca_attention "
-    "gate hash_gate swiglu moe_experts"
+    "rms_norm rope hadamard act_quant fp4_act_quant linear fp8_linear fp4_linear grouped_linear hc_pre hc_post "
+    "hc_head qkv_prepare compressor indexer_query indexer_scores indexer_topk window_attention csa_attention "
+    "hca_attention gate hash_gate swiglu moe_experts"
 ).split()
 QUANTISERS = ("act_quant", "fp4_act_quant")
 INDICES = ("indexer_topk", "gate", "hash_gate")  # their picks are compared exactly

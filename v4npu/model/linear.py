@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from v4npu import ops
-from v4npu.reference.formats import FP4_BLOCK, WEIGHT_BLOCK, wide
+from v4npu.reference.formats import FP4_BLOCK, WEIGHT_BLOCK, wide_dtype
 
 
 class Activation:
@@ -52,7 +52,7 @@ class Linear(nn.Module):
 
     def forward(self, a: Activation) -> Tensor:
         if not self.quantised:
-            return nn.functional.linear(a.x, self.weight.to(a.x.dtype))
+            return ops.linear(a.x, self.weight, a.x.dtype)
         if self.scale is None:
             raise ValueError("a quantised weight needs its scale")
         linear = ops.fp4_linear if self.weight.dtype == torch.int8 else ops.fp8_linear
@@ -60,7 +60,7 @@ class Linear(nn.Module):
 
     def wide(self, x: Tensor) -> Tensor:
         """The product in float32 (float64 when x is), whatever the weight's dtype: compressor, gate and head."""
-        return nn.functional.linear(wide(x), self.weight.to(wide(x).dtype))
+        return ops.linear(x, self.weight, wide_dtype(x))
 
 
 class Norm(nn.Module):

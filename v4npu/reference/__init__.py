@@ -13,7 +13,7 @@ from v4npu.reference.gate import gate, hash_gate
 from v4npu.reference.hadamard import hadamard
 from v4npu.reference.hyper_connection import hc_head, hc_post, hc_pre
 from v4npu.reference.indexer import indexer_query, indexer_scores, indexer_topk
-from v4npu.reference.linear import fp4_linear, fp8_linear, grouped_linear
+from v4npu.reference.linear import fp4_linear, fp8_linear, grouped_linear, linear
 from v4npu.reference.qkv_prepare import qkv_prepare
 from v4npu.reference.rms_norm import rms_norm
 from v4npu.reference.rope import rope
@@ -36,6 +36,7 @@ __all__ = [
     "indexer_query",
     "indexer_scores",
     "indexer_topk",
+    "linear",
     "moe_experts",
     "qkv_prepare",
     "rms_norm",

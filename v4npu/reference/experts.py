@@ -44,7 +44,10 @@ def moe_experts(
 
     out = torch.zeros_like(wide(x))
     tokens = rounded(x)
-    for e in topk_indices.unique().tolist():  # ascending: the order of the sum is part of the contract
+    chosen = topk_indices.unique().tolist()
+    for e in (e for e in chosen if not 0 <= e < len(w1)):
+        raise ValueError(f"v4npu.moe_experts: topk_indices must be in 0 .. {len(w1) - 1}, got {e}")
+    for e in chosen:  # ascending: the order of the sum is part of the contract
         token, slot = torch.where(topk_indices == e)
         rows = tokens[token]
         hidden = swiglu(

@@ -20,9 +20,14 @@ _E2M1_EDGES = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 _E2M1_TIE_UP = (False, True, False, True, False, True, False)
 
 
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that arithmetic runs in: float64 for float64, float32 for everything else."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def wide(x: Tensor) -> Tensor:
-    """The tensor in the dtype that arithmetic runs in: float64 stays, everything else becomes float32."""
-    return x if x.dtype == torch.float64 else x.float()
+    """The tensor in the dtype that arithmetic runs in."""
+    return x.to(wide_dtype(x))
 
 
 def ceil_log2(x: Tensor) -> Tensor:
@@ -87,7 +92,7 @@ def _quantise_blocks(x: Tensor, block_size: int, top: float, floor: float) -> tu
     """Blocks scaled into +-top (float32 [..., blocks, block_size]) and the integer exponents of their scales."""
     blocks = _blocks(x.float(), block_size)
     amax = blocks.abs().amax(-1).clamp_min(floor)
-    exponent = ceil_log2(amax * (1.0 / top))
+    exponent = ceil_log2(amax * (1.0 / top)).clamp_max(127)  # infinity and NaN: the largest scale that ue8m0 has
     scaled = torch.ldexp(blocks, -exponent.unsqueeze(-1)).clamp(-top, top)
     return scaled, exponent
 
@@ -129,9 +134,12 @@ def round_fp8(x: Tensor, block_size: int) -> Tensor:
 
 
 def round_fp4(x: Tensor, block_size: int = FP4_BLOCK) -> Tensor:
-    """x rounded to e2m1 with one ue8m0 scale per block, in x's dtype."""
-    q, scale = fp4_act_quant(x.detach(), block_size)
-    return straight_through(x, dequantize_fp4(q, scale, block_size).to(x.dtype))
+    """x rounded to e2m1 with one ue8m0 scale per block, in x's dtype; a block with a NaN becomes NaN."""
+    nan = x.detach().isnan()
+    q, scale = fp4_act_quant(x.detach().masked_fill(nan, 0.0), block_size)
+    spoilt = _blocks(nan.float(), block_size).amax(-1).repeat_interleave(block_size, -1)[..., : x.shape[-1]] > 0
+    rounded = dequantize_fp4(q, scale, block_size).to(x.dtype).masked_fill(spoilt, torch.nan)
+    return straight_through(x, rounded)
 
 
 def dequantise_rows(q: Tensor, scale: Tensor, block_size: int) -> Tensor:

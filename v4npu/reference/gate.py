@@ -21,8 +21,14 @@ def _weights(scores: Tensor, indices: Tensor, route_scale: float) -> Tensor:
 
 
 def top_indices(scores: Tensor, k: int) -> Tensor:
-    """Indices of the k largest values of the last dim, largest first; equal values: the smaller index first."""
+    """Indices of the k largest values of the last dim, largest first, NaN before all; ties: the smaller index first."""
     return torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :k]
+
+
+def _within(name: str, values: Tensor, what: str, count: int) -> None:
+    wrong = values[(values < 0) | (values >= count)]
+    if wrong.numel():
+        raise ValueError(f"v4npu.hash_gate: {name} must be within {what}, got {int(wrong[0])}")
 
 
 def gate(x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float) -> tuple[Tensor, Tensor]:
@@ -37,5 +43,7 @@ def hash_gate(
     x: Tensor, weight: Tensor, tid2eid: Tensor, input_ids: Tensor, route_scale: float
 ) -> tuple[Tensor, Tensor]:
     """See v4npu.ops.hash_gate."""
+    _within("input_ids", input_ids, "the rows of tid2eid", tid2eid.shape[0])
     indices = tid2eid[input_ids]
+    _within("tid2eid", indices, "the experts", weight.shape[0])
     return indices.int(), _weights(router_scores(x, weight), indices, route_scale)

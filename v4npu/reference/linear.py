@@ -1,4 +1,4 @@
-"""Reference of fp8_linear, fp4_linear and grouped_linear (v4_spec 2.4, 2.6 step 7)."""
+"""Reference of linear, fp8_linear, fp4_linear and grouped_linear (v4_spec 2.4, 2.6 step 7)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ def _linear(x: Tensor, x_scale: Tensor | None, weight: Tensor, weight_scale: Ten
     # Quantised operands are exact in bfloat16 too, whose GEMM accumulates in float32 and rounds once on output.
     a = (x if x_scale is None else dequantise_rows(x, x_scale, WEIGHT_BLOCK)).to(out_dtype)
     return torch.nn.functional.linear(a, dequantize_weight(weight, weight_scale, out_dtype))
+
+
+def linear(x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """See v4npu.ops.linear."""
+    if not x.dtype == weight.dtype == out_dtype:
+        kept = torch.float64 if torch.float64 in (x.dtype, weight.dtype) else torch.float32
+        x, weight = x.to(kept), weight.to(kept)
+    return torch.nn.functional.linear(x, weight).to(out_dtype)
 
 
 def fp8_linear(
@@ -32,4 +40,4 @@ def grouped_linear(x: Tensor, weight: Tensor, weight_scale: Tensor | None) -> Te
     """See v4npu.ops.grouped_linear."""
     groups = x.shape[1]
     plain = dequantize_weight(weight, weight_scale, x.dtype).unflatten(0, (groups, -1))  # [g, n, k]
-    return torch.bmm(x.transpose(0, 1), plain.transpose(1, 2)).transpose(0, 1)
+    return torch.bmm(x.transpose(0, 1), plain.transpose(1, 2)).transpose(0, 1).contiguous()

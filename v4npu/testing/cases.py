@@ -68,6 +68,7 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
         "hadamard": lambda: (x,),
         "act_quant": lambda: (x, 32),
         "fp4_act_quant": lambda: (x, 32),
+        "linear": lambda: (x, draw.normal(48, d), dtype),
         "fp8_linear": lambda: (x, None, *quantize_weight_fp8(draw.normal(48, d)), dtype),
         "fp4_linear": lambda: (x, None, *quantize_weight_fp4(draw.normal(48, d)), dtype),
         "grouped_linear": lambda: (draw.normal(tokens, 2, 32), draw.normal(2 * 24, 32), None),
@@ -115,14 +116,8 @@ SEQUENCED = (
 )
 
 
-def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Any, ...]:
-    """Positional arguments of `op` at a size of SIZES: the tensors whose first axis is `rows` belong to the rows.
-
-    Operators of SEQUENCED take the rows as the tokens of one sequence after 5 earlier ones. What the indexer reads are
-    small integers, whose sums are exact: then picks must be equal, ties included.
-    """
-    draw = Draw(dtype, seed)
-    freqs = rope_frequencies(min(width, 64) // 4 * 2, 10000.0)  # about half of a narrow head turns
+def _sized_paged(op: str, rows: int, width: int, dtype: torch.dtype, draw: Draw, freqs: Tensor) -> tuple[Any, ...]:
+    """`sized` of the operators over pages."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     tokens = 5 + rows
     entries = tokens // 4
@@ -140,8 +135,6 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
         return (*integers, torch.arange(blocks).int()[None], _int32(0, rows), _int32(start), 4)
 
     cases: dict[str, Any] = {
-        "rms_norm": lambda: (draw.normal(rows, width), draw.normal(width), 1e-6),
-        "rope": lambda: (draw.normal(rows, 3, width), draw.integers(1 << 20, rows), freqs, False),
         "qkv_prepare": lambda: (
             draw.normal(rows, 3, width), draw.normal(rows, width), draw.normal(width), draw.integers(1 << 20, rows),
             freqs, 1e-6, False,
@@ -158,6 +151,61 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
             q, *windows, pages, table, draw.distinct(entries + 1, rows, 6) - 1, *where, 0, False,
         ),
         "hca_attention": lambda: (q, *windows, pages, table, *where, 4, 0, False),
+    }  # fmt: skip
+    return cases[op]()
+
+
+def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Any, ...]:
+    """Positional arguments of `op` at a size of SIZES: the tensors whose first axis is `rows` belong to the rows.
+
+    Operators of SEQUENCED take the rows as the tokens of one sequence after 5 earlier ones. What the indexer reads are
+    small integers, whose sums are exact: then picks must be equal, ties included.
+    """
+    draw = Draw(dtype, seed)
+    freqs = rope_frequencies(min(width, 64) // 4 * 2, 10000.0)  # about half of a narrow head turns
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    if op == "qkv_prepare" or op in SEQUENCED:
+        return _sized_paged(op, rows, width, dtype, draw, freqs)
+    power = min(1 << width.bit_length() - 1, 128)
+    m = (4, 3, 5)[width % 3]  # 4 has a path of its own
+
+    def mixes(count: int, scales: int) -> tuple[Tensor, ...]:
+        fn, scale = draw.normal(count, m * width, dtype=wide) * 0.1, draw.normal(scales, dtype=wide)
+        return draw.normal(rows, m, width), fn, scale, draw.normal(count, dtype=wide)
+
+    fp4 = -(-width // 32) * 32
+    cases: dict[str, Any] = {
+        "rms_norm": lambda: (draw.normal(rows, width), draw.normal(width), 1e-6),
+        "rope": lambda: (draw.normal(rows, 3, width), draw.integers(1 << 20, rows), freqs, False),
+        "linear": lambda: (draw.normal(rows, width), draw.normal(45, width), dtype),
+        "fp8_linear": lambda: (draw.normal(rows, width), None, *quantize_weight_fp8(draw.normal(141, width)), dtype),
+        "fp4_linear": lambda: (
+            draw.normal(rows, fp4), None, *quantize_weight_fp4(draw.normal(37, fp4)), dtype,
+        ),
+        "grouped_linear": lambda: (
+            draw.normal(rows, 3, width), *quantize_weight_fp8(draw.normal(3 * 47, width)),
+        ),
         "swiglu": lambda: (draw.normal(rows, width), draw.normal(rows, width), draw.normal(rows, dtype=wide), 1.0),
+        "hadamard": lambda: (draw.normal(rows, 1 << width.bit_length() - 1),),
+        "act_quant": lambda: (draw.normal(rows, width), 128),
+        "fp4_act_quant": lambda: (draw.normal(rows, width), 32),
+        "hc_pre": lambda: (*mixes((2 + m) * m, 3), 1e-6, 1e-6, 20),
+        "hc_post": lambda: (
+            draw.normal(rows, width), draw.normal(rows, m, width), draw.normal(rows, m, dtype=wide),
+            draw.normal(rows, m, m, dtype=wide),
+        ),
+        "hc_head": lambda: (*mixes(m, 1), 1e-6, 1e-6),
+        "indexer_query": lambda: (
+            draw.normal(rows, 3, power), draw.integers(1 << 20, rows), rope_frequencies(power // 2, 10000.0), True,
+        ),
+        "gate": lambda: (draw.normal(rows, width), draw.normal(21, width), draw.normal(21, dtype=wide), 6, 1.5),
+        "hash_gate": lambda: (
+            draw.normal(rows, width), draw.normal(21, width), draw.integers(21, 40, 9), draw.integers(40, rows), 1.5,
+        ),
+        "moe_experts": lambda: (
+            draw.normal(rows, fp4), draw.integers(6, rows, 3, dtype=torch.int32), draw.normal(rows, 3, dtype=wide),
+            *quantize_weight_fp4(draw.normal(7, 96, fp4)), *quantize_weight_fp4(draw.normal(7, 96, fp4)),
+            *quantize_weight_fp4(draw.normal(7, fp4, 96)), 10.0, False,
+        ),
     }  # fmt: skip
     return cases[op]()

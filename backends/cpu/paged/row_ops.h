@@ -9,13 +9,7 @@ namespace v4npu::cpu::V4NPU_ISA {
 constexpr int64_t kFp8Block = 64;  // kKvGroup of cache_layout.h
 constexpr int64_t kFp4Block = 32;  // kKeyGroup
 
-// v as T holds it.
-template <class T>
-V4NPU_INLINE f32x16 rounded(f32x16 v) {
-  T lanes[kLanes];
-  store(lanes, v);
-  return load(lanes);
-}
+// x as T holds it.
 template <class T>
 V4NPU_INLINE float rounded(float x) {
   T out;

@@ -9,6 +9,8 @@ struct f32x16 {
   __m256 lo, hi;
 };
 
+constexpr int kRegisters = 8;  // f32x16 that the machine's registers hold
+
 V4NPU_INLINE f32x16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 V4NPU_INLINE f32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 
@@ -62,6 +64,28 @@ V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { return {_mm256_permute_ps(v.lo, 0xb1)
 V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 
+V4NPU_INLINE float first_lane(f32x16 v) { return _mm256_cvtss_f32(v.lo); }
+V4NPU_INLINE f32x16 sqrt(f32x16 v) { return {_mm256_sqrt_ps(v.lo), _mm256_sqrt_ps(v.hi)}; }
+
+// Lane i takes lane i ^ W.
+template <int W>
+V4NPU_INLINE f32x16 swap_lanes(f32x16 v) {
+  if constexpr (W == 1) return {_mm256_permute_ps(v.lo, 0xb1), _mm256_permute_ps(v.hi, 0xb1)};
+  if constexpr (W == 2) return {_mm256_permute_ps(v.lo, 0x4e), _mm256_permute_ps(v.hi, 0x4e)};
+  if constexpr (W == 4) return {_mm256_permute2f128_ps(v.lo, v.lo, 1), _mm256_permute2f128_ps(v.hi, v.hi, 1)};
+  if constexpr (W == 8) return {v.hi, v.lo};
+}
+
+V4NPU_INLINE f32x16 keep_bits(f32x16 v, uint32_t mask) {
+  const __m256 m = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(mask)));
+  return {_mm256_and_ps(v.lo, m), _mm256_and_ps(v.hi, m)};
+}
+V4NPU_INLINE f32x16 join_bits(f32x16 a, f32x16 b) { return {_mm256_or_ps(a.lo, b.lo), _mm256_or_ps(a.hi, b.hi)}; }
+V4NPU_INLINE __m256 max_bits(__m256 a, __m256 b) {
+  return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+V4NPU_INLINE f32x16 max_bits(f32x16 a, f32x16 b) { return {max_bits(a.lo, b.lo), max_bits(a.hi, b.hi)}; }
+
 // To the nearest integer, ties to even; |v| below 2^22; a zero may lose its sign.
 V4NPU_INLINE f32x16 round(f32x16 v) {
   constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -100,6 +124,32 @@ V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) {
   const __m256 scale = _mm256_set1_ps(256.0f);
   return {_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), scale),
           _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), scale)};
+}
+
+V4NPU_INLINE __m256i to_half(f32x16 v, float scale) {
+  const __m256 s = _mm256_set1_ps(scale);
+  const __m128i lo = _mm256_cvtps_ph(_mm256_mul_ps(v.lo, s), _MM_FROUND_TO_NEAREST_INT);
+  return _mm256_set_m128i(_mm256_cvtps_ph(_mm256_mul_ps(v.hi, s), _MM_FROUND_TO_NEAREST_INT), lo);
+}
+
+// As above: 2^-8 of the value in float16 has the code in its bits. A NaN is the only one with the upper exponent bit.
+V4NPU_INLINE void store_e4m3_exact(uint8_t* p, f32x16 v) {
+  const __m256i half = to_half(v, 0x1p-8f), low = _mm256_set1_epi16(0x7f);
+  const __m256i nan = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(half, 1), 15), low);
+  const __m256i magnitude = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(half, 7), low), nan);
+  const __m256i codes = _mm256_or_si256(magnitude, _mm256_andnot_si256(low, _mm256_srli_epi16(half, 8)));
+  const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+
+// Likewise 2^-14 of the value.
+V4NPU_INLINE void store_e2m1_exact(uint8_t* p, f32x16 v) {
+  const __m256i half = to_half(v, 0x1p-14f);
+  const __m256i codes = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(half, 9), _mm256_set1_epi16(7)),
+                                        _mm256_and_si256(_mm256_srli_epi16(half, 12), _mm256_set1_epi16(8)));
+  const __m256i pairs = _mm256_and_si256(_mm256_or_si256(codes, _mm256_srli_epi32(codes, 12)), _mm256_set1_epi32(0xff));
+  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
 }
 
 // Looks up the upper 16 bits of each value, a byte at a time; the lower ones are zero.

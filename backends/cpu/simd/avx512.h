@@ -9,6 +9,8 @@ struct f32x16 {
   __m512 v;
 };
 
+constexpr int kRegisters = 32;  // f32x16 that the machine's registers hold
+
 V4NPU_INLINE __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
 
 V4NPU_INLINE f32x16 set1(float x) { return {_mm512_set1_ps(x)}; }
@@ -45,6 +47,26 @@ V4NPU_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return {_mm512_fmadd_ps(
 V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { return {_mm512_permute_ps(v.v, 0xb1)}; }
 V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+
+V4NPU_INLINE float first_lane(f32x16 v) { return _mm512_cvtss_f32(v.v); }
+V4NPU_INLINE f32x16 sqrt(f32x16 v) { return {_mm512_sqrt_ps(v.v)}; }
+
+// Lane i takes lane i ^ W.
+template <int W>
+V4NPU_INLINE f32x16 swap_lanes(f32x16 v) {
+  if constexpr (W == 1) return {_mm512_permute_ps(v.v, 0xb1)};
+  if constexpr (W == 2) return {_mm512_permute_ps(v.v, 0x4e)};
+  if constexpr (W == 4) return {_mm512_shuffle_f32x4(v.v, v.v, 0xb1)};
+  if constexpr (W == 8) return {_mm512_shuffle_f32x4(v.v, v.v, 0x4e)};
+}
+
+V4NPU_INLINE f32x16 keep_bits(f32x16 v, uint32_t mask) {
+  return {_mm512_and_ps(v.v, _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(mask))))};
+}
+V4NPU_INLINE f32x16 join_bits(f32x16 a, f32x16 b) { return {_mm512_or_ps(a.v, b.v)}; }
+V4NPU_INLINE f32x16 max_bits(f32x16 a, f32x16 b) {
+  return {_mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v)))};
+}
 
 // To the nearest integer, ties to even; |v| below 2^22; a zero may lose its sign.
 V4NPU_INLINE f32x16 round(f32x16 v) { return {_mm512_roundscale_ps(v.v, _MM_FROUND_TO_NEAREST_INT)}; }
@@ -89,6 +111,25 @@ V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
   // permutexvar reads the low four bits of an index, so only the odd nibbles need a shift.
   const __m128i codes = _mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4));
   return {_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), table)};
+}
+
+// As above: 2^-8 of the value in float16 has the code in its bits. A NaN is the only one with the upper exponent bit.
+V4NPU_INLINE void store_e4m3_exact(uint8_t* p, f32x16 v) {
+  const __m256i half = _mm512_cvtps_ph(_mm512_mul_ps(v.v, _mm512_set1_ps(0x1p-8f)), _MM_FROUND_TO_NEAREST_INT);
+  const __m256i low = _mm256_set1_epi16(0x7f);
+  const __m256i nan = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(half, 1), 15), low);
+  const __m256i magnitude = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(half, 7), low), nan);
+  const __m256i codes = _mm256_or_si256(magnitude, _mm256_andnot_si256(low, _mm256_srli_epi16(half, 8)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtepi16_epi8(codes));
+}
+
+// Likewise 2^-14 of the value.
+V4NPU_INLINE void store_e2m1_exact(uint8_t* p, f32x16 v) {
+  const __m256i half = _mm512_cvtps_ph(_mm512_mul_ps(v.v, _mm512_set1_ps(0x1p-14f)), _MM_FROUND_TO_NEAREST_INT);
+  const __m256i codes = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(half, 9), _mm256_set1_epi16(7)),
+                                        _mm256_and_si256(_mm256_srli_epi16(half, 12), _mm256_set1_epi16(8)));
+  const __m256i pairs = _mm256_or_si256(codes, _mm256_srli_epi32(codes, 12));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm256_cvtepi32_epi8(pairs));
 }
 
 // ---- bfloat16 products, summed in pairs

@@ -9,6 +9,8 @@ struct f32x16 {
   float32x4_t v[4];
 };
 
+constexpr int kRegisters = 8;  // f32x16 that the machine's registers hold
+
 // A vector whose register i is `expression`.
 #define V4NPU_EACH(expression)                         \
   f32x16 out;                                          \
@@ -61,6 +63,26 @@ V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { V4NPU_EACH(vrev64q_f32(v.v[i])); }
 V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { V4NPU_EACH(vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i])); }
 V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { V4NPU_EACH(vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i])); }
 
+V4NPU_INLINE float first_lane(f32x16 v) { return vgetq_lane_f32(v.v[0], 0); }
+V4NPU_INLINE f32x16 sqrt(f32x16 v) { V4NPU_EACH(vsqrtq_f32(v.v[i])); }
+
+// Lane i takes lane i ^ W.
+template <int W>
+V4NPU_INLINE f32x16 swap_lanes(f32x16 v) {
+  if constexpr (W == 1) return swap_pairs(v);
+  V4NPU_EACH(W == 2 ? vextq_f32(v.v[i], v.v[i], 2) : v.v[i ^ (W / 4)]);
+}
+
+V4NPU_INLINE f32x16 keep_bits(f32x16 v, uint32_t mask) {
+  V4NPU_EACH(vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v.v[i]), vdupq_n_u32(mask))));
+}
+V4NPU_INLINE f32x16 join_bits(f32x16 a, f32x16 b) {
+  V4NPU_EACH(vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(a.v[i]), vreinterpretq_u32_f32(b.v[i]))));
+}
+V4NPU_INLINE f32x16 max_bits(f32x16 a, f32x16 b) {
+  V4NPU_EACH(vreinterpretq_f32_u32(vmaxq_u32(vreinterpretq_u32_f32(a.v[i]), vreinterpretq_u32_f32(b.v[i]))));
+}
+
 // To the nearest integer, ties to even; |v| below 2^22; a zero may lose its sign.
 V4NPU_INLINE f32x16 round(f32x16 v) { V4NPU_EACH(vrndnq_f32(v.v[i])); }
 
@@ -97,6 +119,33 @@ V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) {
     out.v[2 * i + 1] = vmulq_n_f32(vcvt_f32_f16(vget_high_f16(half)), 256.0f);
   }
   return out;
+}
+
+V4NPU_INLINE uint16x8_t to_half(float32x4_t lo, float32x4_t hi, float scale) {
+  const float16x4_t first = vcvt_f16_f32(vmulq_n_f32(lo, scale));
+  return vreinterpretq_u16_f16(vcombine_f16(first, vcvt_f16_f32(vmulq_n_f32(hi, scale))));
+}
+
+// As above: 2^-8 of the value in float16 has the code in its bits. A NaN is the only one with the upper exponent bit.
+V4NPU_INLINE void store_e4m3_exact(uint8_t* p, f32x16 v) {
+  for (int i = 0; i < 2; ++i) {
+    const uint16x8_t half = to_half(v.v[2 * i], v.v[2 * i + 1], 0x1p-8f), low = vdupq_n_u16(0x7f);
+    const uint16x8_t nan = vandq_u16(vtstq_u16(half, vdupq_n_u16(0x4000)), low);
+    const uint16x8_t magnitude = vorrq_u16(vandq_u16(vshrq_n_u16(half, 7), low), nan);
+    vst1_u8(p + 8 * i, vmovn_u16(vorrq_u16(magnitude, vbicq_u16(vshrq_n_u16(half, 8), low))));
+  }
+}
+
+// Likewise 2^-14 of the value.
+V4NPU_INLINE void store_e2m1_exact(uint8_t* p, f32x16 v) {
+  uint16x4_t pairs[2];
+  for (int i = 0; i < 2; ++i) {
+    const uint16x8_t half = to_half(v.v[2 * i], v.v[2 * i + 1], 0x1p-14f);
+    const uint32x4_t codes = vreinterpretq_u32_u16(
+        vorrq_u16(vandq_u16(vshrq_n_u16(half, 9), vdupq_n_u16(7)), vandq_u16(vshrq_n_u16(half, 12), vdupq_n_u16(8))));
+    pairs[i] = vmovn_u32(vorrq_u32(codes, vshrq_n_u32(codes, 12)));
+  }
+  vst1_u8(p, vmovn_u16(vcombine_u16(pairs[0], pairs[1])));
 }
 
 // Looks up the upper 16 bits of each value, a byte at a time; the lower ones are zero.

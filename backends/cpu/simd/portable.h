@@ -8,6 +8,8 @@ struct f32x16 {
   float lane[kLanes];
 };
 
+constexpr int kRegisters = 4;  // f32x16 that the machine's registers hold
+
 // A vector whose lane i is `expression`.
 #define V4NPU_EACH(expression)                                 \
   f32x16 out;                                                  \
@@ -40,6 +42,23 @@ V4NPU_INLINE f32x16 swap_pairs(f32x16 v) { V4NPU_EACH(v.lane[i ^ 1]); }
 V4NPU_INLINE f32x16 max(f32x16 a, f32x16 b) { V4NPU_EACH(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 V4NPU_INLINE f32x16 min(f32x16 a, f32x16 b) { V4NPU_EACH(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
 
+V4NPU_INLINE float first_lane(f32x16 v) { return v.lane[0]; }
+V4NPU_INLINE f32x16 sqrt(f32x16 v) { V4NPU_EACH(__builtin_sqrtf(v.lane[i])); }
+
+// Lane i takes lane i ^ W.
+template <int W>
+V4NPU_INLINE f32x16 swap_lanes(f32x16 v) {
+  V4NPU_EACH(v.lane[i ^ W]);
+}
+
+V4NPU_INLINE f32x16 keep_bits(f32x16 v, uint32_t mask) { V4NPU_EACH(bits_float(float_bits(v.lane[i]) & mask)); }
+V4NPU_INLINE f32x16 join_bits(f32x16 a, f32x16 b) {
+  V4NPU_EACH(bits_float(float_bits(a.lane[i]) | float_bits(b.lane[i])));
+}
+V4NPU_INLINE f32x16 max_bits(f32x16 a, f32x16 b) {
+  V4NPU_EACH(float_bits(a.lane[i]) > float_bits(b.lane[i]) ? a.lane[i] : b.lane[i]);
+}
+
 // To the nearest integer, ties to even; |v| below 2^22; a zero may lose its sign. Adding 1.5 * 2^23 leaves no bit for a
 // fraction.
 V4NPU_INLINE f32x16 round(f32x16 v) { V4NPU_EACH((v.lane[i] + 0x1.8p23f) - 0x1.8p23f); }
@@ -63,6 +82,13 @@ V4NPU_INLINE float reduce_max(f32x16 v) {
 
 V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) { V4NPU_EACH(e4m3_decode(p[i])); }
 V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) { V4NPU_EACH(e2m1_decode(e2m1_unpack(p[i / 2], i))); }
+
+V4NPU_INLINE void store_e4m3_exact(uint8_t* p, f32x16 v) {
+  for (int i = 0; i < kLanes; ++i) p[i] = e4m3_encode(v.lane[i]);
+}
+V4NPU_INLINE void store_e2m1_exact(uint8_t* p, f32x16 v) {
+  for (int i = 0; i < kLanes; i += 2) p[i / 2] = e2m1_pack(e2m1_encode(v.lane[i]), e2m1_encode(v.lane[i + 1]));
+}
 
 #undef V4NPU_EACH
 

@@ -106,19 +106,28 @@ V4NPU_HD inline float e8m0_decode(uint8_t byte) {
   return byte == 0 ? 0x1p-127f : bits_float(uint32_t{byte} << 23);
 }
 
-// The byte of 2^ceil(log2(x)) for a positive normal x: its exponent, plus 1 if any mantissa bit is set.
+// 1 / e8m0_decode(byte), exact.
+V4NPU_HD inline float e8m0_inverse(uint8_t byte) {
+  if (byte == 255) return bits_float(0x7fc00000);
+  return byte == 254 ? 0x1p-127f : bits_float(uint32_t{254u - byte} << 23);
+}
+
+// The byte of 2^ceil(log2(x)) for a positive normal x: its exponent, plus 1 if any mantissa bit is set. 2^127 for
+// infinity and NaN.
 V4NPU_HD inline uint8_t e8m0_ceil(float x) {
-  const uint32_t bits = float_bits(x);
-  return static_cast<uint8_t>((bits >> 23) + ((bits & 0x7fffff) != 0));
+  const uint32_t bits = float_bits(x), byte = (bits >> 23) + ((bits & 0x7fffff) != 0);
+  return static_cast<uint8_t>(byte < 254 ? byte : 254);
 }
 
 // The scale of a block whose largest magnitude is amax. The product with the reciprocal, not a division: both give
-// the same exponent for every bf16 amax, and the product is what the published kernels compute.
+// the same exponent for every bf16 amax, and the product is what the published kernels compute. amax is NaN when the
+// block has one: an e4m3 says so itself; e2m1 cannot, so its scale does.
 V4NPU_HD inline uint8_t e4m3_block_scale(float amax) {
-  return e8m0_ceil((amax > kE4m3AmaxFloor ? amax : kE4m3AmaxFloor) * (1.0f / kE4m3Max));
+  return e8m0_ceil((amax <= kE4m3AmaxFloor ? kE4m3AmaxFloor : amax) * (1.0f / kE4m3Max));
 }
 V4NPU_HD inline uint8_t e2m1_block_scale(float amax) {
-  return e8m0_ceil((amax > kE2m1AmaxFloor ? amax : kE2m1AmaxFloor) * (1.0f / kE2m1Max));
+  if (amax != amax) return 255;
+  return e8m0_ceil((amax <= kE2m1AmaxFloor ? kE2m1AmaxFloor : amax) * (1.0f / kE2m1Max));
 }
 
 }  // namespace v4npu

@@ -4,10 +4,13 @@
 //   1 amax = max |x| over the block, fp32   2 scale by the bit trick on fp32(max(amax, floor) * fp32(1/6))
 //   3 clamp(x / scale, -6, 6)   4 round to e2m1, nearest, ties to the even code
 //   5 pack two to a byte, the low nibble holds the even index
-// e2m1 has no NaN: the reference refuses it, a kernel may write any code.
+// The scale is at most 2^127, which infinity gets. e2m1 has no NaN: a block with one has scale 255, which is NaN, and
+// any codes; the reference and the CPU then refuse the whole call.
 #pragma once
 
 #include <cstdint>
+
+#include "v4npu/dtype.h"
 
 namespace v4npu {
 
@@ -19,6 +22,7 @@ struct Fp4ActQuantParams {
   int64_t num_rows;
   int64_t n;           // even
   int64_t block_size;  // elements
+  Dtype dtype;         // T
 };
 
 }  // namespace v4npu

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "v4npu/dtype.h"
+
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
@@ -19,7 +21,11 @@ struct Fp4LinearParams {
   void* out;                    // out_dtype [num_tokens, num_rows]
   int64_t num_tokens;
   int64_t num_rows;
-  int64_t k;  // a multiple of 32
+  int64_t k;            // a multiple of 32
+  void* workspace;      // bytes [the backend's need]
+  int64_t num_workers;  // that workspace has room for
+  Dtype x_dtype;        // of x when x_scale is null
+  Dtype out_dtype;
 };
 
 }  // namespace v4npu

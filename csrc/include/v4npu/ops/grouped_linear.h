@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "v4npu/dtype.h"
+
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
@@ -19,6 +21,11 @@ struct GroupedLinearParams {
   int64_t num_groups;
   int64_t rows_per_group;
   int64_t k;
+  void* workspace;      // bytes [the backend's need]
+  int64_t num_workers;  // that workspace has room for
+  Dtype dtype;          // T
+  // of weight
+  enum class Format : int32_t { kFloat32, kBfloat16, kFp8 } format;
 };
 
 }  // namespace v4npu

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "v4npu/dtype.h"
+
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
@@ -14,7 +16,8 @@ struct HadamardParams {
   const void* x;  // T [num_rows, n]
   void* out;      // T [num_rows, n]
   int64_t num_rows;
-  int64_t n;  // a power of two
+  int64_t n;    // a power of two
+  Dtype dtype;  // T
 };
 
 }  // namespace v4npu

@@ -2,9 +2,12 @@
 // Steps, all in fp32 (fp64 when x is fp64):
 //   1 logits = x W^T, both widened   2 s = sqrt(softplus(logits))   3 chosen = tid2eid[input_ids[t]], in table order
 //   4 weights = s[chosen] / sum(s[chosen]) * route_scale
+// Ids and experts out of range are refused before anything is read.
 #pragma once
 
 #include <cstdint>
+
+#include "v4npu/dtype.h"
 
 namespace v4npu {
 
@@ -22,6 +25,8 @@ struct HashGateParams {
   int64_t vocab_size;
   int64_t topk;
   float route_scale;
+  Dtype dtype;  // T
+  Dtype weight_dtype;
 };
 
 }  // namespace v4npu

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "v4npu/dtype.h"
+
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
@@ -15,11 +17,13 @@ struct HcHeadParams {
   const float* scale;   // fp32 [1]
   const float* base;    // fp32 [hc_mult]
   void* y;              // T    [num_tokens, hidden_size]
+  float* mix;           // fp32 [num_tokens, hc_mult]                     workspace
   int64_t num_tokens;
   int64_t hc_mult;
   int64_t hidden_size;
   float norm_eps;
   float hc_eps;
+  Dtype dtype;  // T
 };
 
 }  // namespace v4npu

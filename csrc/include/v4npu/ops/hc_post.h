@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "v4npu/dtype.h"
+
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
@@ -18,6 +20,7 @@ struct HcPostParams {
   int64_t num_tokens;
   int64_t hc_mult;
   int64_t hidden_size;
+  Dtype dtype;  // T
 };
 
 }  // namespace v4npu

@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "v4npu/dtype.h"
+
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
@@ -23,12 +25,14 @@ struct HcPreParams {
   void* y;              // T    [num_tokens, hidden_size]
   float* post;          // fp32 [num_tokens, hc_mult]
   float* comb;          // fp32 [num_tokens, hc_mult, hc_mult]
+  float* mix;           // fp32 [num_tokens, (2+hc_mult)*hc_mult]         workspace
   int64_t num_tokens;
   int64_t hc_mult;
   int64_t hidden_size;
   float norm_eps;
   float hc_eps;
   int32_t sinkhorn_iters;
+  Dtype dtype;  // T
 };
 
 }  // namespace v4npu

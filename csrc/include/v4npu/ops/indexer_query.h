@@ -2,10 +2,12 @@
 // Steps:
 //   1 rope at the token's position (rope.h), rounded
 //   official only: 2 hadamard over the head (hadamard.h), rounded
-//   3 T(e2m1 * scale) with one scale per 32 (fp4_act_quant.h)
+//   and 3 T(e2m1 * scale) with one scale per 32 (fp4_act_quant.h); a block with a NaN becomes NaN
 #pragma once
 
 #include <cstdint>
+
+#include "v4npu/dtype.h"
 
 namespace v4npu {
 
@@ -20,6 +22,7 @@ struct IndexerQueryParams {
   int64_t head_dim;  // a power of two when official
   int64_t rope_dim;
   bool official;
+  Dtype dtype;  // T
 };
 
 }  // namespace v4npu

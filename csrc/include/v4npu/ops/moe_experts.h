@@ -5,18 +5,22 @@
 //   2 a = w1 x, u = w3 x, rounded to the dtype of x   3 swiglu (swiglu.h) with the routing weight, rounded
 //   4 quantise, as step 1   5 y = w2 of it, rounded to the dtype of x
 //   6 fp32 sum of y over the chosen experts in ascending index, whatever their order in topk_indices
-// Steps 1 and 4 happen when official and the weights are quantised. Weights: two e2m1 per byte with a ue8m0 scale per
-// row and 32 columns, e4m3fn with a ue8m0 scale per 128x128 block, or the dtype of x without scales.
+// An index named twice by a token counts twice; one out of range is refused where the host can read it without waiting
+// for a device: by the CPU and by the reference. Steps 1 and 4 happen when official and the weights are quantised.
+// Weights: two e2m1 per byte with a ue8m0 scale per row and 32 columns, e4m3fn with a ue8m0 scale per 128x128 block, or
+// the dtype of x without scales.
 #pragma once
 
 #include <cstdint>
+
+#include "v4npu/dtype.h"
 
 namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
 struct MoeExpertsParams {
   const void* x;                // T     [num_tokens, hidden_size]
-  const int32_t* topk_indices;  // int32 [num_tokens, topk]          each in 0 .. num_experts-1, distinct per token
+  const int32_t* topk_indices;  // int32 [num_tokens, topk]          each in 0 .. num_experts-1
   const float* topk_weights;    // fp32  [num_tokens, topk]
   const void* w1;               // gate: [num_experts, intermediate_size, hidden_size], or hidden_size/2 bytes of FP4
   const uint8_t* w1_scale;      // ue8m0 [num_experts, intermediate_size, hidden_size/32], or 128x128 blocks, or null
@@ -33,6 +37,10 @@ struct MoeExpertsParams {
   float swiglu_limit;  // 0 = no clamp
   enum class Format : int32_t { kPlain, kFp8, kFp4 } format;
   bool official;
+  Dtype dtype;          // T
+  Dtype weight_dtype;   // when kPlain
+  void* workspace;      // bytes [the backend's need]
+  int64_t num_workers;  // that workspace has room for
 };
 
 }  // namespace v4npu

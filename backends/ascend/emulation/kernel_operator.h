@@ -1,0 +1,13 @@
+// The header a kernel includes. With CANN it is the vendor's; with this folder on the include path it is this one, and
+// the kernel becomes host code that runs under the emulator. Written from the public documentation of the API.
+#pragma once
+
+#include "cube.h"
+#include "data_copy.h"
+#include "sync.h"
+#include "tensor.h"
+#include "tpipe.h"
+#include "types.h"
+#include "vector.h"
+#include "vector_cast.h"
+#include "vector_reduce.h"

@@ -1,0 +1,92 @@
+// Runs a kernel, block after block, on one emulated SKU; the plain C entry that a test calls through ctypes.
+#pragma once
+
+#include <tuple>
+#include <utility>
+
+#include "core.h"
+#include "time_model.h"
+#include "types.h"
+
+namespace v4npu::emulation {
+
+namespace detail {
+
+template <typename... Args, size_t... I>
+void call(void (*kernel)(Args...), void* const* values, std::index_sequence<I...>) {
+  kernel(*static_cast<Args*>(values[I])...);
+}
+
+}  // namespace detail
+
+struct Report {
+  int64_t ub_bytes;        // allocated by the block that took most
+  int64_t instructions;    // issued by all blocks
+  const char* waits;       // "file:line" of every wait and barrier passed, one a line; as long-lived as the message
+  const char* trace;       // Chrome trace, if asked for
+  double modelled_us;      // time_model.h; 0 where the SKU's rates have no source
+  double busy_us[kPipes];  // by pipe, all blocks together
+};
+
+inline std::vector<int> cores_of(AscendC::KernelMetaType type) {
+  switch (type) {
+    case AscendC::KERNEL_TYPE_AIV_ONLY: return {1};
+    case AscendC::KERNEL_TYPE_AIC_ONLY: return {kCubeCore};
+    case AscendC::KERNEL_TYPE_MIX_AIC_1_2: return {kCubeCore, 1, 2};
+  }
+  return {};
+}
+
+// values: a pointer to each argument's value, in order. ignored_wait: "file:line" or "". Returns null, or what went
+// wrong; valid until the next call on this thread.
+template <typename... Args>
+const char* run(void (*kernel)(Args...), AscendC::KernelMetaType type, const char* kernel_name, const char* sku_name,
+                int64_t num_blocks, const Region* regions, int64_t num_regions, void* const* values, int64_t num_values,
+                const char* ignored_wait, bool with_trace, Report* report) {
+  thread_local std::string message, waits, trace;
+  const Sku* sku = find_sku(sku_name);
+  message = sku == nullptr                              ? std::string("unknown SKU ") + sku_name
+            : sku->arch != __NPU_ARCH__                 ? std::string(sku_name) + " is of another architecture"
+            : num_values != sizeof...(Args)             ? std::string(kernel_name) + ": wrong number of arguments"
+            : num_blocks < 1 || num_blocks > UINT16_MAX ? "the number of blocks must be in 1..65535"
+                                                        : std::string();
+  if (!message.empty()) return message.c_str();
+  Launch launch{*sku, kernel_name, num_blocks, {regions, regions + num_regions}, ignored_wait, {}, {}, {}};
+  launch.issued.resize(1);
+  std::vector<double> block_cycles;
+  try {
+    for (int block = 0; block < num_blocks; ++block) {
+      Block shared(cores_of(type), launch.kernel + " on " + sku_name + ", block " + std::to_string(block) + ": ");
+      shared.run([&](int number) {
+        Core core(launch, shared, block, number);
+        Core::slot() = &core;
+        detail::call(kernel, values, std::index_sequence_for<Args...>{});
+        core.finish();
+        Core::slot() = nullptr;
+      });
+      block_cycles.push_back(shared.clocks.end());
+    }
+  } catch (const Fault& fault) {
+    message = fault.what();
+  }
+  Core::slot() = nullptr;
+  waits.clear();
+  for (const std::string& wait : launch.waits) waits += wait + "\n";
+  trace = with_trace ? chrome_trace(launch) : std::string();
+  *report = {static_cast<int64_t>(launch.used_ub),
+             static_cast<int64_t>(launch.issued.size()) - 1,
+             waits.c_str(),
+             trace.c_str(),
+             0,
+             {}};
+  if (sku->memory_rate > 0 && !block_cycles.empty()) {
+    const double cycles_per_us = sku->ghz * 1e3;
+    bound_by_memory(launch, block_cycles);
+    const int cores = type == AscendC::KERNEL_TYPE_AIV_ONLY ? sku->num_vector : sku->num_cube;
+    report->modelled_us = makespan(block_cycles, cores) / cycles_per_us;
+    for (const Instruction& i : launch.issued) report->busy_us[index(i.lane.pipe)] += i.cycles / cycles_per_us;
+  }
+  return message.empty() ? nullptr : message.c_str();
+}
+
+}  // namespace v4npu::emulation

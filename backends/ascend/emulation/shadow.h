@@ -1,0 +1,51 @@
+// For each byte of a memory: the instruction that last wrote it, the last reader on each lane, and whether its value
+// means anything. Kept in pages, made on first touch, so that global memory of any size costs only what is used.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+
+#include "happens_before.h"
+
+namespace v4npu::emulation {
+
+using InstructionId = uint32_t;  // 0 = none
+
+class Shadow {
+ public:
+  static constexpr uint64_t kPageBytes = 4096;
+
+  struct Page {
+    InstructionId writer[kPageBytes] = {};
+    std::unique_ptr<InstructionId[]> reader[kLanes];  // made when the lane first reads here
+    bool valid[kPageBytes] = {};
+  };
+
+  // Calls visit(page, first byte in the page, bytes in the page, address of that byte) along [address, address +
+  // bytes).
+  template <typename Visit>
+  void for_range(uint64_t address, uint64_t bytes, Visit visit) {
+    while (bytes > 0) {
+      const uint64_t first = address % kPageBytes;
+      const uint64_t here = bytes < kPageBytes - first ? bytes : kPageBytes - first;
+      std::unique_ptr<Page>& page = pages_[address / kPageBytes];
+      if (page == nullptr) page = std::make_unique<Page>();
+      visit(*page, first, here, address);
+      address += here;
+      bytes -= here;
+    }
+  }
+
+  // Whether the bytes mean anything; who touched them stays known.
+  void set_valid(uint64_t address, uint64_t bytes, bool valid) {
+    for_range(address, bytes, [valid](Page& page, uint64_t first, uint64_t here, uint64_t) {
+      std::fill(page.valid + first, page.valid + first + here, valid);
+    });
+  }
+
+ private:
+  std::unordered_map<uint64_t, std::unique_ptr<Page>> pages_;
+};
+
+}  // namespace v4npu::emulation

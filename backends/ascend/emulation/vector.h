@@ -1,0 +1,245 @@
+// Vector instructions over the first `count` elements of tensors in the UB, for the types that 2201 and 3510 both take.
+//
+// Arithmetic is IEEE single, rounded to 16 bits once where the type is. Where the reference pages promise less, so does
+// the emulator: Rsqrt and Reciprocal are off by 2^-13. Not modelled: subnormals, which the chip may flush to zero; Max
+// and Min of a NaN give the second operand.
+#pragma once
+
+#include <cmath>
+
+#include "tensor.h"
+
+namespace v4npu::emulation {
+
+// "not within 1e-4 relative" (reference pages of Rsqrt and Reciprocal): a kernel that needs more divides.
+constexpr float kCoarse = 1.0f + 0x1p-13f;
+
+// The type arithmetic runs in. Unsigned integers, because a vector lane wraps.
+template <typename T>
+using Wide = std::conditional_t<std::is_integral_v<T>, std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>, float>;
+
+template <typename T>
+constexpr bool kArithmetic = kOneOf<T, half, float, int16_t, int32_t>;
+template <typename T>
+constexpr bool kFloating = kOneOf<T, half, float>;
+template <typename T>
+constexpr bool kShifted = kOneOf<T, int16_t, uint16_t, int32_t, uint32_t>;
+
+template <typename T, typename F>
+void unary(const char* name, const Local<T>& dst, const Local<T>& src, int64_t count, const Where& at, F function) {
+  Op op(name, Pipe::V, at);
+  const T* a = op.read(src, count);
+  T* out = op.write(dst, count);
+  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(function(a[i]));
+}
+
+template <typename T, typename F>
+void binary(const char* name, const Local<T>& dst, const Local<T>& src0, const Local<T>& src1, int64_t count,
+            const Where& at, F function) {
+  Op op(name, Pipe::V, at);
+  const T* a = op.read(src0, count);
+  const T* b = op.read(src1, count);
+  T* out = op.write(dst, count);
+  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(function(a[i], b[i]));
+}
+
+}  // namespace v4npu::emulation
+
+namespace AscendC {
+
+// ---- two tensors
+
+template <typename T>
+void Add(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
+         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kArithmetic<T>);
+  binary("Add", dst, src0, src1, count, at, [](Wide<T> a, Wide<T> b) -> Wide<T> { return a + b; });
+}
+
+template <typename T>
+void Sub(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
+         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kArithmetic<T>);
+  binary("Sub", dst, src0, src1, count, at, [](Wide<T> a, Wide<T> b) -> Wide<T> { return a - b; });
+}
+
+template <typename T>
+void Mul(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
+         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kArithmetic<T>);
+  binary("Mul", dst, src0, src1, count, at, [](Wide<T> a, Wide<T> b) -> Wide<T> { return a * b; });
+}
+
+template <typename T>
+void Div(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
+         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kFloating<T>);
+  binary("Div", dst, src0, src1, count, at, [](float a, float b) { return a / b; });
+}
+
+template <typename T>
+void Max(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
+         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kArithmetic<T>);
+  binary("Max", dst, src0, src1, count, at, [](T a, T b) { return a > b ? a : b; });
+}
+
+template <typename T>
+void Min(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
+         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kArithmetic<T>);
+  binary("Min", dst, src0, src1, count, at, [](T a, T b) { return a < b ? a : b; });
+}
+
+template <typename T>
+void And(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
+         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kOneOf<T, int16_t, uint16_t>, "2201 has 16-bit logic only");
+  binary("And", dst, src0, src1, count, at, [](T a, T b) { return a & b; });
+}
+
+template <typename T>
+void Or(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
+        const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kOneOf<T, int16_t, uint16_t>, "2201 has 16-bit logic only");
+  binary("Or", dst, src0, src1, count, at, [](T a, T b) { return a | b; });
+}
+
+// ---- a tensor and a scalar
+
+template <typename T>
+void Adds(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,
+          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kArithmetic<T>);
+  const Wide<T> b = scalarValue;
+  unary("Adds", dst, src, count, at, [b](Wide<T> a) -> Wide<T> { return a + b; });
+}
+
+template <typename T>
+void Muls(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,
+          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kArithmetic<T>);
+  const Wide<T> b = scalarValue;
+  unary("Muls", dst, src, count, at, [b](Wide<T> a) -> Wide<T> { return a * b; });
+}
+
+template <typename T>
+void Maxs(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,
+          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kArithmetic<T>);
+  const T b = scalarValue;
+  unary("Maxs", dst, src, count, at, [b](T a) { return a > b ? a : b; });
+}
+
+template <typename T>
+void Mins(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,
+          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kArithmetic<T>);
+  const T b = scalarValue;
+  unary("Mins", dst, src, count, at, [b](T a) { return a < b ? a : b; });
+}
+
+// A signed left shift keeps the sign bit and drops the next one (reference page): only the unsigned one is offered.
+template <typename T>
+void ShiftLeft(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,
+               const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kOneOf<T, uint16_t, uint32_t>);
+  const int by = static_cast<int>(scalarValue);
+  unary("ShiftLeft", dst, src, count, at, [by](T a) -> T { return by >= int{8 * sizeof(T)} ? 0 : a << by; });
+}
+
+// Arithmetic for signed types, logical for unsigned ones.
+template <typename T>
+void ShiftRight(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,
+                const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kShifted<T>);
+  const int by = static_cast<int>(scalarValue);
+  unary("ShiftRight", dst, src, count, at, [by](T a) -> T { return static_cast<int64_t>(a) >> by; });
+}
+
+// ---- one tensor
+
+template <typename T>
+void Abs(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count,
+         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kFloating<T>);
+  unary("Abs", dst, src, count, at, [](float a) { return std::fabs(a); });
+}
+
+template <typename T>
+void Exp(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count,
+         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kFloating<T>);
+  unary("Exp", dst, src, count, at, [](float a) { return std::exp(a); });
+}
+
+template <typename T>
+void Ln(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count,
+        const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kFloating<T>);
+  unary("Ln", dst, src, count, at, [](float a) { return std::log(a); });
+}
+
+template <typename T>
+void Sqrt(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count,
+          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kFloating<T>);
+  unary("Sqrt", dst, src, count, at, [](float a) { return std::sqrt(a); });
+}
+
+template <typename T>
+void Rsqrt(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count,
+           const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kFloating<T>);
+  unary("Rsqrt", dst, src, count, at, [](float a) { return kCoarse / std::sqrt(a); });
+}
+
+template <typename T>
+void Reciprocal(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count,
+                const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kFloating<T>);
+  unary("Reciprocal", dst, src, count, at, [](float a) { return kCoarse / a; });
+}
+
+// ---- filling
+
+template <typename T>
+void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, const int32_t& count,
+               const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kOneOf<T, half, bfloat16_t, float, int16_t, uint16_t, int32_t, uint32_t>);
+  Op op("Duplicate", Pipe::V, at);
+  std::fill_n(op.write(dst, count), count, scalarValue);
+}
+
+template <typename T>
+void CreateVecIndex(LocalTensor<T> dst, const T& firstValue, uint32_t count,
+                    const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kArithmetic<T>);
+  Op op("CreateVecIndex", Pipe::V, at);
+  T* out = op.write(dst, count);
+  for (uint32_t i = 0; i < count; ++i) out[i] = static_cast<T>(firstValue + static_cast<T>(i));
+}
+
+}  // namespace AscendC

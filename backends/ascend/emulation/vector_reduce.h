@@ -1,0 +1,147 @@
+// Reductions, gather, compare and select over the first `count` elements of tensors in the UB.
+#pragma once
+
+#include "vector.h"
+
+namespace v4npu::emulation {
+
+constexpr int64_t kRepeatBytes = 256;  // what the vector unit takes at a time
+
+// Within one repeat the chip adds as a binary tree over neighbours (ReduceDataBlock reference page).
+inline float tree_sum(const float* x, int64_t count) {
+  float lane[kRepeatBytes / sizeof(float)] = {};
+  std::copy(x, x + count, lane);
+  for (int64_t width = std::size(lane); width > 1; width /= 2) {
+    for (int64_t i = 0; i < width / 2; ++i) lane[i] = lane[2 * i] + lane[2 * i + 1];
+  }
+  return lane[0];
+}
+
+// ReduceSum reference page: 2201 adds the sums of the repeats in order; 3510 adds the repeats lane by lane from 256 to
+// 1024 bytes, and otherwise forms a tree over the sums of the repeats too.
+inline float chip_sum(const float* x, int64_t count) {
+  constexpr int64_t kLanes = kRepeatBytes / sizeof(float);
+  if (kIs3510 && count >= kLanes && count <= 4 * kLanes) {
+    float lane[kLanes] = {};
+    for (int64_t i = 0; i < count; ++i) lane[i % kLanes] += x[i];
+    return tree_sum(lane, kLanes);
+  }
+  std::vector<float> sums;
+  for (int64_t i = 0; i < count; i += kLanes) sums.push_back(tree_sum(x + i, std::min(kLanes, count - i)));
+  if (kIs3510 && sums.size() > 1) return chip_sum(sums.data(), static_cast<int64_t>(sums.size()));
+  float total = sums[0];
+  for (size_t i = 1; i < sums.size(); ++i) total += sums[i];
+  return total;
+}
+
+// Elements of scratch that ReduceMax takes on 2201 (its reference page): a value and an index per repeat, and with the
+// index asked for, the same for each further round.
+inline int64_t reduce_max_scratch(int64_t count, int64_t element, bool with_index) {
+  const int64_t per_block = kBlockBytes / element, per_repeat = kRepeatBytes / element;
+  auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  int64_t outputs = std::max<int64_t>(count / per_repeat, 1) * 2, total = up(outputs, per_block) * per_block;
+  while (with_index && outputs > 2) {
+    outputs = up(outputs, per_repeat) * 2;
+    total += up(outputs, per_block) * per_block;
+  }
+  return total;
+}
+
+}  // namespace v4npu::emulation
+
+namespace AscendC {
+
+template <typename T>
+void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,
+               const int32_t count, const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(std::is_same_v<T, float>, "only float is emulated");
+  Op op("ReduceSum", Pipe::V, at);
+  const float sum = chip_sum(op.read(src, count), count);
+  static_cast<void>(sharedTmpBuffer);  // this form uses none, on either architecture
+  *op.write(dst, 1, sizeof(T)) = sum;
+}
+
+// The largest value, and with calIndex its index behind it, as bits; of several largest the smallest index.
+template <typename T>
+void ReduceMax(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,
+               const int32_t count, bool calIndex = false,
+               const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(std::is_same_v<T, float>, "only float is emulated");
+  Op op("ReduceMax", Pipe::V, at);
+  const T* x = op.read(src, count);
+  int32_t best = 0;
+  for (int32_t i = 1; i < count; ++i) {
+    if (x[i] > x[best]) best = i;
+  }
+  const T value = x[best];
+  if (kIs2201) {  // 3510 needs no scratch
+    const int64_t scratch = reduce_max_scratch(count, sizeof(T), calIndex);
+    op.write(sharedTmpBuffer, scratch);
+    op.core().poison_local(sharedTmpBuffer.GetPhyAddr(), scratch * sizeof(T));
+  }
+  T* out = op.write(dst, calIndex ? 2 : 1, calIndex ? 2 * sizeof(T) : sizeof(T));
+  out[0] = value;
+  if (calIndex) std::memcpy(&out[1], &best, sizeof best);
+}
+
+// dst[i] = the element at byte srcOffset[i] + srcBaseOffset of src.
+template <typename T>
+void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<uint32_t>& srcOffset,
+            const uint32_t srcBaseOffset, const uint32_t count,
+            const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kOneOf<T, half, bfloat16_t, float, int16_t, uint16_t, int32_t, uint32_t>);
+  Op op("Gather", Pipe::V, at);
+  const uint32_t* offsets = op.read(srcOffset, count);
+  std::vector<T> picked(count);
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint64_t offset = uint64_t{offsets[i]} + srcBaseOffset;
+    op.require(offset % sizeof(T) == 0,
+               "misaligned, byte offset " + std::to_string(offset) + " of element " + std::to_string(i));
+    picked[i] = *op.read_one(src, offset / sizeof(T));
+  }
+  op.require(dst.GetPhyAddr() != src.GetPhyAddr() && dst.GetPhyAddr() != srcOffset.GetPhyAddr(),
+             "the destination of a gather must not be a source");
+  std::copy(picked.begin(), picked.end(), op.write(dst, count));
+}
+
+// One bit an element, the lowest first. Only whole repeats of 256 bytes are compared.
+template <typename T, typename U>
+void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE cmpMode,
+             uint32_t count, const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kFloating<T> && kOneOf<U, int8_t, uint8_t>);
+  Op op("Compare", Pipe::V, at);
+  op.require(count * sizeof(T) % kRepeatBytes == 0, std::to_string(count) + " elements are not whole repeats");
+  const T* a = op.read(src0, count);
+  const T* b = op.read(src1, count);
+  U* out = op.write(dst, count / 8);
+  for (uint32_t i = 0; i < count; ++i) {
+    const float x = a[i], y = b[i];
+    const bool bits[] = {x<y, x> y, x == y, x <= y, x >= y, x != y};  // in the order of CMPMODE
+    const int mask = 1 << i % 8;
+    out[i / 8] = static_cast<U>(bits[static_cast<int>(cmpMode)] ? out[i / 8] | mask : out[i / 8] & ~mask);
+  }
+}
+
+// src0 where the bit is set, else src1.
+template <typename T, typename U>
+void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,
+            const LocalTensor<T>& src1, SELMODE selMode, uint32_t count,
+            const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kFloating<T> && kOneOf<U, uint8_t, uint16_t, uint32_t, uint64_t>);
+  Op op("Select", Pipe::V, at);
+  op.require(selMode == SELMODE::VSEL_TENSOR_TENSOR_MODE, "only VSEL_TENSOR_TENSOR_MODE is emulated");
+  op.require(kIs3510 || op.core().used(Space::UB) + kScratchUb <= static_cast<uint64_t>(op.core().limits().ub),
+             "2201 needs the last 8 KB of the UB as scratch");
+  const uint8_t* bits = op.read(selMask.template ReinterpretCast<uint8_t>(), (count + 7) / 8);
+  const T* a = op.read(src0, count);
+  const T* b = op.read(src1, count);
+  T* out = op.write(dst, count);
+  for (uint32_t i = 0; i < count; ++i) out[i] = bits[i / 8] >> i % 8 & 1 ? a[i] : b[i];
+}
+
+}  // namespace AscendC

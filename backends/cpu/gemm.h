@@ -1,0 +1,300 @@
+// Products of activations with weights of any stored format, for kernels: out[t,n] = sum_k x[t,k] w[n,k].
+//
+// Rows of either operand are a struct with decode(); activations are decoded once and packed in tiles of 16 tokens,
+// weights are decoded into a buffer in L1 at the moment of use, once per block of at most kBlockTokens tokens. Work
+// items are (block of tokens, 32 weight rows), taken by whichever thread is free.
+//
+// Order of a sum: it depends on k alone, so that one token gets the same bits alone and in any batch.
+//   float32   16 lanes, lane i sums k = i mod 16 of 1024 values; lanes are halved (reduce_add); these sums in order of
+//   k bfloat16  only with AMX (gemm_amx.h), 32 values at a time, in order of k
+// Products go to bfloat16 where both operands are exact in it, else to float32. vdpbf16ps has no part in this: it has
+// half the rate of float32 fused multiply-add on the machines at hand.
+#pragma once
+
+#include "gemm_workspace.h"
+#include "parallel.h"
+#include "simd.h"
+#include "v4npu/dtype.h"
+
+namespace v4npu::cpu::V4NPU_ISA {
+
+#ifdef V4NPU_HAS_AMX
+constexpr bool kHasAmx = true;
+#else
+constexpr bool kHasAmx = false;
+V4NPU_INLINE bool decode_e4m3(const uint8_t*, uint8_t, bf16*, int64_t) { return false; }
+V4NPU_INLINE bool decode_e2m1(const uint8_t*, const uint8_t*, bf16*, int64_t) { return false; }
+#endif
+
+namespace {
+
+// decode(row, k0, out, step): the values from k0 on, at most kSegment of them, as E: groups of 32, `step` apart in out;
+// the last group is filled up with zeros. k0 is a multiple of kSegment.
+
+template <class T, bool kRoundToBf16 = false>
+struct PlainRows {
+  const T* data;
+  int64_t stride;  // elements
+  int64_t k;
+
+  template <class E>
+  void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
+    const T* p = data + row * stride + k0;
+    const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
+    for (int64_t i = 0; i < n; i += 32, out += step) {
+      if constexpr (sizeof(T) == 2 && sizeof(E) == 2) {
+        if (n - i < 32) std::memset(out, 0, 64);
+        std::memcpy(out, p + i, n - i < 32 ? static_cast<size_t>(n - i) * 2 : 64);
+      } else {
+        for (int64_t j = 0; j < 32; j += kLanes) {
+          f32x16 v = n - i > j ? load_upto(p + i + j, n - i - j) : zero();
+          if constexpr (kRoundToBf16 && sizeof(E) == 4) {
+            bf16 rounded[kLanes];
+            store(rounded, v);
+            v = load(rounded);
+          }
+          store(out + j, v);
+        }
+      }
+    }
+  }
+};
+
+// float8_e4m3fn with one scale per 128 columns and `rows_per_scale` rows.
+struct E4m3Rows {
+  const uint8_t* codes;
+  const uint8_t* scale;
+  int64_t k;
+  int64_t rows_per_scale;
+
+  template <class E>
+  void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
+    const uint8_t* p = codes + row * k + k0;
+    const uint8_t s = scale[row / rows_per_scale * ((k + 127) / 128) + k0 / 128];
+    const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
+    uint8_t tail[kSegment];
+    if (n < kSegment) {
+      std::memset(tail, 0, sizeof tail);
+      std::memcpy(tail, p, static_cast<size_t>(n));
+      p = tail;
+    }
+    if constexpr (sizeof(E) == 2 && kHasAmx) {
+      if (n == kSegment && decode_e4m3(p, s, out, step)) return;
+    }
+    const f32x16 factor = set1(e8m0_decode(s));
+    for (int64_t i = 0; i < n; i += 32, out += step) {
+      store(out, load_e4m3(p + i) * factor);
+      store(out + kLanes, load_e4m3(p + i + kLanes) * factor);
+    }
+  }
+};
+
+// Two e2m1 to a byte with one scale per row and 32 columns.
+struct E2m1Rows {
+  const uint8_t* codes;
+  const uint8_t* scale;
+  int64_t k;
+
+  template <class E>
+  void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
+    const uint8_t* p = codes + (row * k + k0) / 2;
+    const uint8_t* s = scale + (row * k + k0) / 32;
+    const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
+    if constexpr (sizeof(E) == 2 && kHasAmx) {
+      if (n == kSegment && decode_e2m1(p, s, out, step)) return;
+    }
+    for (int64_t i = 0; i < n; i += 32, out += step) {
+      const f32x16 factor = set1(e8m0_decode(s[i / 32]));
+      store(out, load_e2m1(p + i / 2) * factor);
+      store(out + kLanes, load_e2m1(p + i / 2 + kLanes / 2) * factor);
+    }
+  }
+};
+
+// Where element (token, row) of a block lies: tiles of 16 x 16, `row_tiles` of them side by side.
+V4NPU_INLINE float* at(float* c, int64_t row_tiles, int64_t token, int64_t row) {
+  return c + (token / kTile * row_tiles + row / kTile) * (kTile * kTile) + token % kTile * kTile + row % kTile;
+}
+
+// ---- float32
+
+constexpr int64_t kChunk = 1024;
+// As many sums as registers hold, next to the operands.
+#if defined(__AVX512F__)
+constexpr int kRowsAtOnce = 4, kTokensAtOnce = 6;
+#else
+constexpr int kRowsAtOnce = 2, kTokensAtOnce = 2;
+#endif
+
+// Rows of `w` kChunk apart, tokens of `x` kp apart, n a multiple of 16.
+template <int kTokens>
+V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, float* c, int64_t row_tiles,
+                       int64_t token, int64_t row, bool first) {
+  f32x16 sum[kRowsAtOnce][kTokens];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRowsAtOnce; ++r) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) sum[r][t] = zero();
+  }
+  for (int64_t i = 0; i < n; i += kLanes) {
+    f32x16 a[kRowsAtOnce];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRowsAtOnce; ++r) a[r] = load(w + r * kChunk + i);
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      const f32x16 b = load(x + t * kp + i);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRowsAtOnce; ++r) sum[r][t] = fma(a[r], b, sum[r][t]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      float* out = at(c, row_tiles, token + t, row + r);
+      const float total = reduce_add(sum[r][t]);
+      *out = first ? total : *out + total;
+    }
+  }
+}
+
+// c(t, r) for weight rows row0 .. row0 + rows (at most kBlockRows) and packed tokens x.
+template <class W>
+void block(const W& w, int64_t row0, int64_t rows, const float* x, int64_t tokens, int64_t kp, float* c,
+           int64_t row_tiles) {
+  alignas(64) float buffer[kRowsAtOnce * kChunk];
+  for (int64_t k0 = 0; k0 < kp; k0 += kChunk) {
+    const int64_t n = kp - k0 < kChunk ? kp - k0 : kChunk;
+    for (int64_t r = 0; r < rows; r += kRowsAtOnce) {
+      for (int i = 0; i < kRowsAtOnce; ++i) {
+        const int64_t row = r + i < rows ? r + i : rows - 1;  // a row too many is the last one again
+        for (int64_t j = 0; j < n; j += kSegment) w.decode(row0 + row, k0 + j, buffer + i * kChunk + j, 32);
+      }
+      const float* p = x + k0;
+      int64_t t = 0;
+      for (; t + kTokensAtOnce <= tokens; t += kTokensAtOnce)
+        dots<kTokensAtOnce>(buffer, p + t * kp, kp, n, c, row_tiles, t, r, k0 == 0);
+      if constexpr (kTokensAtOnce > 4) {
+        for (; t + 4 <= tokens; t += 4) dots<4>(buffer, p + t * kp, kp, n, c, row_tiles, t, r, k0 == 0);
+      }
+      for (; t + 2 <= tokens; t += 2) dots<2>(buffer, p + t * kp, kp, n, c, row_tiles, t, r, k0 == 0);
+      for (; t < tokens; ++t) dots<1>(buffer, p + t * kp, kp, n, c, row_tiles, t, r, k0 == 0);
+    }
+  }
+}
+
+// Tokens `index[0..m)` (or first, first + 1, ... without an index) into one tile.
+template <class X>
+void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t /*columns*/, int64_t kp, float* out) {
+  for (int64_t t = 0; t < m; ++t) {
+    for (int64_t k0 = 0; k0 < x.k; k0 += kSegment)
+      x.decode(index != nullptr ? index[t] : first + t, k0, out + t * kp + k0, 32);
+  }
+}
+
+}  // namespace
+}  // namespace v4npu::cpu::V4NPU_ISA
+
+#ifdef V4NPU_HAS_AMX
+#include "gemm_amx.h"
+#endif
+
+namespace v4npu::cpu::V4NPU_ISA {
+namespace {
+
+// f(E()) with the type to compute in.
+template <class F>
+V4NPU_INLINE void with_element(bool exact_in_bf16, const F& f) {
+  if constexpr (kHasAmx) {
+    if (exact_in_bf16) return f(bf16());
+  }
+  f(float());
+}
+
+V4NPU_INLINE char* aligned(void* p) { return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(p) + 63) / 64 * 64); }
+
+// Threads worth waking for so many multiply-adds.
+V4NPU_INLINE int64_t workers_for(int64_t work, int64_t workers) {
+  const int64_t useful = 1 + work / (1 << 17);
+  return useful < workers ? useful : workers;
+}
+
+// item(i, worker) for every i below n, each taken by the thread that is free. Its order is not fixed: an item writes
+// what no other writes.
+template <class Item>
+V4NPU_INLINE void each_item(int64_t n, int64_t workers, const Item& item) {
+  int64_t next = 0;
+  parallel_rows(workers < n ? workers : n, kGrainElements, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker) {
+      for (;;) {
+        const int64_t i = __atomic_fetch_add(&next, int64_t{1}, __ATOMIC_RELAXED);
+        if (i >= n) break;
+        item(i, worker);
+      }
+    }
+  });
+}
+
+// Tokens per block: as many as half of an L2 of 2 MB holds, for they are read once per 32 weight rows.
+template <class E>
+V4NPU_INLINE int64_t block_tokens(int64_t kp) {
+  const int64_t fit = (int64_t{1} << 20) / (kp * static_cast<int64_t>(sizeof(E)) + 1) / 96 * 96;
+  return fit < 96 ? 96 : fit > kBlockTokens ? kBlockTokens : fit;
+}
+
+// out[t * ld + n - row_begin] for the weight rows [row_begin, row_end), rounded once.
+template <class E, class X, class W, class Out>
+void product(const X& x, const W& w, Out* out, int64_t ld, int64_t tokens, int64_t row_begin, int64_t row_end,
+             void* workspace, int64_t workers) {
+  const int64_t kp = round_up(x.k, 32), n = row_end - row_begin, tiles = (tokens + kTile - 1) / kTile;
+  if (tokens == 0 || n == 0) return;
+  auto* packed = reinterpret_cast<E*>(aligned(workspace));
+  auto* sums = reinterpret_cast<float*>(aligned(workspace) + packed_bytes(tokens, kp));
+  const int64_t columns = tokens < kTile ? tokens : kTile;
+  parallel_rows(tiles, kTile * kp, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t left = tokens - i * kTile;
+      pack(x, nullptr, i * kTile, left < kTile ? left : kTile, columns, kp, packed + i * kTile * kp);
+    }
+  });
+
+  const int64_t step = block_tokens<E>(kp), row_blocks = (n + kBlockRows - 1) / kBlockRows;
+  const int64_t items = (tokens + step - 1) / step * row_blocks;
+  each_item(items, workers_for((tokens + 8) * n * kp, workers), [&](int64_t i, int64_t worker) {
+    const int64_t t0 = i / row_blocks * step, r0 = i % row_blocks * kBlockRows;
+    const int64_t m = tokens - t0 < step ? tokens - t0 : step, rows = n - r0 < kBlockRows ? n - r0 : kBlockRows;
+    float* c = sums + worker * kBlockTokens * kBlockRows;
+    if (kp == 0) std::memset(c, 0, static_cast<size_t>(kBlockTokens * kBlockRows) * sizeof(float));
+    block(w, row_begin + r0, rows, packed + t0 * kp, m, kp, c, kBlockRows / kTile);
+    for (int64_t t = 0; t < m; ++t) {
+      for (int64_t r = 0; r < rows; r += kLanes)
+        store_upto(out + (t0 + t) * ld + r0 + r, load(at(c, kBlockRows / kTile, t, r)), rows - r);
+    }
+  });
+}
+
+// fp8_linear and fp4_linear: x quantised, or plain and taken in the dtype of out.
+template <class W, class Params>
+void quantised_linear(const Params& p, const W& w) {
+  const auto run = [&](auto e, const auto& x) {
+    using E = decltype(e);
+    if (p.out_dtype == Dtype::kFloat32) {
+      product<E>(x, w, static_cast<float*>(p.out), p.num_rows, p.num_tokens, 0, p.num_rows, p.workspace, p.num_workers);
+    } else {
+      product<E>(x, w, static_cast<bf16*>(p.out), p.num_rows, p.num_tokens, 0, p.num_rows, p.workspace, p.num_workers);
+    }
+  };
+  const bool narrow_out = p.out_dtype == Dtype::kBfloat16;
+  if (p.x_scale != nullptr) {
+    with_element(true, [&](auto e) { run(e, E4m3Rows{static_cast<const uint8_t*>(p.x), p.x_scale, p.k, 1}); });
+  } else if (p.x_dtype == Dtype::kBfloat16) {
+    with_element(true, [&](auto e) { run(e, PlainRows<bf16>{static_cast<const bf16*>(p.x), p.k, p.k}); });
+  } else if (narrow_out) {
+    with_element(true, [&](auto e) { run(e, PlainRows<float, true>{static_cast<const float*>(p.x), p.k, p.k}); });
+  } else {
+    run(float(), PlainRows<float>{static_cast<const float*>(p.x), p.k, p.k});
+  }
+}
+
+}  // namespace
+}  // namespace v4npu::cpu::V4NPU_ISA

@@ -1,0 +1,48 @@
+// What the launchers of products share: the workspace, and all of fp8_linear and fp4_linear.
+#pragma once
+
+#include "gemm_workspace.h"
+#include "launch.h"
+#include "parallel.h"
+
+namespace v4npu::cpu {
+
+inline Dtype dtype_of(ScalarType native_type) {
+  return native_type == ScalarType::Float ? Dtype::kFloat32 : Dtype::kBfloat16;
+}
+
+inline Tensor bytes(const Tensor& like, int64_t count) {
+  return torch::stable::new_empty(like, {count}, ScalarType::Byte);
+}
+
+// Sets workspace and num_workers for one product of these sizes; the result owns the memory.
+template <class Params>
+Tensor reserve(Params& p, const Tensor& x, int64_t tokens, int64_t k) {
+  p.num_workers = num_threads();
+  Tensor workspace = bytes(x, gemm_workspace(tokens, k, p.num_workers));
+  p.workspace = workspace.mutable_data_ptr();
+  return workspace;
+}
+
+template <class Params, class Run>
+Tensor launch_quantised(Params& p, const Tensor& x_, const OptTensor& x_scale_, const Tensor& weight_,
+                        const Tensor& weight_scale_, ScalarType out_dtype, const Run& run) {
+  const Tensor x = dense(x_), weight = dense(weight_), weight_scale = dense(weight_scale_);
+  const OptTensor x_scale = dense(x_scale_);
+  p.num_tokens = x.size(0);
+  p.num_rows = weight.size(0);
+  p.k = x.size(1);
+  Tensor out = torch::stable::new_empty(x, {p.num_tokens, p.num_rows}, out_dtype);
+  const Tensor workspace = reserve(p, x, p.num_tokens, p.k);
+  p.x = pointer<void>(x);
+  p.x_scale = pointer<uint8_t>(x_scale);
+  p.weight = pointer<uint8_t>(weight);
+  p.weight_scale = pointer<uint8_t>(weight_scale);
+  p.out = out.mutable_data_ptr();
+  p.x_dtype = x_scale ? Dtype::kFloat32 : dtype_of(x);
+  p.out_dtype = dtype_of(out_dtype);
+  run();
+  return out;
+}
+
+}  // namespace v4npu::cpu

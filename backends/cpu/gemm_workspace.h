@@ -1,0 +1,55 @@
+// How much memory gemm.h needs: launchers reserve it, kernels divide it.
+#pragma once
+
+#include <cstdint>
+
+namespace v4npu::cpu {
+
+constexpr int64_t kTile = 16;          // tokens, or weight rows, of a tile
+constexpr int64_t kBlockTokens = 480;  // at most, per work item: a multiple of 6 and of 32
+constexpr int64_t kBlockRows = 32;     // weight rows per work item
+constexpr int64_t kExpertRows = 128;   // of an expert: one FP8 scale of its intermediate
+constexpr int64_t kSegment = 128;      // values that are decoded at a time
+constexpr int64_t kGroupPairs = 4096;  // (token, expert) pairs that are in flight together
+
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// Packed activations, in float32 at worst.
+constexpr int64_t packed_bytes(int64_t tokens, int64_t k) { return round_up(tokens, kTile) * round_up(k, 32) * 4; }
+
+constexpr int64_t gemm_workspace(int64_t tokens, int64_t k, int64_t workers) {
+  return 64 + packed_bytes(tokens, k) + workers * kBlockTokens * kBlockRows * 4;
+}
+
+namespace {
+
+// Where the parts of moe_experts' workspace lie, in bytes. A group holds at most kGroupPairs pairs.
+struct MoeWorkspace {
+  int64_t token, weight, experts, offsets, x, hidden, packed, sums, size = 64;
+
+  inline __attribute__((always_inline)) MoeWorkspace(int64_t tokens, int64_t d, int64_t width, int64_t num_experts,
+                                                     int64_t topk, int64_t workers) {
+    const int64_t pairs = tokens * topk, group = pairs < kGroupPairs ? pairs : kGroupPairs;
+    const int64_t entries = (num_experts < pairs ? num_experts : pairs) + pairs / kGroupPairs;
+    const int64_t in_group = entries < group ? entries : group;
+    const int64_t k = round_up(d > width ? d : width, 32);
+    token = take(pairs * 4);
+    weight = take(pairs * 4);
+    experts = take(entries * 16);
+    offsets = take((num_experts + 1) * 4);
+    x = take(tokens * d * 4);
+    hidden = take(group * width * 4);
+    packed = take((group + in_group * (kTile - 1)) * k * 4);
+    sums = take(workers * 2 * kBlockTokens * kExpertRows * 4);
+  }
+
+ private:
+  inline __attribute__((always_inline)) int64_t take(int64_t bytes) {
+    const int64_t begin = size - 64;  // the first 64 are for aligning the base
+    size += round_up(bytes, 64);
+    return begin;
+  }
+};
+
+}  // namespace
+}  // namespace v4npu::cpu

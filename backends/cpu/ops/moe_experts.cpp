@@ -1,0 +1,54 @@
+#include "v4npu/ops/moe_experts.h"
+
+#include <stdexcept>
+
+#include "../gemm_launch.h"
+
+namespace v4npu::cpu {
+
+V4NPU_CPU_KERNEL(moe_experts, MoeExpertsParams)
+
+Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices_, const Tensor& topk_weights_, const Tensor& w1_,
+                          const OptTensor& s1_, const Tensor& w3_, const OptTensor& s3_, const Tensor& w2_,
+                          const OptTensor& s2_, double swiglu_limit, bool official) {
+  check_moe_experts(x_, topk_indices_, topk_weights_, w1_, s1_, w3_, s3_, w2_, s2_, swiglu_limit, official);
+  const Tensor x = dense(x_), indices = dense(topk_indices_), weights = dense(topk_weights_);
+  const Tensor w1 = dense(w1_), w3 = dense(w3_), w2 = dense(w2_);
+  const OptTensor s1 = dense(s1_), s3 = dense(s3_), s2 = dense(s2_);
+  MoeExpertsParams p{};
+  p.num_tokens = x.size(0), p.hidden_size = x.size(1), p.topk = indices.size(1);
+  p.num_experts = w1.size(0), p.intermediate_size = w1.size(1);
+  p.topk_indices = pointer<int32_t>(indices);
+  for (int64_t i = 0; i < indices.numel(); ++i) {
+    const int32_t e = p.topk_indices[i];
+    if (e < 0 || e >= p.num_experts)
+      throw std::invalid_argument("v4npu.moe_experts: topk_indices must be in 0 .. " +
+                                  std::to_string(p.num_experts - 1) + ", got " + std::to_string(e));
+  }
+  const ScalarType type = w1.scalar_type();
+  const bool rounds_weight = type == ScalarType::Float && x.scalar_type() == ScalarType::BFloat16;
+  if (!native(x) || !is_float32(weights) || !(s1 || native(type)) || rounds_weight || w3.scalar_type() != type ||
+      w2.scalar_type() != type)
+    return call_reference<Tensor>("moe_experts", x, indices, weights, w1, s1, w3, s3, w2, s2, swiglu_limit, official);
+
+  using Format = MoeExpertsParams::Format;
+  p.x = pointer<void>(x), p.topk_weights = pointer<float>(weights);
+  p.w1 = pointer<void>(w1), p.w3 = pointer<void>(w3), p.w2 = pointer<void>(w2);
+  p.w1_scale = pointer<uint8_t>(s1), p.w3_scale = pointer<uint8_t>(s3), p.w2_scale = pointer<uint8_t>(s2);
+  p.format = !s1 ? Format::kPlain : type == ScalarType::Char ? Format::kFp4 : Format::kFp8;
+  p.dtype = dtype_of(x);
+  p.weight_dtype = s1 ? p.dtype : dtype_of(type);
+  p.swiglu_limit = static_cast<float>(swiglu_limit), p.official = official;
+  p.num_workers = num_threads();
+  const MoeWorkspace space(p.num_tokens, p.hidden_size, p.intermediate_size, p.num_experts, p.topk, p.num_workers);
+  Tensor workspace = bytes(x, space.size);
+  p.workspace = workspace.mutable_data_ptr();
+  Tensor out = torch::stable::new_empty(x, {p.num_tokens, p.hidden_size}, ScalarType::Float);
+  p.out = static_cast<float*>(out.mutable_data_ptr());
+  run_kernel(p);
+  return out;
+}
+
+}  // namespace v4npu::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(v4npu, CPU, m) { m.impl("moe_experts", TORCH_BOX(&v4npu::cpu::launch_moe_experts)); }

@@ -1,0 +1,92 @@
+"""The emulated cube core, by a matmul in the layouts of both architectures; its faults."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_kernels import ARCHS, normal
+
+from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source, skus
+
+MATMUL = Source("matmul.asc", Path(__file__).with_name("matmul.asc").read_text())
+
+# name: (text, replacement, message)
+FAULTS = {
+    "L0A overflows by 32 bytes": (
+        "InitBuffer(a2_queue_, 2, kTile * kTile * sizeof(bfloat16_t))", "InitBuffer(a2_queue_, 1, 64 * 1024 + 32)",
+        r"InitBuffer at matmul\.asc:\d+: 65568 bytes of L0A needed, 32 more than the 65536 there are",
+    ),
+    "L1 overflows": (
+        "InitBuffer(a1_queue_, 2, kTile * kTile * sizeof(bfloat16_t))", "InitBuffer(a1_queue_, 8, 65536)",
+        r"InitBuffer at matmul\.asc:\d+: 532480 bytes of L1 needed, 8192 more than the 524288 there are",
+    ),
+    "vector core": (
+        "KERNEL_TYPE_AIC_ONLY", "KERNEL_TYPE_AIV_ONLY", r"InitBuffer at matmul\.asc:\d+: a vector core has no L1",
+    ),
+    "rows that were never loaded": (
+        "MmadParams(rows, columns", "MmadParams(rows + 1, columns",
+        r"Mmad at matmul\.asc:\d+ \(pipe M\) reads byte \d+ of the A2 queue of .*, which nothing has written",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def matmul(cache):
+    built = {}
+
+    def on(sku, suffix="", num_blocks=1, m=20, n=80, k=200, **options):
+        arch = skus()[sku]
+        if arch not in built:
+            sources = [MATMUL]
+            for number, (text, replacement, _) in enumerate(FAULTS.values()):
+                assert MATMUL.text.count(text) == 1, text
+                sources.append(replace(MATMUL, text=MATMUL.text.replace(text, replacement), suffix=f"_{number}"))
+            # the other architecture's L0A
+            other = MATMUL.text.replace("#if __NPU_ARCH__ == 2201", "#if __NPU_ARCH__ != 2201")
+            built[arch] = Kernels([*sources, replace(MATMUL, text=other, suffix="_other")], arch, cache)
+        a, b = normal(m, k, dtype=torch.bfloat16), normal(n, k, dtype=torch.bfloat16, seed=1)
+        out = torch.full((m, n), torch.nan)
+        report = built[arch].launch(f"matmul{suffix}", sku, num_blocks, In(a), In(b), Out(out), m, n, k, **options)
+        return out.double(), a.double() @ b.double().T, report
+
+    return on
+
+
+@pytest.mark.parametrize("sizes", [(1, 16, 1), (16, 16, 16), (64, 64, 64), (100, 80, 200), (17, 128, 65), (70, 192, 7)])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_matmul(matmul, sku, sizes):
+    m, n, k = sizes
+    for num_blocks in (1, 3):
+        out, exact, _ = matmul(sku, num_blocks=num_blocks, m=m, n=n, k=k)
+        assert (out - exact).abs().max() <= 1e-6 * k**0.5 * 16
+
+
+@pytest.mark.parametrize("sku", ARCHS)
+def test_the_layout_of_the_other_architecture_gives_another_product(matmul, sku):
+    out, exact, _ = matmul(sku, "_other", m=32)
+    assert (out - exact).abs().max() > 1
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("sku", ARCHS)
+def test_fault(matmul, sku, fault):
+    with pytest.raises(KernelFault, match=FAULTS[fault][2]):
+        matmul(sku, f"_{list(FAULTS).index(fault)}")
+
+
+@pytest.mark.parametrize("sku", ARCHS)
+def test_every_wait_is_missed(matmul, sku):
+    # MTE1 loads both operands in order, so the wait for the second implies that for the first.
+    implied = ("a2_queue_.DeQue", "b2_queue_.AllocTensor")
+    for wait in matmul(sku, k=300)[2].waits:
+        line = MATMUL.text.splitlines()[int(wait.split(":")[1]) - 1]
+        try:
+            matmul(sku, k=300, ignored_wait=wait)
+        except KernelFault as fault:
+            assert re.search(r"race: .* at matmul\.asc:\d+ \(pipe .* that .* at matmul\.asc:\d+ .*: no ", str(fault))
+        else:
+            assert any(text in line for text in implied), f"{wait} orders nothing: {line.strip()}"

@@ -1,0 +1,184 @@
+"""Every Ascend kernel on the emulated chips, against the reference; quantisers byte for byte."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from v4npu import reference
+from v4npu.reference.rope import rope_frequencies
+from v4npu.testing.ascend import ASCEND, skus
+from v4npu.testing.ascend_ops import OPS
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+ARCHS = ("ascend910b1", "ascend950dt_9591")  # one SKU of each; the kernels cannot tell those of one architecture apart
+
+
+def normal(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def assert_close(got, exact, dtype):
+    """Within a rounding of `dtype` and a few of fp32 of the float64 result."""
+    error = (got.double() - exact).abs()
+    bound = torch.finfo(dtype).eps * exact.abs() + 8 * torch.finfo(torch.float32).eps * exact.abs().max()
+    assert (error <= bound).all(), f"off by {error.max():.3g}"
+
+
+@pytest.mark.parametrize("n", [1, 7, 16, 4095, 4096, 4097, 9000])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("sku", ARCHS)
+def test_rms_norm(emulated, sku, dtype, n):
+    x, weight = normal(5, n, dtype=dtype), normal(n, dtype=dtype, seed=1)
+    for w in (weight, None):
+        exact = reference.rms_norm(x.double(), w, 1e-6)
+        assert_close(emulated(sku).rms_norm(x, w, 1e-6), exact, dtype)
+
+
+def test_rms_norm_with_fp32_weight(emulated):
+    x, weight = normal(5, 300, dtype=torch.bfloat16), normal(300, seed=1)
+    assert_close(emulated(ARCHS[0]).rms_norm(x, weight, 1e-6), reference.rms_norm(x.double(), weight, 1e-6), x.dtype)
+
+
+@pytest.mark.parametrize("heads,head_dim,rope_dim", [
+    (1, 64, 64), (64, 512, 64), (70, 96, 64), (3, 80, 16), (5, 6, 2), (2, 10, 6), (3, 2048, 2048),
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("sku", ARCHS)
+def test_rope(emulated, sku, dtype, heads, head_dim, rope_dim):
+    x = normal(4, heads, head_dim, dtype=dtype)
+    positions = torch.tensor([0, 5, 131071, 2**20 - 1])
+    freqs = rope_frequencies(rope_dim, 160000.0)
+    for inverse in (False, True):
+        exact = reference.rope(x.double(), positions, freqs, inverse)  # the angle itself is rounded to fp32 in both
+        got = emulated(sku).rope(x, positions, freqs, inverse)
+        assert_close(got, exact, dtype)
+        assert torch.equal(got[..., : head_dim - rope_dim], x[..., : head_dim - rope_dim])
+        assert torch.equal(emulated(sku).rope(x, positions, freqs, inverse, in_place=True), got)
+
+
+def bytes_of(tensors):
+    return [t.view(torch.uint8) for t in tensors]
+
+
+@pytest.mark.parametrize("n,block_size", [(128, 128), (7168, 128), (130, 32), (2, 8), (66, 64), (4100, 2048)])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("op", ["act_quant", "fp4_act_quant"])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_quantisers(emulated, sku, op, dtype, n, block_size):
+    for factor in (1.0, 1e-7, 300.0, 1e-39, 1e30):
+        x = normal(5, n, dtype=torch.float64) * factor
+        x = x.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max).to(dtype)
+        x[3] *= 0
+        got = getattr(emulated(sku), op)(x, block_size)
+        for mine, theirs in zip(bytes_of(got), bytes_of(getattr(reference, op)(x, block_size)), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("op", ["act_quant", "fp4_act_quant"])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_quantisers_on_every_bfloat16(emulated, sku, op):
+    every = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+    finite = every[every.float().isfinite()].view(-1, 1, 32)
+    blocks = torch.cat([finite * 2.0**k for k in (-9, 0)], dim=1).flatten(1)  # two scales of every block
+    blocks = blocks.clamp(-3e38, 3e38)
+    got = getattr(emulated(sku), op)(blocks, 32)
+    for mine, theirs in zip(bytes_of(got), bytes_of(getattr(reference, op)(blocks, 32)), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("sku", ARCHS)
+def test_act_quant_of_nan_and_infinity(emulated, sku):
+    x = normal(4, 256)
+    x[0, 3], x[1, 5], x[2, 7], x[3, 200] = torch.inf, -torch.inf, torch.nan, -0.0
+    for mine, theirs in zip(bytes_of(emulated(sku).act_quant(x)), bytes_of(reference.act_quant(x)), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    "tokens,hidden,experts,topk", [(1, 2048, 256, 6), (5, 64, 6, 2), (9, 2050, 33, 8), (3, 10, 1, 1)]
+)
+@pytest.mark.parametrize("dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_gate(emulated, sku, dtypes, tokens, hidden, experts, topk):
+    x = normal(tokens, hidden, dtype=dtypes[0])
+    weight = (4 * hidden**-0.5 * normal(experts, hidden, seed=1)).to(dtypes[1])
+    for bias in (normal(experts, seed=2), None):
+        indices, weights = emulated(sku).gate(x, weight, bias, topk, 2.5)
+        exact_indices, exact = reference.gate(x.double(), weight, bias, topk, 2.5)
+        assert torch.equal(indices, exact_indices)
+        assert_close(weights, exact, torch.float32)
+
+
+@pytest.mark.parametrize("sku", ARCHS)
+def test_gate_prefers_the_smaller_index_and_bears_extreme_logits(emulated, sku):
+    x, weight = torch.ones(2, 8), torch.zeros(70, 8)
+    indices, _ = emulated(sku).gate(x, weight, None, 5, 1.0)
+    assert indices.tolist() == [[0, 1, 2, 3, 4]] * 2
+    weight[:4, 0] = torch.tensor([100.0, -80.0, 30.0, -60.0])
+    indices, weights = emulated(sku).gate(x, weight[:4], None, 4, 1.0)
+    exact_indices, exact = reference.gate(x.double(), weight[:4], None, 4, 1.0)
+    assert torch.equal(indices, exact_indices)
+    assert ((weights.double() - exact).abs() <= 1e-5 * exact + 1e-30).all()
+
+
+def small_run(ops, op):
+    """Arguments that take every branch of a kernel; the outputs as one tuple."""
+    bf16 = torch.bfloat16
+    if op == "rms_norm":
+        runs = [(normal(7, n, dtype=bf16), normal(n, dtype=bf16, seed=1), 1e-6) for n in (100, 9000)]
+    elif op == "rope":
+        x, freqs = normal(7, 70, 96, dtype=bf16), rope_frequencies(64, 10000.0)
+        runs = [(x, torch.arange(7), freqs, False, in_place) for in_place in (False, True)]
+    elif op == "gate":
+        runs = [(normal(9, 4100, dtype=bf16), normal(11, 4100, dtype=bf16, seed=1), normal(11, seed=2), 3, 1.5)]
+    else:
+        runs = [(normal(7, 4100, dtype=bf16), 128)]
+    waits, results = set(), []
+    for arguments in runs:
+        result = getattr(ops, op)(*arguments)
+        results += result if isinstance(result, tuple) else [result]
+        waits.update(ops.report.waits)
+    return results, waits
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_sku_and_any_number_of_blocks_gives_the_same_bits(emulated, op):
+    by_arch = {}
+    for sku, arch in skus().items():
+        for num_blocks in (1, 2, 11):
+            got = [t.view(torch.uint8) for t in small_run(emulated(sku, num_blocks), op)[0]]
+            expected = by_arch.setdefault(arch, got)
+            assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_no_rows(emulated, op):
+    empty = {
+        "rms_norm": (torch.empty(0, 8), torch.ones(8), 1e-6),
+        "rope": (torch.empty(0, 2, 8), torch.empty(0, dtype=torch.int64), torch.ones(2)),
+        "gate": (torch.empty(0, 8), torch.ones(4, 8), None, 2, 1.0),
+    }
+    getattr(emulated(ARCHS[0]), op)(*empty.get(op, (torch.empty(0, 8), 8)))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_head_comment_states_the_bytes_of_the_unified_buffer(emulated, op):
+    text = (ASCEND / f"ops/{op}_kernel.asc").read_text()
+    if "block_quant.h" in text:
+        text = (ASCEND / "common/block_quant.h").read_text()
+    stated = [int(n) for n in re.search(r"total (\d+) / (\d+)", text).groups()]
+    used = []
+    for dtype in (torch.float32, torch.bfloat16):
+        ops = emulated(ARCHS[0])
+        x = normal(2, 64, dtype=dtype)
+        arguments = {
+            "rms_norm": (x, x[0], 1e-6),
+            "rope": (x.view(2, 1, 64), torch.arange(2), torch.ones(8)),
+            "gate": (x, x, None, 1, 1.0),
+        }
+        getattr(ops, op)(*arguments.get(op, (x, 32)))
+        used.append(ops.report.ub_bytes)
+    assert used == stated

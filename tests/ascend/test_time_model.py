@@ -1,0 +1,98 @@
+"""The modelled time: published peaks come out of it, pipes overlap, traces are sound. None of it is a measurement."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from test_kernels import ARCHS, normal
+
+from v4npu.testing.ascend import In, Kernels, Out, Source, skus
+
+FOLDER = Path(__file__).parent
+MATMUL, MIXED = (Source(p, (FOLDER / p).read_text()) for p in ("matmul.asc", "mixed.asc"))
+
+
+@pytest.fixture(scope="module")
+def kernels(cache):
+    built = {}
+
+    def on(sku):
+        arch = skus()[sku]
+        if arch not in built:
+            built[arch] = Kernels([MATMUL, MIXED], arch, cache)
+        return built[arch]
+
+    return on
+
+
+def matmul(kernels, sku, size, num_blocks):
+    a, out = normal(size, size, dtype=torch.bfloat16), torch.empty(size, size)
+    return kernels(sku).launch("matmul", sku, num_blocks, In(a), In(a), Out(out), size, size, size, trace=True)
+
+
+# 24 cores x 8192 FLOP x 1.85 GHz; "410 TFLOPS is 95 % of peak" (FlashMLA) at 32 cores of 1.65 GHz
+@pytest.mark.parametrize("sku,cores,peak", [("ascend910b1", 24, 364e12), ("ascend950dt_9581", 32, 432.5e12)])
+def test_peak_of_the_cube_cores(kernels, sku, cores, peak):
+    busy = matmul(kernels, sku, 128, 1).modelled_busy_us["M"] * 1e-6
+    assert 2 * 128**3 / busy * cores == pytest.approx(peak, rel=2e-3)
+
+
+@pytest.mark.parametrize("sku,cores,rate", [
+    ("ascend910b1", 48, 1.42e12), ("ascend950pr_9589", 64, 1.64e12), ("ascend950dt_9581", 64, 4.2e12),
+    ("ascend950pr_9599", 72, 1.6e12), ("ascend950dt_9591", 72, 4.0e12),
+])  # fmt: skip
+def test_bandwidth_when_every_vector_core_copies(emulated, sku, cores, rate):
+    x = normal(8 * cores, 4096, dtype=torch.bfloat16)
+    ops = emulated(sku, cores)
+    ops.rms_norm(x, None, 1e-6)
+    moved = 2 * x.numel() * x.element_size()
+    assert 0.7 * rate < moved / (ops.report.modelled_us * 1e-6) <= 1.01 * rate
+
+
+@pytest.mark.parametrize("sku", ARCHS)
+def test_work_is_spread_over_the_cores_and_repeated_beyond_them(kernels, sku):
+    cores = {"ascend910b1": 24, "ascend950dt_9591": 36}[sku]
+    b = normal(64, 64, dtype=torch.bfloat16)
+
+    def time(tiles):
+        a, out = normal(64 * tiles, 64, dtype=torch.bfloat16), torch.empty(64 * tiles, 64)
+        return kernels(sku).launch("matmul", sku, tiles, In(a), In(b), Out(out), 64 * tiles, 64, 64).modelled_us
+
+    assert time(cores) == time(1)
+    assert time(cores + 1) == pytest.approx(2 * time(1))
+
+
+@pytest.mark.parametrize("sku", ARCHS)
+def test_trace(kernels, sku):
+    steps = 6
+    a, b = normal(16 * steps, 64, dtype=torch.bfloat16), normal(64, 64, dtype=torch.bfloat16)
+    arguments = (In(a), In(b), Out(torch.empty(2, 16, 64)), Out(torch.empty(16 * steps, 64)), steps)
+    report = kernels(sku).launch("mixed", sku, 1, *arguments, trace=True)
+    trace = json.loads(report.trace)
+    assert "modelled" in trace["otherData"]["times"]
+    names = {e["tid"]: e["args"]["name"] for e in trace["traceEvents"] if e["ph"] == "M"}
+    assert {"AIC M", "AIC FIX", "AIV0 V", "AIV1 MTE3"} <= set(names.values())
+    spans = [e for e in trace["traceEvents"] if e["ph"] == "X"]
+    assert len(spans) == report.instructions
+    for thread in names:
+        mine = [e for e in spans if e["tid"] == thread]
+        for earlier, later in pairwise(mine):
+            assert later["ts"] >= earlier["ts"] + earlier["dur"] - 2e-6  # printed to 1e-6 us
+
+    def of(name, thread):
+        return [e for e in spans if e["name"] == name and names[e["tid"]] == thread]
+
+    for product, clip in zip(of("Fixpipe", "AIC FIX"), of("Maxs", "AIV1 V"), strict=True):
+        assert clip["ts"] >= product["ts"] + product["dur"] - 2e-6
+    # the cube core is at the next step while the vector cores clip this one
+    assert of("Mmad", "AIC M")[1]["ts"] < of("Maxs", "AIV0 V")[0]["ts"]
+    assert report.modelled_us < sum(report.modelled_busy_us.values())
+
+
+def test_no_time_without_a_source(kernels):
+    report = matmul(kernels, "ascend910b3", 64, 1)
+    assert report.modelled_us is None and not any(report.modelled_busy_us.values())

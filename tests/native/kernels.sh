@@ -1,0 +1,47 @@
+#!/bin/sh
+# kernels.sh sanitize   builds the CPU kernels and kernels.cpp with the address and undefined-behaviour sanitizers, then
+#                       with the thread sanitizer, and runs them, for every instruction set of this machine
+# kernels.sh neon       builds them for Arm, runs them under an emulator, and wants the digests of AVX2 (on x86-64)
+# JOBS compilers at a time; about a minute and a half on two.
+set -eu
+cd "$(dirname "$0")/../.."
+jobs=${JOBS:-2}
+
+# build <folder> <compiler> <instruction set> <flags>: leaves <folder>/kernels.
+build() {
+  folder=build/native/$1 cxx=$2 isa=$3
+  shift 3
+  mkdir -p "$folder"
+  # The instructions come from where the build has them.
+  allowed=$(sed -n "s/^set(flags_$isa \(.*\))$/\1/p" backends/cpu/kernels.cmake)
+  for source in backends/cpu/ops/*_kernel.cpp tests/native/kernels.cpp; do
+    echo "$cxx -std=c++20 -O1 -g1 -ffp-contract=off -fno-math-errno -Wno-maybe-uninitialized -Wno-uninitialized" \
+      "-DV4NPU_ISA=$isa -Icsrc/include -Ibackends/cpu $allowed $* -c $source -o $folder/$(basename "$source" .cpp).o"
+  done | xargs -P "$jobs" -I{} sh -c '{}'
+  "$cxx" "$@" "$folder"/*.o -o "$folder/kernels" -pthread
+}
+
+case ${1:-} in
+  sanitize)
+    isas=portable
+    if [ "$(uname -m)" = aarch64 ]; then isas="neon $isas"; fi
+    if grep -q ' avx2 ' /proc/cpuinfo; then isas="avx2 $isas"; fi
+    if grep -q ' avx512_bf16 ' /proc/cpuinfo; then isas="avx512 $isas"; fi
+    for sanitizer in address,undefined thread; do
+      for isa in $isas; do
+        build "$sanitizer-$isa" "${CXX:-g++}" "$isa" "-fsanitize=$sanitizer" -fno-sanitize-recover=all
+        "$folder/kernels" > "$folder/digests"
+        echo "$isa: $sanitizer clean"
+      done
+    done ;;
+  neon)
+    build avx2 "${CXX:-g++}" avx2
+    "$folder/kernels" > build/native/avx2.digests
+    build neon aarch64-linux-gnu-g++ neon -static
+    qemu-aarch64 "$folder/kernels" > build/native/neon.digests
+    diff build/native/avx2.digests build/native/neon.digests
+    echo "neon: every bit as avx2 has it" ;;
+  *)
+    sed -n '2,5s/^# //p' "$0" >&2
+    exit 2 ;;
+esac

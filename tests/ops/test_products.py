@@ -1,0 +1,153 @@
+"""The products beyond test_cpu_kernels.py: quantised activations, every format of experts, tiles, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from v4npu import _C, ops, reference
+from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
+from v4npu.testing.cases import Draw
+from v4npu.testing.tolerances import ERROR_RATIO
+
+BF16, F32 = torch.bfloat16, torch.float32
+TOKENS = 97  # six tiles of 16 and one token; 1, 15, 16, 17, 32, 33, 96 of them are asked for again
+FORMATS = ("fp4", "fp8", "plain")
+
+
+@pytest.fixture(params=_C.cpu_isas(), autouse=True)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    _C.use_cpu_isa(request.param)
+    yield request.param
+    _C.use_cpu_isa("")
+
+
+def weight(kind: str, w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    if kind == "plain":
+        return w.to(dtype), None
+    return quantize_weight_fp4(w) if kind == "fp4" else quantize_weight_fp8(w)
+
+
+def near(op: str, got: Tensor, naive: Tensor, oracle: Tensor) -> None:
+    assert got.dtype == naive.dtype and got.shape == naive.shape
+    largest = float(oracle.abs().max())
+    allowed = ERROR_RATIO[op] * float((naive.double() - oracle).abs().max())
+    assert float((got.double() - oracle).abs().max()) <= allowed + torch.finfo(got.dtype).eps / 2 * largest
+
+
+def bits(t: Tensor) -> Tensor:
+    return t.contiguous().view(torch.uint8)
+
+
+def same_alone(compute: Any, whole: Tensor) -> None:
+    """compute(n) serves the first n tokens; a slice starts at another place of a tile."""
+    for n in (1, 15, 16, 17, 32, 33, 96):
+        assert torch.equal(bits(compute(slice(0, n))), bits(whole[:n]))
+    for chosen in (slice(40, 41), slice(5, 90), torch.arange(TOKENS).flip(0)):
+        assert torch.equal(bits(compute(chosen)), bits(whole[chosen]))
+
+
+@pytest.mark.parametrize("out", [F32, BF16], ids=str)
+@pytest.mark.parametrize("k", [32, 160, 1312])
+@pytest.mark.parametrize("kind", ["fp4", "fp8"])
+def test_quantised_activations(kind: str, k: int, out: torch.dtype) -> None:
+    draw = Draw(F32, k)
+    op = f"{kind}_linear"
+    x, x_scale = act_quant(draw.normal(TOKENS, k), 128)
+    w, w_scale = weight(kind, draw.normal(141, k), F32)
+    got = getattr(ops, op)(x, x_scale, w, w_scale, out)
+    compute = getattr(reference, op)
+    near(op, got, compute(x, x_scale, w, w_scale, out), compute(x, x_scale, w, w_scale, torch.float64))
+    same_alone(lambda rows: getattr(ops, op)(x[rows], x_scale[rows], w, w_scale, out), got)
+
+
+@pytest.mark.parametrize("kind", ["fp4", "fp8"])
+def test_scales_and_codes_at_the_ends_of_their_range(kind: str) -> None:
+    k = 256
+    w = torch.arange(k * 24, dtype=torch.int64).mul(37).remainder(256).to(torch.uint8)
+    rows = w.view(24, -1)
+    if kind == "fp8":
+        rows &= 0xF7  # at most 240, no NaN, every subnormal
+        q, scales = rows.view(torch.float8_e4m3fn), torch.tensor([[1, 247]], dtype=torch.uint8)
+    else:
+        q, scales = rows[:, : k // 2].contiguous().view(torch.int8), torch.full((24, k // 32), 127, dtype=torch.uint8)
+        scales[:, 0], scales[:, 3], scales[:, 5] = 1, 250, 20
+    x = torch.ones(3, k) * 2.0**-20
+    args = (x, None, q, scales.view(torch.float8_e8m0fnu))
+    want = getattr(reference, f"{kind}_linear")(*args, F32)
+    for exact in (x, x.bfloat16()):
+        got = getattr(ops, f"{kind}_linear")(exact, *args[1:], F32)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6 * float(want.abs().max()))
+    scales[0, 1] = 255
+    if kind == "fp8":
+        scales[0, 1] = 127
+        rows[5, 3] = 0xFF
+    got = getattr(ops, f"{kind}_linear")(x.bfloat16(), *args[1:], BF16)
+    want = getattr(reference, f"{kind}_linear")(x.bfloat16(), *args[1:], BF16)
+    assert want.isnan().any() and torch.equal(got.isnan(), want.isnan())
+
+
+@pytest.mark.parametrize("dtypes", [(BF16, BF16, F32), (F32, BF16, F32), (BF16, F32, BF16), (F32, F32, BF16)], ids=str)
+def test_linear_of_mixed_dtypes(dtypes: tuple[torch.dtype, ...]) -> None:
+    draw = Draw(F32, 1)
+    x, w = draw.normal(TOKENS, 1100, dtype=dtypes[0]), draw.normal(50, 1100, dtype=dtypes[1])
+    got = ops.linear(x, w, dtypes[2])
+    near("linear", got, reference.linear(x, w, dtypes[2]), reference.linear(x.double(), w.double(), torch.float64))
+    same_alone(lambda rows: ops.linear(x[rows], w, dtypes[2]), got)
+
+
+def experts(kind: str, dtype: torch.dtype, official: bool, d: int = 160, width: int = 288) -> tuple[Any, ...]:
+    draw = Draw(dtype, 3)
+    stacks = ((9, width, d), (9, width, d), (9, d, width))
+    # Expert 8 has no tokens, expert 7 all of them, twice in some.
+    indices = draw.integers(7, TOKENS, 3, dtype=torch.int32)
+    indices[:, 1] = 7
+    indices[::5, 2] = 7
+    matrices = [part for shape in stacks for part in weight(kind, draw.normal(*shape, dtype=F32) * 0.1, dtype)]
+    return (draw.normal(TOKENS, d), indices, draw.normal(TOKENS, 3, dtype=F32).abs(), *matrices, 1.0, official)
+
+
+def oracle_of(args: tuple[Any, ...]) -> Tensor:
+    return reference.moe_experts(
+        *(a.double() if isinstance(a, Tensor) and a.dtype in (F32, BF16) else a for a in args[:-1]), args[-1]
+    )
+
+
+@pytest.mark.parametrize("official", [True, False])
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_experts_of_every_format(kind: str, dtype: torch.dtype, official: bool) -> None:
+    args = experts(kind, dtype, official)
+    got = ops.moe_experts(*args)
+    near("moe_experts", got, reference.moe_experts(*args), oracle_of(args))
+    same_alone(lambda rows: ops.moe_experts(*(a[rows] for a in args[:3]), *args[3:]), got)
+    threads = torch.get_num_threads()
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        assert torch.equal(bits(ops.moe_experts(*args)), bits(got))
+    torch.set_num_threads(threads)
+
+
+def test_official_experts_propagate_nan_and_infinity_to_their_own_tokens_only() -> None:
+    args = experts("fp4", BF16, True)
+    clean = ops.moe_experts(*args)
+    for value in (torch.nan, torch.inf):
+        x = args[0].clone()
+        x[20, 3] = value
+        got, want = ops.moe_experts(x, *args[1:]), reference.moe_experts(x, *args[1:])
+        assert torch.equal(got.isnan(), want.isnan()) and got[20].isnan().any()
+        others = torch.arange(TOKENS) != 20
+        assert torch.equal(bits(got[others]), bits(clean[others]))
+
+
+@pytest.mark.parametrize("bad", [-1, 9, 1 << 30])
+@pytest.mark.parametrize("compute", [ops.moe_experts, reference.moe_experts], ids=["kernel", "reference"])
+def test_an_expert_that_does_not_exist_is_refused(compute: Any, bad: int) -> None:
+    args = experts("plain", F32, False)
+    args[1][11, 0] = bad
+    with pytest.raises(ValueError, match=rf"^v4npu.moe_experts: topk_indices must be in 0 .. 8, got {bad}$"):
+        compute(*args)

@@ -1,0 +1,91 @@
+"""The operators that have an Ascend kernel, run on an emulated chip, with the arguments of v4npu.ops."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from v4npu.testing.ascend import In, InOut, Kernels, Out, Report
+
+OPS = ("rms_norm", "rope", "act_quant", "fp4_act_quant", "gate")
+GUARD = 64  # bytes before and behind every output
+DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+class EmulatedOps:
+    """Kernels of OPS on one SKU; `report` is what the last launch did."""
+
+    report: Report
+
+    def __init__(
+        self, kernels: Kernels, sku: str, num_blocks: int = 3, ignored_wait: str = "", suffix: str = ""
+    ) -> None:
+        self.kernels, self.sku, self.num_blocks = kernels, sku, num_blocks
+        self.ignored_wait, self.suffix = ignored_wait, suffix
+
+    def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+        n = x.shape[-1]
+        mixed = weight is not None and weight.dtype != x.dtype
+        out = _output(x.shape, x.dtype)
+        kind = f"{DTYPES[x.dtype]}_fp32" if mixed else DTYPES[x.dtype]
+        self._run(f"rms_norm_{kind}", In(x), In(weight), Out(out), x.numel() // n, n, eps)
+        return _unharmed(out)
+
+    def rope(
+        self, x: Tensor, positions: Tensor, freqs: Tensor, inverse: bool = False, in_place: bool = False
+    ) -> Tensor:
+        tokens, heads, head_dim = x.shape
+        out = _output(x.shape, x.dtype)
+        if in_place:
+            out.copy_(x)
+        source, target = (InOut(out), InOut(out)) if in_place else (In(x), Out(out))
+        sizes = (tokens, heads, head_dim, 2 * freqs.shape[0])
+        self._run(f"rope_{DTYPES[x.dtype]}", source, In(positions), In(freqs), target, *sizes, int(inverse))
+        return _unharmed(out)
+
+    def act_quant(self, x: Tensor, block_size: int = 128) -> tuple[Tensor, Tensor]:
+        q, scale = self._quantise("act_quant", x, block_size, 1)
+        return q.view(torch.float8_e4m3fn), scale.view(torch.float8_e8m0fnu)
+
+    def fp4_act_quant(self, x: Tensor, block_size: int = 32) -> tuple[Tensor, Tensor]:
+        q, scale = self._quantise("fp4_act_quant", x, block_size, 2)
+        return q.view(torch.int8), scale.view(torch.float8_e8m0fnu)
+
+    def gate(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float
+    ) -> tuple[Tensor, Tensor]:
+        tokens, hidden = x.shape
+        indices, weights = _output((tokens, topk), torch.int32), _output((tokens, topk), torch.float32)
+        kind = DTYPES[x.dtype] if weight.dtype == x.dtype else f"{DTYPES[x.dtype]}_fp32"
+        inputs, outputs = (In(x), In(weight), In(bias)), (Out(indices), Out(weights))
+        self._run(f"gate_{kind}", *inputs, *outputs, tokens, hidden, weight.shape[0], topk, route_scale)
+        return _unharmed(indices), _unharmed(weights)
+
+    def _quantise(self, op: str, x: Tensor, block_size: int, per_byte: int) -> tuple[Tensor, Tensor]:
+        rows, n = x.shape
+        q = _output((rows, n // per_byte), torch.uint8)
+        scale = _output((rows, -(-n // block_size)), torch.uint8)
+        self._run(f"{op}_{DTYPES[x.dtype]}", In(x), Out(q), Out(scale), rows, n, block_size)
+        return _unharmed(q), _unharmed(scale)
+
+    def _run(self, name: str, *arguments: In | Out | InOut | int | float) -> None:
+        self.report = self.kernels.launch(
+            name + self.suffix, self.sku, self.num_blocks, *arguments, ignored_wait=self.ignored_wait
+        )
+
+
+def _output(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor of NaNs (all bits set) with guard words around it."""
+    size = torch.Size(shape).numel() * torch.empty((), dtype=dtype).element_size()
+    memory = torch.full((size + 2 * GUARD,), 0xA5, dtype=torch.uint8)
+    inside = memory[GUARD : GUARD + size]
+    inside.fill_(0xFF)
+    return inside.view(dtype).view(shape)
+
+
+def _unharmed(out: Tensor) -> Tensor:
+    memory = torch.empty(0, dtype=torch.uint8).set_(out.untyped_storage())
+    guards = torch.cat((memory[:GUARD], memory[-GUARD:]))
+    if not bool((guards == 0xA5).all()):
+        raise AssertionError("a kernel wrote beside its output")
+    return out
