@@ -116,23 +116,9 @@ SEQUENCED = (
 )
 
 
-def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Any, ...]:
-    """Positional arguments of `op` at a size of SIZES: the tensors whose first axis is `rows` belong to the rows.
-
-    Operators of SEQUENCED take the rows as the tokens of one sequence after 5 earlier ones. What the indexer reads are
-    small integers, whose sums are exact: then picks must be equal, ties included.
-    """
-    draw = Draw(dtype, seed)
-    freqs = rope_frequencies(min(width, 64) // 4 * 2, 10000.0)  # about half of a narrow head turns
+def _sized_paged(op: str, rows: int, width: int, dtype: torch.dtype, draw: Draw, freqs: Tensor) -> tuple[Any, ...]:
+    """`sized` of the operators over pages."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    power = min(1 << width.bit_length() - 1, 128)
-    m = (4, 3, 5)[width % 3]  # 4 has a path of its own
-
-    def mixes(count: int, scales: int) -> tuple[Tensor, ...]:
-        fn, scale = draw.normal(count, m * width, dtype=wide) * 0.1, draw.normal(scales, dtype=wide)
-        return draw.normal(rows, m, width), fn, scale, draw.normal(count, dtype=wide)
-
-    fp4 = -(-width // 32) * 32
     tokens = 5 + rows
     entries = tokens // 4
     q, sink = draw.normal(rows, 3, width), draw.normal(3, dtype=wide)
@@ -149,16 +135,6 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
         return (*integers, torch.arange(blocks).int()[None], _int32(0, rows), _int32(start), 4)
 
     cases: dict[str, Any] = {
-        "rms_norm": lambda: (draw.normal(rows, width), draw.normal(width), 1e-6),
-        "rope": lambda: (draw.normal(rows, 3, width), draw.integers(1 << 20, rows), freqs, False),
-        "linear": lambda: (draw.normal(rows, width), draw.normal(45, width), dtype),
-        "fp8_linear": lambda: (draw.normal(rows, width), None, *quantize_weight_fp8(draw.normal(141, width)), dtype),
-        "fp4_linear": lambda: (
-            draw.normal(rows, fp4), None, *quantize_weight_fp4(draw.normal(37, fp4)), dtype,
-        ),
-        "grouped_linear": lambda: (
-            draw.normal(rows, 3, width), *quantize_weight_fp8(draw.normal(3 * 47, width)),
-        ),
         "qkv_prepare": lambda: (
             draw.normal(rows, 3, width), draw.normal(rows, width), draw.normal(width), draw.integers(1 << 20, rows),
             freqs, 1e-6, False,
@@ -175,6 +151,40 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
             q, *windows, pages, table, draw.distinct(entries + 1, rows, 6) - 1, *where, 0, False,
         ),
         "hca_attention": lambda: (q, *windows, pages, table, *where, 4, 0, False),
+    }  # fmt: skip
+    return cases[op]()
+
+
+def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Any, ...]:
+    """Positional arguments of `op` at a size of SIZES: the tensors whose first axis is `rows` belong to the rows.
+
+    Operators of SEQUENCED take the rows as the tokens of one sequence after 5 earlier ones. What the indexer reads are
+    small integers, whose sums are exact: then picks must be equal, ties included.
+    """
+    draw = Draw(dtype, seed)
+    freqs = rope_frequencies(min(width, 64) // 4 * 2, 10000.0)  # about half of a narrow head turns
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    if op == "qkv_prepare" or op in SEQUENCED:
+        return _sized_paged(op, rows, width, dtype, draw, freqs)
+    power = min(1 << width.bit_length() - 1, 128)
+    m = (4, 3, 5)[width % 3]  # 4 has a path of its own
+
+    def mixes(count: int, scales: int) -> tuple[Tensor, ...]:
+        fn, scale = draw.normal(count, m * width, dtype=wide) * 0.1, draw.normal(scales, dtype=wide)
+        return draw.normal(rows, m, width), fn, scale, draw.normal(count, dtype=wide)
+
+    fp4 = -(-width // 32) * 32
+    cases: dict[str, Any] = {
+        "rms_norm": lambda: (draw.normal(rows, width), draw.normal(width), 1e-6),
+        "rope": lambda: (draw.normal(rows, 3, width), draw.integers(1 << 20, rows), freqs, False),
+        "linear": lambda: (draw.normal(rows, width), draw.normal(45, width), dtype),
+        "fp8_linear": lambda: (draw.normal(rows, width), None, *quantize_weight_fp8(draw.normal(141, width)), dtype),
+        "fp4_linear": lambda: (
+            draw.normal(rows, fp4), None, *quantize_weight_fp4(draw.normal(37, fp4)), dtype,
+        ),
+        "grouped_linear": lambda: (
+            draw.normal(rows, 3, width), *quantize_weight_fp8(draw.normal(3 * 47, width)),
+        ),
         "swiglu": lambda: (draw.normal(rows, width), draw.normal(rows, width), draw.normal(rows, dtype=wide), 1.0),
         "hadamard": lambda: (draw.normal(rows, 1 << width.bit_length() - 1),),
         "act_quant": lambda: (draw.normal(rows, width), 128),

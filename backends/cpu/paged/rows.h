@@ -76,8 +76,41 @@ V4NPU_INLINE void transpose_heads(const T* q, int64_t heads, int64_t dim, float*
 
 constexpr int64_t kDotDims = 64;  // summed one after the other; then the sums are, which keeps long rows accurate
 
+// What dots multiply: a value, or a pair of bf16 values in its bits, for dot_bf16.
+enum class Lane { kValue, kPair };
+
+template <Lane L>
+V4NPU_INLINE f32x16 multiply_add(f32x16 key, f32x16 heads, f32x16 sum) {
+  if constexpr (L == Lane::kValue) {
+    return fma(key, heads, sum);
+  } else {
+    bf16x32 a, b;
+    std::memcpy(&a, &key, sizeof a);
+    std::memcpy(&b, &heads, sizeof b);
+    return dot_bf16(sum, a, b);
+  }
+}
+
+// x [n] as pairs of bf16, which its values are exactly; the last of an odd n stands beside a zero.
+V4NPU_INLINE void pair_row(const float* x, int64_t n, float* out) {
+  auto* to = reinterpret_cast<bf16*>(out);
+  for (int64_t i = 0; i < n; i += kLanes) store(to + i, load_upto(x + i, n - i));
+}
+
+// q [heads, dim] to out [dim/2, padded heads] of pairs.
+V4NPU_INLINE void transpose_pairs(const bf16* q, int64_t heads, int64_t dim, float* out) {
+  const int64_t lanes = whole_vectors(heads);
+  for (int64_t h = 0; h < lanes; ++h) {
+    for (int64_t d = 0; d < dim; d += 2) {
+      const uint32_t even = h < heads ? q[h * dim + d].bits : 0u;
+      const uint32_t odd = h < heads && d + 1 < dim ? q[h * dim + d + 1].bits : 0u;
+      out[d / 2 * lanes + h] = bits_float(even | odd << 16);
+    }
+  }
+}
+
 // out[key][head] = <key, q[head]> of KEYS keys and VECTORS vectors of heads, summed over dim in ascending order.
-template <int KEYS, int VECTORS>
+template <Lane L, int KEYS, int VECTORS>
 static void dots(const float* keys, int64_t key_stride, const float* q, int64_t lanes, int64_t dim, float* out) {
   for (int64_t first = 0; first < dim; first += kDotDims) {
     const int64_t end = first + kDotDims < dim ? first + kDotDims : dim;
@@ -90,7 +123,7 @@ static void dots(const float* keys, int64_t key_stride, const float* q, int64_t 
       for (int v = 0; v < VECTORS; ++v) heads[v] = load(q + d * lanes + v * kLanes);
       for (int k = 0; k < KEYS; ++k) {
         const f32x16 key = set1(keys[k * key_stride + d]);
-        for (int v = 0; v < VECTORS; ++v) sum[k][v] = fma(key, heads[v], sum[k][v]);
+        for (int v = 0; v < VECTORS; ++v) sum[k][v] = multiply_add<L>(key, heads[v], sum[k][v]);
       }
     }
     for (int k = 0; k < KEYS; ++k) {
@@ -102,28 +135,29 @@ static void dots(const float* keys, int64_t key_stride, const float* q, int64_t 
   }
 }
 
-template <int VECTORS>
+template <Lane L, int VECTORS>
 V4NPU_INLINE void dots_of_all_keys(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
                                    int64_t dim, float* out) {
   constexpr int kKeys = VECTORS == 4 ? 6 : 8;  // 24, 16 or 8 sums, and the vectors of heads, in 32 registers
   int64_t k = 0;
   for (; k + kKeys <= n; k += kKeys) {
-    dots<kKeys, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
+    dots<L, kKeys, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
   }
-  for (; k < n; ++k) dots<1, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
+  for (; k < n; ++k) dots<L, 1, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
 }
 
 // out [n, lanes] of n keys and all heads.
+template <Lane L>
 V4NPU_INLINE void dots_of_tile(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
                                int64_t dim, float* out) {
   int64_t at = 0;
   for (; at + 4 * kLanes <= lanes; at += 4 * kLanes) {
-    dots_of_all_keys<4>(keys, n, key_stride, q + at, lanes, dim, out + at);
+    dots_of_all_keys<L, 4>(keys, n, key_stride, q + at, lanes, dim, out + at);
   }
   for (; at + 2 * kLanes <= lanes; at += 2 * kLanes) {
-    dots_of_all_keys<2>(keys, n, key_stride, q + at, lanes, dim, out + at);
+    dots_of_all_keys<L, 2>(keys, n, key_stride, q + at, lanes, dim, out + at);
   }
-  for (; at < lanes; at += kLanes) dots_of_all_keys<1>(keys, n, key_stride, q + at, lanes, dim, out + at);
+  for (; at < lanes; at += kLanes) dots_of_all_keys<L, 1>(keys, n, key_stride, q + at, lanes, dim, out + at);
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA
