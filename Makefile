@@ -63,6 +63,9 @@ clean:
 	@ln -sf $$(cd / && $(CURDIR)/$(BIN)/python -c 'import torch, v4npu; print(v4npu._C.__file__)') v4npu/
 	@touch $@
 
+# The dependencies alone: asking for the package with its extra would compile it a second time.
 .venv/tools: pyproject.toml | .venv/built
-	$(INSTALL) --no-build-isolation ".[test]"
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"] \
+		["optional-dependencies"]["test"], sep="\n")' > .venv/test.txt
+	$(INSTALL) -r .venv/test.txt
 	@touch $@

@@ -110,3 +110,19 @@ def test_a_table_that_is_too_short_is_named():
     args[2] = args[2][:, :1]
     with pytest.raises(ValueError, match=r"block table of 1 x 8 rows has no row"):
         ops.csa_attention(*args)
+
+
+def test_a_broken_key_is_packed_as_nan_and_disturbs_no_other() -> None:
+    args = list(arguments("compressor", torch.bfloat16, official=True))
+    args[0] = args[0].clone()
+    args[0][3, 40] = torch.nan  # half of the columns feed the entry that this token completes
+    _, cache = packed_pages("fp4_key", 32, 16)
+    at = torch.tensor([11, 4, 0])
+    entries = ops.compressor(*args, cache, at)
+    read = pages.read_keys(cache, at, 32)
+    broken = entries.isnan().any(-1)
+    assert broken.any() and not broken.all()
+    assert torch.equal(read.isnan(), entries.isnan()) and torch.equal(read[~broken], entries[~broken])
+    packed = torch.zeros_like(cache)
+    pages.write_rows(packed, entries, at, 0, "hadamard_fp4")
+    assert torch.equal(pages.read_keys(packed, at, 32).isnan(), entries.isnan())

@@ -86,5 +86,7 @@ def write_rows(cache: Tensor | None, rows: Tensor, slot_mapping: Tensor | None, 
         turned = rows[:, keep:].bfloat16().contiguous()
         _store(cache, at, torch.cat((codes.view(torch.uint8), turned.view(torch.uint8)), dim=-1), scale)
     else:
-        codes, scale = fp4_act_quant(rows)
+        codes, scale = fp4_act_quant(rows.masked_fill(rows.isnan(), 0))
+        broken = torch.nn.functional.pad(rows.isnan(), (0, -rows.shape[1] % 32)).unflatten(1, (-1, 32)).any(-1)
+        scale = scale.view(torch.uint8).masked_fill(broken, 255)  # e2m1 has no NaN, its scale does
         _store(cache, at, codes.view(torch.uint8), scale)

@@ -3,16 +3,10 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "simd/block.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
-
-template <class T>
-V4NPU_INLINE float largest_magnitude(const T* x, int64_t n) {
-  f32x16 amax = zero();
-  for (int64_t i = 0; i < n; i += kLanes) amax = max_bits(amax, keep_bits(load_upto(x + i, n - i), 0x7fffffff));
-  return reduce_max_bits(amax);
-}
 
 template <class T>
 void rows(const ActQuantParams& p, int64_t begin, int64_t end) {

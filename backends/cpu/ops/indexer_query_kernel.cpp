@@ -4,6 +4,7 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "simd/block.h"
 #include "simd/hadamard.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
@@ -17,10 +18,7 @@ template <class T>
 V4NPU_INLINE void store_fp4(T* out, const float* row, int64_t n) {
   for (int64_t first = 0; first < n; first += kFp4Block) {
     const int64_t end = n - first < kFp4Block ? n : first + kFp4Block;
-    f32x16 amax = zero();
-    for (int64_t i = first; i < end; i += kLanes)
-      amax = max_bits(amax, keep_bits(load_upto(row + i, end - i), 0x7fffffff));
-    const uint8_t byte = e2m1_block_scale(reduce_max_bits(amax));
+    const uint8_t byte = e2m1_block_scale(largest_magnitude(row + first, end - first));
     const f32x16 scale = set1(e8m0_decode(byte)), inverse = set1(e8m0_inverse(byte));
     for (int64_t i = first; i < end; i += kLanes)
       store_upto(out + i, round_e2m1(load(row + i) * inverse) * scale, end - i);

@@ -3,6 +3,8 @@
 #pragma once
 
 #include "simd.h"
+#include "simd/block.h"
+#include "simd/hadamard.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
 
@@ -66,45 +68,14 @@ V4NPU_INLINE void turn(T* x, const float* cosines, const float* sines, int64_t r
   }
 }
 
-// The block x[0, n) scaled into the range of a format whose largest value is `top`; returns the byte of its scale.
-// Not e4m3_block_scale: a block with an infinity or a NaN takes the scale that the reference gives it.
-template <class T>
-V4NPU_INLINE uint8_t scale_block(const T* x, int64_t n, int64_t block, float top, float floor, float* scaled) {
-  uint32_t amax = 0;
-  for (int64_t i = 0; i < block; i += kLanes) {
-    store(scaled + i, i < n ? load_upto(x + i, n - i) : zero());
-    for (int64_t j = i; j < i + kLanes; ++j) {
-      const uint32_t magnitude = float_bits(scaled[j]) & 0x7fffffff;
-      amax = magnitude > amax ? magnitude : amax;
-    }
-  }
-  const uint32_t least = float_bits(floor);
-  const uint32_t ratio = float_bits(bits_float(amax > least ? amax : least) * (1.0f / top));
-  const int exponent = static_cast<int>(ratio >> 23) - kE8m0Bias + ((ratio & 0x7fffff) != 0);
-  const int first = exponent > 126 ? 64 : exponent;  // 2^-exponent in two factors that are normal
-  const f32x16 a = set1(bits_float(static_cast<uint32_t>(kE8m0Bias - first) << 23));
-  const f32x16 b = set1(bits_float(static_cast<uint32_t>(kE8m0Bias - (exponent - first)) << 23));
-  for (int64_t i = 0; i < block; i += kLanes) {
-    store(scaled + i, max(set1(-top), min(set1(top), load(scaled + i) * a * b)));
-  }
-  const int byte = exponent + kE8m0Bias;
-  return static_cast<uint8_t>(byte > 254 ? 254 : byte);
-}
-
-// e4m3_encode of |x| <= 448 or NaN, without branches, so that a loop over it becomes vectors.
-V4NPU_INLINE uint8_t e4m3_code(float x) {
-  const uint32_t bits = float_bits(x), magnitude = bits & 0x7fffffff;
-  const uint32_t small = float_bits(bits_float(magnitude) + 0x1p14f) - 0x46800000;
-  const uint32_t normal = ((magnitude + 0x7ffff + (magnitude >> 20 & 1)) >> 20) - (120 << 3);
-  const uint32_t code = magnitude < 0x3c800000 ? small : normal;
-  return static_cast<uint8_t>((bits >> 24 & 0x80) | (magnitude > 0x7f800000 ? 0x7f : code));
-}
-
+// The codes of the block x[0, n), as many of them as a whole block has; returns the byte of its scale.
 template <class T>
 V4NPU_INLINE uint8_t encode_fp8(const T* x, int64_t n, uint8_t* codes) {
-  float scaled[kFp8Block];
-  const uint8_t scale = scale_block(x, n, kFp8Block, kE4m3Max, kE4m3AmaxFloor, scaled);
-  for (int i = 0; i < kFp8Block; ++i) codes[i] = e4m3_code(scaled[i]);
+  const uint8_t scale = e4m3_block_scale(largest_magnitude(x, n < kFp8Block ? n : kFp8Block));
+  const f32x16 inverse = set1(e8m0_inverse(scale));
+  for (int64_t i = 0; i < kFp8Block; i += kLanes) {
+    store_e4m3(codes + i, i < n ? load_upto(x + i, n - i) * inverse : zero());
+  }
   return scale;
 }
 
@@ -133,9 +104,11 @@ V4NPU_INLINE void pack_fp8(const bf16* x, int64_t keep, int64_t rope_dim, uint8_
 // Two codes to a byte.
 template <class T>
 V4NPU_INLINE uint8_t encode_fp4(const T* x, int64_t n, uint8_t* packed) {
-  float scaled[kFp4Block];
-  const uint8_t scale = scale_block(x, n, kFp4Block, kE2m1Max, kE2m1AmaxFloor, scaled);
-  for (int i = 0; i < kFp4Block; i += 2) packed[i / 2] = e2m1_pack(e2m1_encode(scaled[i]), e2m1_encode(scaled[i + 1]));
+  const uint8_t scale = e2m1_block_scale(largest_magnitude(x, n < kFp4Block ? n : kFp4Block));
+  const f32x16 inverse = set1(e8m0_inverse(scale));
+  for (int64_t i = 0; i < kFp4Block; i += kLanes) {
+    store_e2m1(packed + i / 2, i < n ? load_upto(x + i, n - i) * inverse : zero());
+  }
   return scale;
 }
 
@@ -159,21 +132,15 @@ V4NPU_INLINE void pack_fp4(const bf16* x, int64_t n, uint8_t* payload, uint8_t* 
   }
 }
 
-// y holds n = 2^k values and is used up.
+// y has room for n = 2^k values.
 template <class T>
 V4NPU_INLINE void hadamard_row(T* x, int64_t n, float* y) {
-  for (int64_t i = 0; i < n; i += kLanes) store_upto(y + i, load_upto(x + i, n - i), n - i);
-  for (int64_t half = 1; half < n; half *= 2) {
-    for (int64_t at = 0; at < n; at += 2 * half) {
-      for (int64_t i = at; i < at + half; ++i) {
-        const float a = y[i], b = y[i + half];
-        y[i] = a + b;
-        y[i + half] = a - b;
-      }
-    }
-  }
-  const f32x16 scale = set1(static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(n))));
-  for (int64_t i = 0; i < n; i += kLanes) store_upto(x + i, load_upto(y + i, n - i) * scale, n - i);
+  float few[kLanes];
+  if (n < kLanes) y = few;  // the transform works on whole vectors
+  for (int64_t i = 0; i < n; i += kLanes) store(y + i, load_upto(x + i, n - i));
+  transform(y, n);
+  const f32x16 norm = set1(hadamard_norm(n));
+  for (int64_t i = 0; i < n; i += kLanes) store_upto(x + i, load_upto(y + i, n - i) * norm, n - i);
 }
 
 // The payload and the scales of a slot of a packed page, and the row of a plain one.
