@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from v4npu import _C
 from v4npu.cache import Sequence
 from v4npu.model.step import Step, Tables, Trace
 
 if TYPE_CHECKING:
     from v4npu.model import Model
 
+LARGE_PASS = 1024  # tokens; what a pass leaves in the heap is worth returning from here on
 Layers = Callable[[Step, list[int]], Tensor]  # one pass over the sequences of these numbers -> streams [T, m, d]
 
 
@@ -44,6 +46,8 @@ def advance(
                 waiting = waiting[:1]
             running = [(sequences[i], 1 if model.one_by_one else sequences[i].next_piece()) for i in waiting]
             streams = layers(_step(model, running, trace), waiting)
+            if model.device.type == "cpu" and len(streams) >= LARGE_PASS:
+                _C.release_free_heap()
             parts = streams.split([n for _, n in running])
             for i, (s, n), part in zip(waiting, running, parts, strict=True):
                 s.commit(n)
