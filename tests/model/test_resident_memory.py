@@ -1,4 +1,4 @@
-"""Prefilling piece by piece, the process grows by what the cache grows, not by what the C library keeps of freed memory."""
+"""Prefilling piece by piece, the process grows by what the cache grows: nothing that was freed stays resident."""
 
 from __future__ import annotations
 
