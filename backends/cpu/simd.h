@@ -11,6 +11,7 @@
 //   f32x16     zero() set1(x) load(p) load_partial(p, n) store(p, v) store_partial(p, v, n)   p: float* or bf16*
 //              + - * /   fma(a, b, c) = a * b + c   max min   sqrt   swap_pairs   swap_lanes<W>   round   exp2i   exp
 //              sigmoid   softplus   reduce_add reduce_max first_lane   rounded<T>   kRegisters
+//              transpose(v[16])   above(v, x): a bit for every lane that is greater than x or NaN
 //   bits       keep_bits(v, mask)   join_bits   max_bits: the greater as unsigned, so NaN before infinity
 //   formats    load_e4m3(p): 16 codes   load_e2m1(p): 16 codes in 8 bytes, low nibble first
 //              store_e4m3 store_e2m1 round_e4m3 round_e2m1: as formats.h encodes, bit for bit

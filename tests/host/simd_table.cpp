@@ -170,6 +170,24 @@ int main(int argc, char** argv) {
   }
   if (simd::reduce_max_bits(va) != simd::reduce_max(va)) std::printf("reduce_max_bits wrong\n");
   const float nan = std::numeric_limits<float>::quiet_NaN();
+  simd::f32x16 square[16];
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 16; ++j) out[j] = static_cast<float>(16 * i + j);
+    square[i] = simd::load(out);
+  }
+  simd::transpose(square);
+  for (int i = 0; i < 16; ++i) {
+    simd::store(out, square[i]);
+    for (int j = 0; j < 16; ++j) {
+      if (out[j] != static_cast<float>(16 * j + i)) std::printf("transpose wrong at %d, %d\n", i, j);
+    }
+    const uint32_t last = simd::above(simd::load(out), static_cast<float>(224 + i));
+    for (int j = 0; j < 16; ++j) out[j] = j == i ? nan : -INFINITY;
+    const uint32_t broken = simd::above(simd::load(out), INFINITY);
+    out[i] = -1.0f;
+    if (last != 0x8000 || broken != 1u << i || simd::above(simd::load(out), -INFINITY) != 1u << i)
+      std::printf("above wrong at %d\n", i);
+  }
   show("nan_max", simd::max(simd::set1(1.0f), simd::set1(nan)));
   show("nan_min", simd::min(simd::set1(1.0f), simd::set1(nan)));
 

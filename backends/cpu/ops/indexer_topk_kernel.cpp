@@ -1,6 +1,6 @@
-// indexer_topk on the CPU: a thread takes a tile of 8 queries and walks their keys (paged/indexer.h), keeping the best
+// indexer_topk on the CPU: a thread takes a tile of 32 queries and walks their keys (paged/indexer.h), keeping the best
 // of each. Where there are fewer tiles than threads the keys are split too, and the best of the parts are merged: the
-// order of candidates is total, so that no split shows. Scratch beside the tile's: 16 * topk + 8 KiB per query.
+// order of candidates is total, so that no split shows. Scratch beside the tile's: 16 * topk + 512 bytes per query.
 #include "v4npu/ops/indexer_topk.h"
 
 #include "paged/indexer.h"

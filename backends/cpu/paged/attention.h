@@ -173,7 +173,7 @@ void attend(const Attention& a, int64_t token, int64_t head, int64_t heads, cons
   for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
     const int64_t n = gather<T>(a, l, begin, s.tile);
     if (n == 0) continue;
-    dots_of_tile<Lane::kValue>(s.tile, n, stride, s.q, s.lanes, a.head_dim, s.scores);  // 3 scores
+    dots_of_tile(s.tile, n, stride, s.q, s.lanes, a.head_dim, s.scores);  // 3 scores
     for (int64_t h = 0; h < s.lanes; h += kLanes) softmax(a, s, h, n);
     int64_t d = 0;
     for (; d + 4 * kLanes <= s.row; d += 4 * kLanes) accumulate_heads<4>(s, heads, d, n, stride);

@@ -1,7 +1,9 @@
 // Index scores of query tiles against key tiles, shared by indexer_scores and indexer_topk.
 //
-// A tile of keys is widened once and meets all queries of the tile, whose heads are the lanes of the dots. Scratch for
-// 8 queries of 64 heads of 128: queries 256 KiB, keys 36 KiB, dots 16 KiB.
+// A tile of keys is widened and turned once, so that keys are lanes, and meets the heads of all queries of the tile.
+// Thus few heads leave no lane idle and no sum crosses lanes: a dot adds its dims in ascending order, a score its
+// heads, whatever the lane, the tile and the other queries. Scratch for 32 queries of 64 heads of 128: queries 1 MiB,
+// keys 32 KiB, rows 9 KiB, dots 16 KiB.
 #pragma once
 
 #include "paged/rows.h"
@@ -12,8 +14,9 @@
 
 namespace v4npu::cpu::V4NPU_ISA {
 
-constexpr int64_t kQueryTile = 8;
-constexpr int64_t kKeyTile = 64;
+constexpr int64_t kQueryTile = 32;
+constexpr int64_t kKeyTile = 4 * kLanes;
+constexpr int64_t kColumnsAtOnce = 64;  // heads, of as many queries as it takes: their dots stay in the first cache
 
 // Queries of one sequence: tokens [token, token + count), the first at `position`.
 struct QueryTile {
@@ -46,34 +49,55 @@ V4NPU_INLINE int64_t query_tiles(const Params& p) {
 template <class T>
 constexpr Lane kLane = has_bf16_dot && sizeof(T) == sizeof(bf16) ? Lane::kPair : Lane::kValue;
 
+// What multiplies one lane: values, or pairs of bf16 in the bits of a float.
+template <class T>
+V4NPU_INLINE int64_t steps_of(int64_t dim) {
+  return kLane<T> == Lane::kPair ? (dim + 1) / 2 : dim;
+}
+
 // Where the parts of a tile lie in scratch; in floats.
 struct IndexerTile {
-  float *q, *weights, *keys, *dots;
-  int64_t heads, lanes, query;  // lanes: heads in whole vectors; floats of one query
+  float* q;                                     // [queries * heads, steps]
+  float* weights;                               // [queries * heads]
+  float* rows;                                  // of 16 keys, as they lie
+  float* keys;                                  // [groups of 16 keys, steps, 16]
+  float* dots;                                  // [columns, keys]
+  int64_t heads, steps, padded, row, together;  // together: queries whose heads meet the keys at once
 
   static inline __attribute__((always_inline)) int64_t size(int64_t heads, int64_t dim) {
-    const int64_t lanes = whole_vectors(heads);
-    return kQueryTile * lanes * (dim + 1) + kKeyTile * (tile_stride(dim) + lanes);
+    const int64_t padded = whole_vectors(dim);
+    return kQueryTile * heads * (padded + 1) + kLanes * tile_stride(dim) + kKeyTile * (padded + at_once(heads) * heads);
   }
-  inline __attribute__((always_inline)) IndexerTile(float* memory, int64_t num_heads, int64_t dim)
-      : q(memory), heads(num_heads), lanes(whole_vectors(num_heads)), query(lanes * dim) {
-    weights = q + kQueryTile * query;
-    keys = weights + kQueryTile * lanes;
-    dots = keys + kKeyTile * tile_stride(dim);
+  static inline __attribute__((always_inline)) int64_t at_once(int64_t heads) {
+    return heads > 0 && heads < kColumnsAtOnce ? kColumnsAtOnce / heads : 1;
+  }
+  inline __attribute__((always_inline)) IndexerTile(float* memory, int64_t num_heads, int64_t dim, int64_t num_steps)
+      : q(memory),
+        heads(num_heads),
+        steps(num_steps),
+        padded(whole_vectors(num_steps)),
+        row(tile_stride(dim)),
+        together(at_once(num_heads)) {
+    weights = q + kQueryTile * heads * padded;
+    rows = weights + kQueryTile * heads;
+    keys = rows + kLanes * row;
+    dots = keys + kKeyTile * padded;
   }
 };
 
 template <class T, class Params>
 V4NPU_INLINE void load_queries(const Params& p, const QueryTile& t, const IndexerTile& tile) {
-  for (int64_t i = 0; i < t.count; ++i) {
-    const int64_t at = (t.token + i) * p.num_heads;
-    const T* q = static_cast<const T*>(p.q) + at * p.head_dim;
+  const int64_t at = t.token * p.num_heads, columns = t.count * p.num_heads, dim = p.head_dim;
+  const T* q = static_cast<const T*>(p.q) + at * dim;
+  for (int64_t c = 0; c < columns; ++c) {
+    float* to = tile.q + c * tile.padded;
     if constexpr (kLane<T> == Lane::kPair) {
-      transpose_pairs(q, p.num_heads, p.head_dim, tile.q + i * tile.query);
+      to[tile.steps - 1] = 0.0f;  // beside the last of an odd number of dims
+      std::memcpy(to, q + c * dim, static_cast<size_t>(dim) * sizeof(T));
     } else {
-      transpose_heads(q, p.num_heads, p.head_dim, tile.q + i * tile.query);
+      for (int64_t d = 0; d < dim; d += kLanes) store_upto(to + d, load_upto(q + c * dim + d, dim - d), dim - d);
     }
-    transpose_heads(static_cast<const T*>(p.weights) + at, p.num_heads, 1, tile.weights + i * tile.lanes);
+    tile.weights[c] = widen(static_cast<const T*>(p.weights)[at + c]);
   }
 }
 
@@ -87,48 +111,112 @@ V4NPU_INLINE void load_keys(const Params& p, int64_t b, int64_t first, int64_t n
                        p.block_stride,
                        payload,
                        scales};
-  for (int64_t k = 0; k < n; ++k) {
-    float* key = tile.keys + k * tile_stride(p.head_dim);
-    widen_key<T>(row_at(rows, first + k), p.packed, p.head_dim, key);
-    if constexpr (kLane<T> == Lane::kPair) pair_row(key, p.head_dim, key);  // in place: it writes behind what it reads
+  for (int64_t begin = 0; begin < n; begin += kLanes) {
+    for (int64_t k = 0; k < kLanes; ++k) {
+      float* key = tile.rows + k * tile.row;
+      if (begin + k >= n) {
+        std::memset(key, 0, static_cast<size_t>(tile.row) * sizeof(float));
+        continue;
+      }
+      widen_key<T>(row_at(rows, first + begin + k), p.packed, p.head_dim, key);
+      if constexpr (kLane<T> == Lane::kPair) pair_row(key, p.head_dim, key);  // in place: writes behind what it reads
+    }
+    turn_rows(tile.rows, tile.row, tile.padded, tile.keys + begin * tile.padded);
   }
 }
 
-// Steps 1 to 4 for query i of the tile and n keys. R is the dtype that dot, product and sum are rounded to.
-template <class T, class R>
-V4NPU_INLINE void scores_of_tile(const IndexerTile& tile, int64_t i, int64_t n, int64_t dim, float* scores) {
-  const int64_t steps = kLane<T> == Lane::kPair ? (dim + 1) / 2 : dim;
-  dots_of_tile<kLane<T>>(tile.keys, n, tile_stride(dim), tile.q + i * tile.query, tile.lanes, steps,
-                         tile.dots);  // 1 dot
-  const float* weights = tile.weights + i * tile.lanes;
-  for (int64_t k = 0; k < n; ++k) {
-    f32x16 sum = zero();  // lanes without a head add 0, whatever the key
-    for (int64_t h = 0; h < tile.lanes; h += kLanes) {
-      const f32x16 dot = rounded<R>(load_upto(tile.dots + k * tile.lanes + h, tile.heads - h));
-      sum = sum + rounded<R>(max(zero(), dot) * load(weights + h));  // 2 relu, times weights; NaN passes
+// out[column][key] of COLUMNS heads and VECTORS groups of keys, summed in ascending order.
+template <Lane L, int COLUMNS, int VECTORS>
+static void dots(const IndexerTile& tile, const float* q, const float* keys, float* out) {
+  for (int64_t first = 0; first < tile.steps; first += kDotDims) {
+    const int64_t end = first + kDotDims < tile.steps ? first + kDotDims : tile.steps;
+    f32x16 sum[COLUMNS][VECTORS];
+    for (int c = 0; c < COLUMNS; ++c) {
+      for (int v = 0; v < VECTORS; ++v) sum[c][v] = zero();
     }
-    scores[k] = rounded<R>(reduce_add(sum));  // 3 sum over heads   4 widen
+    for (int64_t d = first; d < end; ++d) {
+      f32x16 key[VECTORS];
+      for (int v = 0; v < VECTORS; ++v) key[v] = load(keys + (v * tile.padded + d) * kLanes);
+      for (int c = 0; c < COLUMNS; ++c) {
+        const f32x16 head = set1(q[c * tile.padded + d]);
+        for (int v = 0; v < VECTORS; ++v) sum[c][v] = multiply_add<L>(key[v], head, sum[c][v]);
+      }
+    }
+    for (int c = 0; c < COLUMNS; ++c) {
+      for (int v = 0; v < VECTORS; ++v) {
+        float* to = out + c * kKeyTile + v * kLanes;
+        store(to, first == 0 ? sum[c][v] : load(to) + sum[c][v]);
+      }
+    }
   }
+}
+
+// Of all columns from `first` on, with the groups of keys from `key` on.
+template <Lane L, int VECTORS>
+V4NPU_INLINE void dots_of_columns(const IndexerTile& tile, int64_t first, int64_t columns, int64_t key) {
+  const float *q = tile.q + first * tile.padded, *keys = tile.keys + key * tile.padded;
+  float* out = tile.dots + key;
+  int64_t c = 0;  // 6 columns: with 4 groups of keys 24 sums in 32 registers, with one 6 in 8
+  for (; c + 6 <= columns; c += 6) dots<L, 6, VECTORS>(tile, q + c * tile.padded, keys, out + c * kKeyTile);
+  for (; c + 2 <= columns; c += 2) dots<L, 2, VECTORS>(tile, q + c * tile.padded, keys, out + c * kKeyTile);
+  if (c < columns) dots<L, 1, VECTORS>(tile, q + c * tile.padded, keys, out + c * kKeyTile);
+}
+
+// 1 dot: the columns from `first` on with the first n keys.
+template <class T>
+V4NPU_INLINE void dots_of_tile(const IndexerTile& tile, int64_t first, int64_t columns, int64_t n) {
+  if (kRegisters >= 32 && n > kKeyTile - kLanes) return dots_of_columns<kLane<T>, 4>(tile, first, columns, 0);
+  for (int64_t k = 0; k < n; k += kLanes) dots_of_columns<kLane<T>, 1>(tile, first, columns, k);
+}
+
+// Steps 2 to 4 for one query and VECTORS groups of keys. R is the dtype that dot, product and sum are rounded to.
+template <class R, int VECTORS>
+V4NPU_INLINE void sum_heads(const float* dots, const float* weights, int64_t heads, float* scores) {
+  f32x16 sum[VECTORS];
+  for (int v = 0; v < VECTORS; ++v) sum[v] = zero();
+  for (int64_t h = 0; h < heads; ++h) {
+    const f32x16 weight = set1(weights[h]);
+    for (int v = 0; v < VECTORS; ++v) {
+      const f32x16 dot = rounded<R>(load(dots + h * kKeyTile + v * kLanes));
+      sum[v] = sum[v] + rounded<R>(max(zero(), dot) * weight);  // 2 relu, times weights; NaN passes   3 sum over heads
+    }
+  }
+  for (int v = 0; v < VECTORS; ++v) store(scores + v * kLanes, rounded<R>(sum[v]));  // 4 widen
 }
 
 // Entries that the query at `position` sees.
 V4NPU_INLINE int64_t visible(int64_t position, int64_t ratio) { return (position + 1) / ratio; }
 
 // each(query of the tile, first key, how many of the tile's keys it sees, their scores) over the keys [lo, hi) of a
-// query tile, in ascending order. lo is a multiple of kKeyTile.
+// query tile, in ascending order. lo is a multiple of kKeyTile; scores has whole vectors.
 template <class T, class R, class Params, class Each>
 V4NPU_INLINE void walk(const Params& p, const QueryTile& t, int64_t lo, int64_t hi, float* memory, const Each& each) {
-  const IndexerTile tile(memory, p.num_heads, p.head_dim);
+  const IndexerTile tile(memory, p.num_heads, p.head_dim, steps_of<T>(p.head_dim));
   float scores[kKeyTile];
+  int64_t known[kQueryTile];
+  for (int64_t i = 0; i < t.count; ++i) {  // 5 mask
+    const int64_t all = visible(t.position + i, p.ratio);
+    known[i] = all < hi ? all : hi;
+  }
   load_queries<T>(p, t, tile);
   for (int64_t first = lo; first < hi; first += kKeyTile) {
+    const auto seen = [&](int64_t i) { return known[i] - first < kKeyTile ? known[i] - first : kKeyTile; };
     load_keys<T>(p, t.b, first, hi - first < kKeyTile ? hi - first : kKeyTile, tile);
-    for (int64_t i = 0; i < t.count; ++i) {
-      const int64_t known = visible(t.position + i, p.ratio), end = known < hi ? known : hi;  // 5 mask
-      const int64_t n = end - first < kKeyTile ? end - first : kKeyTile;
-      if (n <= 0) continue;
-      scores_of_tile<T, R>(tile, i, n, p.head_dim, scores);
-      each(i, first, n, scores);
+    for (int64_t group = 0; group < t.count; group += tile.together) {
+      const int64_t end = group + tile.together < t.count ? group + tile.together : t.count;
+      if (seen(end - 1) <= 0) continue;
+      dots_of_tile<T>(tile, group * tile.heads, (end - group) * tile.heads, seen(end - 1));
+      for (int64_t i = group; i < end; ++i) {
+        const int64_t n = seen(i);
+        if (n <= 0) continue;
+        const float *dots = tile.dots + (i - group) * tile.heads * kKeyTile, *weights = tile.weights + i * tile.heads;
+        if (n > kKeyTile - kLanes) {
+          sum_heads<R, 4>(dots, weights, tile.heads, scores);
+        } else {
+          for (int64_t k = 0; k < n; k += kLanes) sum_heads<R, 1>(dots + k, weights, tile.heads, scores + k);
+        }
+        each(i, first, n, scores);
+      }
     }
   }
 }

@@ -97,21 +97,21 @@ V4NPU_INLINE void pair_row(const float* x, int64_t n, float* out) {
   for (int64_t i = 0; i < n; i += kLanes) store(to + i, load_upto(x + i, n - i));
 }
 
-// q [heads, dim] to out [dim/2, padded heads] of pairs.
-V4NPU_INLINE void transpose_pairs(const bf16* q, int64_t heads, int64_t dim, float* out) {
-  const int64_t lanes = whole_vectors(heads);
-  for (int64_t h = 0; h < lanes; ++h) {
-    for (int64_t d = 0; d < dim; d += 2) {
-      const uint32_t even = h < heads ? q[h * dim + d].bits : 0u;
-      const uint32_t odd = h < heads && d + 1 < dim ? q[h * dim + d + 1].bits : 0u;
-      out[d / 2 * lanes + h] = bits_float(even | odd << 16);
-    }
+// Keys become lanes: 16 rows of n floats, `stride` apart, to out [n, 16]. n is in whole vectors.
+V4NPU_INLINE void turn_rows(const float* rows, int64_t stride, int64_t n, float* out) {
+  for (int64_t d = 0; d < n; d += kLanes) {
+    f32x16 v[kLanes];
+#pragma GCC unroll 16
+    for (int k = 0; k < kLanes; ++k) v[k] = load(rows + k * stride + d);
+    transpose(v);
+#pragma GCC unroll 16
+    for (int j = 0; j < kLanes; ++j) store(out + (d + j) * kLanes, v[j]);
   }
 }
 
 // out[key][head] = <key, q[head]> of KEYS keys and VECTORS vectors of heads, summed over dim in ascending order.
-template <Lane L, int KEYS, int VECTORS>
-static void dots(const float* keys, int64_t key_stride, const float* q, int64_t lanes, int64_t dim, float* out) {
+template <int KEYS, int VECTORS>
+static void head_dots(const float* keys, int64_t key_stride, const float* q, int64_t lanes, int64_t dim, float* out) {
   for (int64_t first = 0; first < dim; first += kDotDims) {
     const int64_t end = first + kDotDims < dim ? first + kDotDims : dim;
     f32x16 sum[KEYS][VECTORS];
@@ -123,7 +123,7 @@ static void dots(const float* keys, int64_t key_stride, const float* q, int64_t 
       for (int v = 0; v < VECTORS; ++v) heads[v] = load(q + d * lanes + v * kLanes);
       for (int k = 0; k < KEYS; ++k) {
         const f32x16 key = set1(keys[k * key_stride + d]);
-        for (int v = 0; v < VECTORS; ++v) sum[k][v] = multiply_add<L>(key, heads[v], sum[k][v]);
+        for (int v = 0; v < VECTORS; ++v) sum[k][v] = fma(key, heads[v], sum[k][v]);
       }
     }
     for (int k = 0; k < KEYS; ++k) {
@@ -135,29 +135,28 @@ static void dots(const float* keys, int64_t key_stride, const float* q, int64_t 
   }
 }
 
-template <Lane L, int VECTORS>
+template <int VECTORS>
 V4NPU_INLINE void dots_of_all_keys(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
                                    int64_t dim, float* out) {
   constexpr int kKeys = VECTORS == 4 ? 6 : 8;  // 24, 16 or 8 sums, and the vectors of heads, in 32 registers
   int64_t k = 0;
   for (; k + kKeys <= n; k += kKeys) {
-    dots<L, kKeys, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
+    head_dots<kKeys, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
   }
-  for (; k < n; ++k) dots<L, 1, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
+  for (; k < n; ++k) head_dots<1, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
 }
 
 // out [n, lanes] of n keys and all heads.
-template <Lane L>
 V4NPU_INLINE void dots_of_tile(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
                                int64_t dim, float* out) {
   int64_t at = 0;
   for (; at + 4 * kLanes <= lanes; at += 4 * kLanes) {
-    dots_of_all_keys<L, 4>(keys, n, key_stride, q + at, lanes, dim, out + at);
+    dots_of_all_keys<4>(keys, n, key_stride, q + at, lanes, dim, out + at);
   }
   for (; at + 2 * kLanes <= lanes; at += 2 * kLanes) {
-    dots_of_all_keys<L, 2>(keys, n, key_stride, q + at, lanes, dim, out + at);
+    dots_of_all_keys<2>(keys, n, key_stride, q + at, lanes, dim, out + at);
   }
-  for (; at < lanes; at += kLanes) dots_of_all_keys<L, 1>(keys, n, key_stride, q + at, lanes, dim, out + at);
+  for (; at < lanes; at += kLanes) dots_of_all_keys<1>(keys, n, key_stride, q + at, lanes, dim, out + at);
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA

@@ -78,14 +78,19 @@ struct Best {
   int64_t count, k;
   float least;
 
-  static constexpr int64_t capacity(int64_t k) { return 2 * k + 1024; }
+  static constexpr int64_t capacity(int64_t k) { return 2 * k + 64; }
 
-  // Scores of the indices from `first` on, which rise from call to call: a later equal score never wins.
+  // Scores of the indices from `first` on, which rise from call to call: a later equal score never wins. Whole vectors
+  // are read.
   inline __attribute__((always_inline)) void take(const float* scores, int64_t n, int64_t first) {
-    for (int64_t i = 0; i < n; ++i) {
-      if (scores[i] <= least) continue;  // false for NaN
-      buffer[count++] = candidate(scores[i], first + i);
-      if (count == capacity(k)) shrink();
+    for (int64_t at = 0; at < n; at += kLanes) {
+      uint32_t better = above(load(scores + at), least);
+      if (n - at < kLanes) better &= (1u << (n - at)) - 1;
+      for (; better != 0; better &= better - 1) {
+        const int64_t i = at + __builtin_ctz(better);
+        buffer[count++] = candidate(scores[i], first + i);
+        if (count == capacity(k)) shrink();
+      }
     }
   }
   inline __attribute__((always_inline)) void shrink() {

@@ -76,6 +76,47 @@ V4NPU_INLINE f32x16 swap_lanes(f32x16 v) {
   if constexpr (W == 8) return {v.hi, v.lo};
 }
 
+// Eight rows of eight.
+V4NPU_INLINE void transpose(__m256 (&v)[8]) {
+  __m256 t[8];
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    v[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    v[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    v[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    v[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x20);
+    t[i + 4] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x31);
+  }
+  for (int i = 0; i < 8; ++i) v[i] = t[i];
+}
+// v[i] lane j <-> v[j] lane i.
+V4NPU_INLINE void transpose(f32x16 (&v)[16]) {
+  __m256 quarter[4][8];
+  for (int i = 0; i < 8; ++i) {
+    quarter[0][i] = v[i].lo;
+    quarter[1][i] = v[i].hi;
+    quarter[2][i] = v[i + 8].lo;
+    quarter[3][i] = v[i + 8].hi;
+  }
+  for (auto& q : quarter) transpose(q);
+  for (int i = 0; i < 8; ++i) {
+    v[i] = {quarter[0][i], quarter[2][i]};
+    v[i + 8] = {quarter[1][i], quarter[3][i]};
+  }
+}
+
+V4NPU_INLINE uint32_t above(f32x16 v, float x) {
+  const __m256 limit = _mm256_set1_ps(x);
+  const int lo = _mm256_movemask_ps(_mm256_cmp_ps(v.lo, limit, _CMP_NLE_UQ));
+  return static_cast<uint32_t>(lo | _mm256_movemask_ps(_mm256_cmp_ps(v.hi, limit, _CMP_NLE_UQ)) << 8);
+}
+
 V4NPU_INLINE f32x16 keep_bits(f32x16 v, uint32_t mask) {
   const __m256 m = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(mask)));
   return {_mm256_and_ps(v.lo, m), _mm256_and_ps(v.hi, m)};

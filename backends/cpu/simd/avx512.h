@@ -60,6 +60,39 @@ V4NPU_INLINE f32x16 swap_lanes(f32x16 v) {
   if constexpr (W == 8) return {_mm512_shuffle_f32x4(v.v, v.v, 0x4e)};
 }
 
+// v[i] lane j <-> v[j] lane i.
+V4NPU_INLINE void transpose(f32x16 (&v)[16]) {
+  __m512 t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {  // pairs of rows, then fours
+    t[2 * i] = _mm512_unpacklo_ps(v[2 * i].v, v[2 * i + 1].v);
+    t[2 * i + 1] = _mm512_unpackhi_ps(v[2 * i].v, v[2 * i + 1].v);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    v[i].v = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+    v[i + 1].v = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
+    v[i + 2].v = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    v[i + 3].v = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {  // then quarters of a register
+    t[i] = _mm512_shuffle_f32x4(v[i].v, v[i + 4].v, 0x88);
+    t[i + 4] = _mm512_shuffle_f32x4(v[i].v, v[i + 4].v, 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(v[i + 8].v, v[i + 12].v, 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(v[i + 8].v, v[i + 12].v, 0xdd);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    v[i].v = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+    v[i + 4].v = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+    v[i + 8].v = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+    v[i + 12].v = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+V4NPU_INLINE uint32_t above(f32x16 v, float x) { return _mm512_cmp_ps_mask(v.v, _mm512_set1_ps(x), _CMP_NLE_UQ); }
+
 V4NPU_INLINE f32x16 keep_bits(f32x16 v, uint32_t mask) {
   return {_mm512_and_ps(v.v, _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(mask))))};
 }

@@ -73,6 +73,27 @@ V4NPU_INLINE f32x16 swap_lanes(f32x16 v) {
   V4NPU_EACH(W == 2 ? vextq_f32(v.v[i], v.v[i], 2) : v.v[i ^ (W / 4)]);
 }
 
+// v[i] lane j <-> v[j] lane i: a store that interleaves four registers turns 4 rows of 4.
+V4NPU_INLINE void transpose(f32x16 (&v)[16]) {
+  float turned[kLanes * kLanes];
+  for (int row = 0; row < 4; ++row) {
+    for (int i = 0; i < 4; ++i) {
+      float four[16];
+      vst4q_f32(four, {{v[4 * row].v[i], v[4 * row + 1].v[i], v[4 * row + 2].v[i], v[4 * row + 3].v[i]}});
+      for (int j = 0; j < 4; ++j) vst1q_f32(turned + (4 * i + j) * kLanes + 4 * row, vld1q_f32(four + 4 * j));
+    }
+  }
+  for (int i = 0; i < kLanes; ++i) v[i] = load(turned + i * kLanes);
+}
+
+V4NPU_INLINE uint32_t above(f32x16 v, float x) {
+  static const uint32_t kBits[4] = {1, 2, 4, 8};
+  const uint32x4_t bits = vld1q_u32(kBits);
+  uint32_t out = 0;
+  for (int i = 0; i < 4; ++i) out |= vaddvq_u32(vbicq_u32(bits, vcleq_f32(v.v[i], vdupq_n_f32(x)))) << 4 * i;
+  return out;
+}
+
 V4NPU_INLINE f32x16 keep_bits(f32x16 v, uint32_t mask) {
   V4NPU_EACH(vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v.v[i]), vdupq_n_u32(mask))));
 }

@@ -51,6 +51,23 @@ V4NPU_INLINE f32x16 swap_lanes(f32x16 v) {
   V4NPU_EACH(v.lane[i ^ W]);
 }
 
+// v[i] lane j <-> v[j] lane i.
+V4NPU_INLINE void transpose(f32x16 (&v)[16]) {
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const float x = v[i].lane[j];
+      v[i].lane[j] = v[j].lane[i];
+      v[j].lane[i] = x;
+    }
+  }
+}
+
+V4NPU_INLINE uint32_t above(f32x16 v, float x) {
+  uint32_t out = 0;
+  for (int i = 0; i < kLanes; ++i) out |= uint32_t{!(v.lane[i] <= x)} << i;
+  return out;
+}
+
 V4NPU_INLINE f32x16 keep_bits(f32x16 v, uint32_t mask) { V4NPU_EACH(bits_float(float_bits(v.lane[i]) & mask)); }
 V4NPU_INLINE f32x16 join_bits(f32x16 a, f32x16 b) {
   V4NPU_EACH(bits_float(float_bits(a.lane[i]) | float_bits(b.lane[i])));
