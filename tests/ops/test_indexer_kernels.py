@@ -71,7 +71,7 @@ def test_close_to_float64_and_alike_in_any_tile(heads: int, dim: int, dtype: tor
     ulp = torch.finfo(dtype if official else torch.float32).eps / 2 * exact[seen].abs().max()
     assert error <= ERROR_RATIO["indexer_scores"] * allowed + ulp
     assert torch.equal(one_by_one(args), got)
-    q, weights, keys, table, ends, start, *rest = args  # the same queries behind 13 others
+    q, weights, keys, table, _, start, *rest = args  # the same queries behind 13 others
     shifted = (torch.cat((q[:13], q)), torch.cat((weights[:13], weights)), keys, table.expand(2, -1),
                int32(0, 13, 13 + TOKENS), torch.cat((start, start)), *rest)  # fmt: skip
     assert torch.equal(scores(shifted)[13:], got)
