@@ -93,19 +93,33 @@ V4NPU_INLINE List list_of(const Attention& a, int64_t token) {
   return l;
 }
 
-// 2 gather kv: the rows that exist among the 64 places from `begin`; returns how many.
-template <class T>
-V4NPU_INLINE int64_t gather(const Attention& a, const List& l, int64_t begin, float* tile) {
-  const int64_t stride = tile_stride(a.head_dim), keep = a.head_dim - a.rope_dim;
-  int64_t n = 0;
+// The rows that exist among the 64 places from `begin`.
+template <class Each>
+V4NPU_INLINE void each_row(const List& l, int64_t begin, const Each& each) {
   for (int64_t place = begin; place < begin + kPlaces && place < l.places; ++place) {
     const bool entry = place >= l.width;
     int64_t i = l.first + place;
     if (entry) i = l.picks == nullptr ? place - l.width : l.picks[place - l.width];
     if (entry ? i < 0 : place >= l.seen) continue;
-    widen_kv<T>(row_at(entry ? l.entries : l.window, i), a.packed, keep, a.head_dim, tile + n++ * stride);
+    each(row_at(entry ? l.entries : l.window, i));
   }
-  return n;
+}
+
+V4NPU_INLINE void start(int64_t lanes, float* peak, float* total) {
+  for (int64_t h = 0; h < lanes; h += kLanes) {
+    store(peak + h, set1(kLowest));
+    store(total + h, zero());
+  }
+}
+
+// 6 sink: it joins the denominator only.
+V4NPU_INLINE void add_sink(const Attention& a, int64_t head, int64_t heads, int64_t lanes, const float* peak,
+                           float* total) {
+  if (a.sink == nullptr) return;
+  for (int64_t h = 0; h < lanes; h += kLanes) {
+    const f32x16 sink = h < heads ? load_upto(a.sink + head + h, heads - h) : zero();
+    store(total + h, load(total + h) + exp(sink - load(peak + h)));
+  }
 }
 
 struct State {
@@ -160,42 +174,70 @@ V4NPU_INLINE void accumulate_heads(const State& s, int64_t heads, int64_t d, int
   for (; h < heads; ++h) accumulate<1, VECTORS>(s, h, d, n, stride);
 }
 
+// What attends on one thread: the heads [head, head + heads) of a token, at most `group` of them.
 template <class T>
-void attend(const Attention& a, int64_t token, int64_t head, int64_t heads, const State& s) {
-  const List l = list_of(a, token);
-  const int64_t stride = tile_stride(a.head_dim), at = (token * a.num_heads + head) * a.head_dim;
-  transpose_heads(static_cast<const T*>(a.q) + at, heads, a.head_dim, s.q);  // 1 load q
-  for (int64_t h = 0; h < s.lanes; h += kLanes) {
-    store(s.peak + h, set1(kLowest));
-    store(s.total + h, zero());
+struct VectorWorker {
+  const Attention& a;
+  State s{};
+
+  static inline __attribute__((always_inline)) int64_t bytes(const Attention& a, int64_t group) {
+    const int64_t lanes = whole_vectors(group), row = whole_vectors(a.head_dim);
+    return 4 * (a.head_dim * lanes + kPlaces * (tile_stride(a.head_dim) + lanes) + lanes * row + 3 * lanes);
   }
-  std::memset(s.sums, 0, static_cast<size_t>(s.lanes * s.row) * sizeof(float));
-  for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
-    const int64_t n = gather<T>(a, l, begin, s.tile);
-    if (n == 0) continue;
-    dots_of_tile(s.tile, n, stride, s.q, s.lanes, a.head_dim, s.scores);  // 3 scores
-    for (int64_t h = 0; h < s.lanes; h += kLanes) softmax(a, s, h, n);
-    int64_t d = 0;
-    for (; d + 4 * kLanes <= s.row; d += 4 * kLanes) accumulate_heads<4>(s, heads, d, n, stride);
-    for (; d < s.row; d += kLanes) accumulate_heads<1>(s, heads, d, n, stride);
+  inline __attribute__((always_inline)) VectorWorker(const Attention& attention, int64_t group, void* memory)
+      : a(attention) {
+    s.lanes = whole_vectors(group);
+    s.row = whole_vectors(a.head_dim);
+    s.q = static_cast<float*>(memory);
+    s.tile = s.q + a.head_dim * s.lanes;
+    s.scores = s.tile + kPlaces * tile_stride(a.head_dim);
+    s.sums = s.scores + kPlaces * s.lanes;
+    s.peak = s.sums + s.lanes * s.row;
+    s.total = s.peak + s.lanes;
+    s.rescale = s.total + s.lanes;
   }
-  if (a.sink != nullptr) {  // 6 sink, normalise
-    for (int64_t h = 0; h < s.lanes; h += kLanes) {
-      const f32x16 sink = h < heads ? load_upto(a.sink + head + h, heads - h) : zero();
-      store(s.total + h, load(s.total + h) + exp(sink - load(s.peak + h)));
+
+  inline __attribute__((always_inline)) void finish() const {}
+
+  inline __attribute__((always_inline)) void attend(int64_t token, int64_t head, int64_t heads) const {
+    const List l = list_of(a, token);
+    const int64_t stride = tile_stride(a.head_dim), at = (token * a.num_heads + head) * a.head_dim;
+    transpose_heads(static_cast<const T*>(a.q) + at, heads, a.head_dim, s.q);  // 1 load q
+    start(s.lanes, s.peak, s.total);
+    std::memset(s.sums, 0, static_cast<size_t>(s.lanes * s.row) * sizeof(float));
+    for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
+      int64_t n = 0;
+      each_row(l, begin, [&](RowAt row) __attribute__((always_inline)) {  // 2 gather kv
+        widen_kv<T>(row, a.packed, a.head_dim - a.rope_dim, a.head_dim, s.tile + n++ * stride);
+      });
+      if (n == 0) continue;
+      dots_of_tile(s.tile, n, stride, s.q, s.lanes, a.head_dim, s.scores);  // 3 scores
+      for (int64_t h = 0; h < s.lanes; h += kLanes) softmax(a, s, h, n);
+      int64_t d = 0;
+      for (; d + 4 * kLanes <= s.row; d += 4 * kLanes) accumulate_heads<4>(s, heads, d, n, stride);
+      for (; d < s.row; d += kLanes) accumulate_heads<1>(s, heads, d, n, stride);
+    }
+    add_sink(a, head, heads, s.lanes, s.peak, s.total);
+    for (int64_t h = 0; h < heads; ++h) {
+      const f32x16 total = set1(s.total[h]);
+      T* out = static_cast<T*>(a.out) + at + h * a.head_dim;
+      for (int64_t d = 0; d < a.head_dim; d += kLanes) {
+        store_upto(out + d, load(s.sums + h * s.row + d) / total, a.head_dim - d);  // 7 one rounding
+      }
     }
   }
-  for (int64_t h = 0; h < heads; ++h) {
-    const f32x16 total = set1(s.total[h]);
-    T* out = static_cast<T*>(a.out) + at + h * a.head_dim;
-    for (int64_t d = 0; d < a.head_dim; d += kLanes) {
-      store_upto(out + d, load(s.sums + h * s.row + d) / total, a.head_dim - d);  // 7 one rounding
-    }
-  }
-}
+};
+
+}  // namespace v4npu::cpu::V4NPU_ISA
+
+#ifdef V4NPU_HAS_AMX
+#include "paged/attention_amx.h"
+#endif
+
+namespace v4npu::cpu::V4NPU_ISA {
 
 // Few queries: their heads are split, so that all threads have work; the rows never are.
-template <class T>
+template <class Worker>
 void attend_all(const Attention& a) {
   int64_t group = a.num_heads < kHeadGroup ? a.num_heads : kHeadGroup;
   const int64_t threads = num_threads();
@@ -206,35 +248,23 @@ void attend_all(const Attention& a) {
   if (group == 0 || a.num_tokens == 0) return;
   const int64_t groups = (a.num_heads + group - 1) / group;
   const int64_t places = a.window + (a.topk_indices != nullptr ? a.topk : a.max_blocks * a.entry_rows.block_size);
-  parallel_rows(
-      a.num_tokens * groups, (places < 1 << 20 ? places : 1 << 20) * a.head_dim, [&](int64_t begin, int64_t end) {
-        State s{};
-        s.lanes = whole_vectors(group);
-        s.row = whole_vectors(a.head_dim);
-        const int64_t sizes[] = {a.head_dim * s.lanes,
-                                 kPlaces * tile_stride(a.head_dim),
-                                 kPlaces * s.lanes,
-                                 s.lanes * s.row,
-                                 s.lanes,
-                                 s.lanes,
-                                 s.lanes};
-        int64_t all = 0;
-        for (const int64_t size : sizes) all += size;
-        float* memory = static_cast<float*>(scratch(Scratch::kBody, all * static_cast<int64_t>(sizeof(float))));
-        float** const parts[] = {&s.q, &s.tile, &s.scores, &s.sums, &s.peak, &s.total, &s.rescale};
-        for (int i = 0; i < 7; ++i) {
-          *parts[i] = memory;
-          memory += sizes[i];
-        }
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t head = i % groups * group;
-          attend<T>(a, i / groups, head, a.num_heads - head < group ? a.num_heads - head : group, s);
-        }
-      });
+  parallel_rows(a.num_tokens * groups, (places < 1 << 20 ? places : 1 << 20) * a.head_dim,
+                [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
+                  const Worker worker(a, group, scratch(Scratch::kBody, Worker::bytes(a, group)));
+                  for (int64_t i = begin; i < end; ++i) {
+                    const int64_t head = i % groups * group;
+                    worker.attend(i / groups, head, a.num_heads - head < group ? a.num_heads - head : group);
+                  }
+                  worker.finish();
+                });
 }
 
 V4NPU_INLINE void run(const Attention& a, Dtype dtype) {
-  dtype == Dtype::kFloat32 ? attend_all<float>(a) : attend_all<bf16>(a);
+  if (dtype == Dtype::kFloat32) return attend_all<VectorWorker<float>>(a);
+#ifdef V4NPU_HAS_AMX
+  if (a.round_p) return attend_all<TileWorker>(a);
+#endif
+  attend_all<VectorWorker<bf16>>(a);
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA

@@ -2,8 +2,8 @@
 //
 // A tile of keys is widened and turned once, so that keys are lanes, and meets the heads of all queries of the tile.
 // Thus few heads leave no lane idle and no sum crosses lanes: a dot adds its dims in ascending order, a score its
-// heads, whatever the lane, the tile and the other queries. Scratch for 32 queries of 64 heads of 128: queries 1 MiB,
-// keys 32 KiB, rows 9 KiB, dots 16 KiB.
+// heads by sixteen, whatever the lane, the tile and the other queries. Scratch for 32 queries of 64 heads of 128:
+// queries 1 MiB, keys 16 KiB, rows 9 KiB, dots 8 KiB.
 #pragma once
 
 #include "paged/rows.h"
@@ -12,11 +12,17 @@
 #include "simd.h"
 #include "v4npu/dtype.h"
 
+#ifdef V4NPU_HAS_AMX
+#include "paged/indexer_amx.h"
+#endif
+
 namespace v4npu::cpu::V4NPU_ISA {
 
 constexpr int64_t kQueryTile = 32;
-constexpr int64_t kKeyTile = 4 * kLanes;
-constexpr int64_t kColumnsAtOnce = 64;  // heads, of as many queries as it takes: their dots stay in the first cache
+constexpr int64_t kKeyTile = 2 * kLanes;  // with the heads of a query they stay in the first cache
+constexpr int64_t kLine = 64;             // bytes of a cache line
+constexpr int64_t kSpare = 31;            // columns that a matrix unit reads and writes behind the last
+constexpr int64_t kColumnsAtOnce = 64;    // heads, of as many queries as it takes: their dots stay in the first cache
 
 // Queries of one sequence: tokens [token, token + count), the first at `position`.
 struct QueryTile {
@@ -62,14 +68,17 @@ struct IndexerTile {
   float* rows;                                  // of 16 keys, as they lie
   float* keys;                                  // [groups of 16 keys, steps, 16]
   float* dots;                                  // [columns, keys]
+  float* scores;                                // [queries at once, keys]
   int64_t heads, steps, padded, row, together;  // together: queries whose heads meet the keys at once
 
   static inline __attribute__((always_inline)) int64_t size(int64_t heads, int64_t dim) {
-    const int64_t padded = whole_vectors(dim);
-    return kQueryTile * heads * (padded + 1) + kLanes * tile_stride(dim) + kKeyTile * (padded + at_once(heads) * heads);
+    const int64_t padded = whole_vectors(dim), once = at_once(heads) * heads;
+    return kQueryTile * heads * (padded + 1) + kSpare * padded + kLanes * tile_stride(dim) +
+           kKeyTile * (padded + once + kSpare + at_once(heads));
   }
   static inline __attribute__((always_inline)) int64_t at_once(int64_t heads) {
-    return heads > 0 && heads < kColumnsAtOnce ? kColumnsAtOnce / heads : 1;
+    const int64_t queries = heads > 0 ? kColumnsAtOnce / heads : 0;
+    return queries < 1 ? 1 : queries < kQueryTile ? queries : kQueryTile;
   }
   inline __attribute__((always_inline)) IndexerTile(float* memory, int64_t num_heads, int64_t dim, int64_t num_steps)
       : q(memory),
@@ -78,10 +87,11 @@ struct IndexerTile {
         padded(whole_vectors(num_steps)),
         row(tile_stride(dim)),
         together(at_once(num_heads)) {
-    weights = q + kQueryTile * heads * padded;
+    weights = q + (kQueryTile * heads + kSpare) * padded;
     rows = weights + kQueryTile * heads;
     keys = rows + kLanes * row;
     dots = keys + kKeyTile * padded;
+    scores = dots + kKeyTile * (together * heads + kSpare);
   }
 };
 
@@ -92,7 +102,7 @@ V4NPU_INLINE void load_queries(const Params& p, const QueryTile& t, const Indexe
   for (int64_t c = 0; c < columns; ++c) {
     float* to = tile.q + c * tile.padded;
     if constexpr (kLane<T> == Lane::kPair) {
-      to[tile.steps - 1] = 0.0f;  // beside the last of an odd number of dims
+      std::memset(to, 0, static_cast<size_t>(tile.padded) * sizeof(float));
       std::memcpy(to, q + c * dim, static_cast<size_t>(dim) * sizeof(T));
     } else {
       for (int64_t d = 0; d < dim; d += kLanes) store_upto(to + d, load_upto(q + c * dim + d, dim - d), dim - d);
@@ -101,8 +111,10 @@ V4NPU_INLINE void load_queries(const Params& p, const QueryTile& t, const Indexe
   }
 }
 
+// Keys [first, first + n), where those before `end` will follow.
 template <class T, class Params>
-V4NPU_INLINE void load_keys(const Params& p, int64_t b, int64_t first, int64_t n, const IndexerTile& tile) {
+V4NPU_INLINE void load_keys(const Params& p, int64_t b, int64_t first, int64_t n, int64_t end,
+                            const IndexerTile& tile) {
   const int64_t payload = p.packed ? p.head_dim / 2 : p.head_dim * static_cast<int64_t>(sizeof(T));
   const int64_t scales = p.packed ? (p.head_dim + kFp4Block - 1) / kFp4Block : 0;
   const RowSource rows{static_cast<const uint8_t*>(p.keys),
@@ -111,17 +123,33 @@ V4NPU_INLINE void load_keys(const Params& p, int64_t b, int64_t first, int64_t n
                        p.block_stride,
                        payload,
                        scales};
+  // Rows that are whole vectors of what is multiplied are turned where they lie.
+  constexpr int64_t kWhole = kLane<T> == Lane::kPair ? 2 * kLanes : kLanes;
+  const bool lying = !p.packed && p.head_dim % kWhole == 0 && (kLane<T> == Lane::kPair || sizeof(T) == sizeof(float));
   for (int64_t begin = 0; begin < n; begin += kLanes) {
-    for (int64_t k = 0; k < kLanes; ++k) {
-      float* key = tile.rows + k * tile.row;
-      if (begin + k >= n) {
-        std::memset(key, 0, static_cast<size_t>(tile.row) * sizeof(float));
-        continue;
+    RowAt at[kLanes];
+    const int64_t ahead = first + begin + kKeyTile;  // pages lie anywhere: nothing else fetches what comes next
+    if (ahead < end) {
+      rows_at(rows, ahead, end - ahead, at);
+      for (const RowAt& row : at) {
+        for (int64_t i = 0; i < payload; i += kLine) __builtin_prefetch(row.payload + i);
       }
-      widen_key<T>(row_at(rows, first + begin + k), p.packed, p.head_dim, key);
-      if constexpr (kLane<T> == Lane::kPair) pair_row(key, p.head_dim, key);  // in place: writes behind what it reads
+      if (scales > 0) __builtin_prefetch(at[0].scales);
     }
-    turn_rows(tile.rows, tile.row, tile.padded, tile.keys + begin * tile.padded);
+    rows_at(rows, first + begin, n - begin, at);
+    const float* key[kLanes];
+    for (int64_t k = 0; k < kLanes; ++k) key[k] = reinterpret_cast<const float*>(at[k].payload);
+    float* to = tile.keys + begin * tile.padded;
+#ifdef V4NPU_HAS_AMX
+    if (sizeof(T) == sizeof(bf16) && p.packed && p.head_dim % 128 == 0 && turn_fp4(at, p.head_dim, to)) continue;
+#endif
+    for (int64_t k = 0; k < kLanes && !lying; ++k) {
+      float* wide = tile.rows + k * tile.row;
+      widen_key<T>(at[k], p.packed, p.head_dim, wide);
+      if constexpr (kLane<T> == Lane::kPair) pair_row(wide, p.head_dim, wide);  // in place: writes behind what it reads
+      key[k] = wide;
+    }
+    turn_rows(key, tile.padded, to);
   }
 }
 
@@ -156,32 +184,101 @@ template <Lane L, int VECTORS>
 V4NPU_INLINE void dots_of_columns(const IndexerTile& tile, int64_t first, int64_t columns, int64_t key) {
   const float *q = tile.q + first * tile.padded, *keys = tile.keys + key * tile.padded;
   float* out = tile.dots + key;
-  int64_t c = 0;  // 6 columns: with 4 groups of keys 24 sums in 32 registers, with one 6 in 8
-  for (; c + 6 <= columns; c += 6) dots<L, 6, VECTORS>(tile, q + c * tile.padded, keys, out + c * kKeyTile);
-  for (; c + 2 <= columns; c += 2) dots<L, 2, VECTORS>(tile, q + c * tile.padded, keys, out + c * kKeyTile);
-  if (c < columns) dots<L, 1, VECTORS>(tile, q + c * tile.padded, keys, out + c * kKeyTile);
+  constexpr int kMost = VECTORS == 2 ? 12 : 6, kFew = VECTORS == 2 ? 4 : 2;  // 24 sums in 32 registers, or 6 in 8
+  int64_t c = 0;
+  for (; c + kMost <= columns; c += kMost) dots<L, kMost, VECTORS>(tile, q + c * tile.padded, keys, out + c * kKeyTile);
+  for (; c + kFew <= columns; c += kFew) dots<L, kFew, VECTORS>(tile, q + c * tile.padded, keys, out + c * kKeyTile);
+  for (; c < columns; ++c) dots<L, 1, VECTORS>(tile, q + c * tile.padded, keys, out + c * kKeyTile);
 }
 
 // 1 dot: the columns from `first` on with the first n keys.
 template <class T>
 V4NPU_INLINE void dots_of_tile(const IndexerTile& tile, int64_t first, int64_t columns, int64_t n) {
-  if (kRegisters >= 32 && n > kKeyTile - kLanes) return dots_of_columns<kLane<T>, 4>(tile, first, columns, 0);
+#ifdef V4NPU_HAS_AMX
+  if constexpr (kLane<T> == Lane::kPair) {
+    for (int64_t c = 0; c < columns; c += 2 * kLanes) {
+      tile_dots(tile.q + (first + c) * tile.padded, tile.padded, tile.keys, tile.dots + c * kKeyTile);
+    }
+    return;
+  }
+#endif
+  if (kRegisters >= 32 && n > kKeyTile - kLanes) return dots_of_columns<kLane<T>, 2>(tile, first, columns, 0);
   for (int64_t k = 0; k < n; k += kLanes) dots_of_columns<kLane<T>, 1>(tile, first, columns, k);
 }
 
+// v rounded to R by additions that leave no bit for the rest: NaN from 2^111 on, and v itself below 2^-126.
+template <class R>
+V4NPU_INLINE f32x16 quickly_rounded(f32x16 v) {
+  if constexpr (sizeof(R) == sizeof(float)) return v;
+  const f32x16 power = keep_bits(v, 0xff800000);
+  return fma(power, set1(-0x1p16f), fma(power, set1(0x1p16f), v));
+}
+
 // Steps 2 to 4 for one query and VECTORS groups of keys. R is the dtype that dot, product and sum are rounded to.
-template <class R, int VECTORS>
-V4NPU_INLINE void sum_heads(const float* dots, const float* weights, int64_t heads, float* scores) {
+template <int VECTORS, class Round>
+V4NPU_INLINE void sum_heads(const float* dots, const float* weights, int64_t heads, float* scores, const Round& round) {
   f32x16 sum[VECTORS];
   for (int v = 0; v < VECTORS; ++v) sum[v] = zero();
-  for (int64_t h = 0; h < heads; ++h) {
-    const f32x16 weight = set1(weights[h]);
-    for (int v = 0; v < VECTORS; ++v) {
-      const f32x16 dot = rounded<R>(load(dots + h * kKeyTile + v * kLanes));
-      sum[v] = sum[v] + rounded<R>(max(zero(), dot) * weight);  // 2 relu, times weights; NaN passes   3 sum over heads
+  for (int64_t first = 0; first < heads; first += kLanes) {
+    const int64_t end = first + kLanes < heads ? first + kLanes : heads;
+    f32x16 part[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) part[v] = zero();
+    for (int64_t h = first; h < end; ++h) {
+      const f32x16 weight = set1(weights[h]);
+      for (int v = 0; v < VECTORS; ++v) {  // 2 relu, times weights; NaN passes   3 sum over heads
+        const f32x16 dot = max(zero(), load(dots + h * kKeyTile + v * kLanes));
+        part[v] = part[v] + round(round(dot) * weight);
+      }
+    }
+    for (int v = 0; v < VECTORS; ++v) sum[v] = sum[v] + part[v];
+  }
+  for (int v = 0; v < VECTORS; ++v) store(scores + v * kLanes, round(sum[v]));  // 4 widen
+}
+
+// Those of query i again, where quickly_rounded gave NaN.
+template <class T, class R>
+static void repair(const IndexerTile& tile, int64_t i, int64_t n, float* scores) {
+  float exact[kLanes];
+  dots_of_tile<T>(tile, i * tile.heads, tile.heads, n);
+  for (int64_t k = 0; k < n; ++k) {
+    if (k % kLanes == 0) {
+      const auto round = [](f32x16 v) { return rounded<R>(v); };
+      sum_heads<1>(tile.dots + k, tile.weights + i * tile.heads, tile.heads, exact, round);
+    }
+    if (scores[k] != scores[k]) scores[k] = exact[k % kLanes];
+  }
+}
+
+// Steps 1 to 4 for the first n keys and queries [begin, end): tile.scores.
+template <class T, class R>
+V4NPU_INLINE void score(const IndexerTile& tile, int64_t begin, int64_t end, int64_t n) {
+  const int64_t first = begin * tile.heads, columns = (end - begin) * tile.heads;
+  const float* weights = tile.weights + first;
+#ifdef V4NPU_HAS_AMX
+  if (kLane<T> == Lane::kPair && tile.heads % kLanes == 0) {
+    tile_scores(tile.q + first * tile.padded, tile.padded, tile.keys, weights, tile.heads, columns, tile.dots,
+                tile.scores, [](f32x16 v) __attribute__((always_inline)) { return quickly_rounded<R>(v); });
+  } else
+#endif
+  {
+    dots_of_tile<T>(tile, first, columns, n);
+    const auto round = [](f32x16 v) __attribute__((always_inline)) { return quickly_rounded<R>(v); };
+    for (int64_t i = 0; i < end - begin; ++i) {
+      const float *dots = tile.dots + i * tile.heads * kKeyTile, *w = weights + i * tile.heads;
+      float* scores = tile.scores + i * kKeyTile;
+      if (n > kKeyTile - kLanes) {
+        sum_heads<2>(dots, w, tile.heads, scores, round);
+      } else {
+        for (int64_t k = 0; k < n; k += kLanes) sum_heads<1>(dots + k, w, tile.heads, scores + k, round);
+      }
     }
   }
-  for (int v = 0; v < VECTORS; ++v) store(scores + v * kLanes, rounded<R>(sum[v]));  // 4 widen
+  for (int64_t i = begin; i < end && sizeof(R) != sizeof(float); ++i) {
+    float* scores = tile.scores + (i - begin) * kKeyTile;
+    uint32_t broken = 0;
+    for (int64_t k = 0; k < n; k += kLanes) broken |= above(load(scores + k), __builtin_inff());
+    if (broken != 0) repair<T, R>(tile, i, n, scores);
+  }
 }
 
 // Entries that the query at `position` sees.
@@ -192,33 +289,30 @@ V4NPU_INLINE int64_t visible(int64_t position, int64_t ratio) { return (position
 template <class T, class R, class Params, class Each>
 V4NPU_INLINE void walk(const Params& p, const QueryTile& t, int64_t lo, int64_t hi, float* memory, const Each& each) {
   const IndexerTile tile(memory, p.num_heads, p.head_dim, steps_of<T>(p.head_dim));
-  float scores[kKeyTile];
   int64_t known[kQueryTile];
   for (int64_t i = 0; i < t.count; ++i) {  // 5 mask
     const int64_t all = visible(t.position + i, p.ratio);
     known[i] = all < hi ? all : hi;
   }
   load_queries<T>(p, t, tile);
+#ifdef V4NPU_HAS_AMX
+  tile_configure(kLanes);
+#endif
   for (int64_t first = lo; first < hi; first += kKeyTile) {
     const auto seen = [&](int64_t i) { return known[i] - first < kKeyTile ? known[i] - first : kKeyTile; };
-    load_keys<T>(p, t.b, first, hi - first < kKeyTile ? hi - first : kKeyTile, tile);
+    load_keys<T>(p, t.b, first, hi - first < kKeyTile ? hi - first : kKeyTile, hi, tile);
     for (int64_t group = 0; group < t.count; group += tile.together) {
       const int64_t end = group + tile.together < t.count ? group + tile.together : t.count;
       if (seen(end - 1) <= 0) continue;
-      dots_of_tile<T>(tile, group * tile.heads, (end - group) * tile.heads, seen(end - 1));
+      score<T, R>(tile, group, end, seen(end - 1));
       for (int64_t i = group; i < end; ++i) {
-        const int64_t n = seen(i);
-        if (n <= 0) continue;
-        const float *dots = tile.dots + (i - group) * tile.heads * kKeyTile, *weights = tile.weights + i * tile.heads;
-        if (n > kKeyTile - kLanes) {
-          sum_heads<R, 4>(dots, weights, tile.heads, scores);
-        } else {
-          for (int64_t k = 0; k < n; k += kLanes) sum_heads<R, 1>(dots + k, weights, tile.heads, scores + k);
-        }
-        each(i, first, n, scores);
+        if (seen(i) > 0) each(i, first, seen(i), tile.scores + (i - group) * kKeyTile);
       }
     }
   }
+#ifdef V4NPU_HAS_AMX
+  tile_release();
+#endif
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA

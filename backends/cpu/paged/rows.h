@@ -24,6 +24,18 @@ V4NPU_INLINE RowAt row_at(const RowSource& s, int64_t i) {
   return {page + row * s.payload, page + s.block_size * s.payload + row * s.scales};
 }
 
+// Rows [first, first + n) and, to fill the 16, the last of them again.
+V4NPU_INLINE void rows_at(const RowSource& s, int64_t first, int64_t n, RowAt (&out)[kLanes]) {
+  int64_t block = first / s.block_size, row = first - block * s.block_size;
+  const uint8_t* page = s.base + s.table[block] * s.stride;
+  for (int64_t k = 0; k < kLanes; ++k) {
+    out[k] = {page + row * s.payload, page + s.block_size * s.payload + row * s.scales};
+    if (k + 1 >= n || ++row < s.block_size) continue;
+    row = 0;
+    page = s.base + s.table[++block] * s.stride;
+  }
+}
+
 // A KV row, plain or fp8_kv (keep e4m3 values, then bf16 ones), widened; `out` has whole vectors, zero behind dim.
 template <class T>
 V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t dim, float* out) {
@@ -91,18 +103,21 @@ V4NPU_INLINE f32x16 multiply_add(f32x16 key, f32x16 heads, f32x16 sum) {
   }
 }
 
-// x [n] as pairs of bf16, which its values are exactly; the last of an odd n stands beside a zero.
+// x [n] as pairs of bf16, which its values are exactly, in whole vectors of pairs: zero behind the last.
 V4NPU_INLINE void pair_row(const float* x, int64_t n, float* out) {
   auto* to = reinterpret_cast<bf16*>(out);
-  for (int64_t i = 0; i < n; i += kLanes) store(to + i, load_upto(x + i, n - i));
+  for (int64_t i = 0; i < n; i += 2 * kLanes) {
+    store(to + i, load_upto(x + i, n - i));
+    store(to + i + kLanes, n - i > kLanes ? load_upto(x + i + kLanes, n - i - kLanes) : zero());
+  }
 }
 
-// Keys become lanes: 16 rows of n floats, `stride` apart, to out [n, 16]. n is in whole vectors.
-V4NPU_INLINE void turn_rows(const float* rows, int64_t stride, int64_t n, float* out) {
+// Keys become lanes: 16 rows of n floats to out [n, 16]. n is in whole vectors.
+V4NPU_INLINE void turn_rows(const float* const (&rows)[kLanes], int64_t n, float* out) {
   for (int64_t d = 0; d < n; d += kLanes) {
     f32x16 v[kLanes];
 #pragma GCC unroll 16
-    for (int k = 0; k < kLanes; ++k) v[k] = load(rows + k * stride + d);
+    for (int k = 0; k < kLanes; ++k) v[k] = load(rows[k] + d);
     transpose(v);
 #pragma GCC unroll 16
     for (int j = 0; j < kLanes; ++j) store(out + (d + j) * kLanes, v[j]);
