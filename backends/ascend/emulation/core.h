@@ -22,16 +22,16 @@ namespace v4npu::emulation {
 
 constexpr int kEventIds = 8;          // per pair of pipes, on 2201 and 3510 alike (SetFlag/WaitFlag reference page)
 constexpr int kEventKinds = 64;       // more than HardEvent has
-constexpr int kMaxBuffers = 64;       // per kernel (TPipe::InitBuffer reference page)
+constexpr uint64_t kMaxBuffers = 64;  // per kernel (TPipe::InitBuffer reference page)
 constexpr uint64_t kBlockBytes = 32;  // alignment and copy unit of UB and L1
 constexpr uint64_t kMaxInstructions = 1'000'000;  // watchdog, per core; the tests stay below a tenth of it
 
 constexpr uint64_t whole_blocks(uint64_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes; }
 
 // Memories on the chip. A local address is the memory's number above bit 32 and the byte below.
-enum class Space : uint8_t { UB, L1, L0A, L0B, L0C };
-constexpr int kSpaces = 5;
-constexpr const char* kSpaceNames[kSpaces] = {"UB", "L1", "L0A", "L0B", "L0C"};
+enum class Space : uint8_t { UB, L1, L0A, L0B, L0C, L0A_MX, L0B_MX };
+constexpr int kSpaces = 7;
+constexpr const char* kSpaceNames[kSpaces] = {"UB", "L1", "L0A", "L0B", "L0C", "L0A_MX", "L0B_MX"};
 constexpr Space space_of(uint64_t address) { return static_cast<Space>(address >> 32); }
 
 enum class Access : int32_t { In, Out, InOut };
@@ -193,7 +193,8 @@ class Core {
   // ---- buffers on the chip
 
   int64_t capacity(Space space) const {
-    const int64_t bytes[kSpaces] = {limits_.ub, limits_.l1, limits_.l0a, limits_.l0b, limits_.l0c};
+    const int64_t bytes[kSpaces] = {limits_.ub,  limits_.l1,   limits_.l0a, limits_.l0b,
+                                    limits_.l0c, limits_.l0mx, limits_.l0mx};
     return bytes[static_cast<int>(space)];
   }
 
@@ -207,11 +208,18 @@ class Core {
       fail(call + std::to_string(used + size) + " bytes of " + memory + " needed, " +
            std::to_string(used + size - limit) + " more than the " + std::to_string(limit) + " there are");
     }
-    if (labels_.size() >= kMaxBuffers) fail(call + "more than 64 buffers");
+    if (++num_buffers_ > kMaxBuffers) fail(call + "more than 64 buffers");
     memory_[static_cast<int>(space)].resize(limit, 0xff);
     const uint64_t address = uint64_t{static_cast<uint8_t>(space)} << 32 | used;
     labels_[address] = label;
     used += size;
+    return address;
+  }
+  // A memory that is not handed out in buffers: the scales of L0A and L0B lie where their operands do.
+  uint64_t whole(Space space) {
+    const uint64_t address = uint64_t{static_cast<uint8_t>(space)} << 32;
+    memory_[static_cast<int>(space)].resize(static_cast<uint64_t>(capacity(space)), 0xff);
+    labels_[address] = kSpaceNames[static_cast<int>(space)];
     return address;
   }
   uint64_t used(Space space) const { return used_[static_cast<int>(space)]; }
@@ -397,7 +405,7 @@ class Core {
   Shadow shadow_;
   Flag flags_[kEventKinds][kEventIds];
   EventUse events_[kEventKinds][kEventIds] = {};
-  uint64_t used_[kSpaces] = {}, num_instructions_ = 0;
+  uint64_t used_[kSpaces] = {}, num_instructions_ = 0, num_buffers_ = 0;
   std::map<uint64_t, std::string> labels_;
   std::vector<std::function<void()>> end_checks_;
 };

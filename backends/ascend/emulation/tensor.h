@@ -24,7 +24,8 @@ class GlobalTensor {
   uint64_t GetSize() const { return size_; }
   GlobalTensor operator[](uint64_t offset) const {
     GlobalTensor part;  // integers, so that an offset far outside is reported when it is used
-    part.data_ = reinterpret_cast<T*>(reinterpret_cast<uint64_t>(data_) + offset * sizeof(T));
+    part.data_ =
+        reinterpret_cast<T*>(reinterpret_cast<uint64_t>(data_) + offset * sizeof(T) / v4npu::emulation::kValues<T>);
     part.size_ = size_ == kUnbounded ? size_ : size_ - std::min(size_, offset);
     return part;
   }
@@ -42,11 +43,14 @@ class LocalTensor {
 
   LocalTensor() = default;
   LocalTensor(uint64_t address, uint64_t end, TPosition position)
-      : address_(address), end_(end), position_(position), size_((end - address) / sizeof(T)) {}
+      : address_(address),
+        end_(end),
+        position_(position),
+        size_((end - address) / sizeof(T) * v4npu::emulation::kValues<T>) {}
 
   LocalTensor operator[](uint32_t offset) const {
     LocalTensor part = *this;
-    part.address_ += uint64_t{offset} * sizeof(T);
+    part.address_ += uint64_t{offset} * sizeof(T) / v4npu::emulation::kValues<T>;
     part.size_ = offset < size_ ? size_ - offset : 0;
     return part;
   }
@@ -184,7 +188,7 @@ class Op {
 
   template <typename T>
   uint8_t* global(const Global<T>& tensor, int64_t offset, uint64_t bytes) const {
-    const uint64_t end = (offset + bytes + sizeof(T) - 1) / sizeof(T);
+    const uint64_t end = (offset + bytes + sizeof(T) - 1) / sizeof(T) * kValues<T>;
     require(tensor.GetSize() == Global<T>::kUnbounded || (offset >= 0 && end <= tensor.GetSize()),
             "out of bounds, element " + std::to_string(end) + " of a GlobalTensor that ends at element " +
                 std::to_string(tensor.GetSize()));
