@@ -6,8 +6,8 @@
 //   L0A        Zz on 2201, Nz on 3510
 //   L0B        Zn      of the K x N operand: the same bytes as Nz of its transpose N x K
 //   L0C        Nz      fractals of 16 x 16 fp32, 1024 bytes
-// Emulated for half and bf16 operands, and on 3510 for fp8, with fp32 sums; operands with scales are in cube_mx.h. The
-// order in which a dot product is summed is not documented; here it is k upwards.
+// Emulated for half and bf16 operands, and on 3510 for fp8, with fp32 sums; operands with scales are in cube_dav3510.h.
+// The order in which a dot product is summed is not documented; here it is k upwards.
 #pragma once
 
 #include <bit>
@@ -285,6 +285,7 @@ enum class CO2Layout : uint8_t { NZ, ROW_MAJOR, COLUMN_MAJOR };
 
 struct FixpipeConfig {
   CO2Layout format;
+  bool isToUB = false;
 };
 constexpr FixpipeConfig CFG_ROW_MAJOR = {CO2Layout::ROW_MAJOR};
 

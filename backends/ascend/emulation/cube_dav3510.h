@@ -1,4 +1,5 @@
-// What the cube core of 3510 alone has: loads of parts of a matrix, and products of operands with scales (MX).
+// What the cube core of 3510 alone has: loads of parts of a matrix, straight or transposed, a way from L0C to the UB of
+// its vector cores, and products of operands with scales (MX).
 //
 // Every 32 values along k share a scale, a power of two (fp8_e8m0_t). Scales travel in fractals of 32 bytes, 16 rows of
 // two scales: they cover 16 rows of 64 values. A fractal after the other along k, then the next 16 rows, in L1 as in
@@ -84,16 +85,34 @@ Local<fp8_e8m0_t> scales_of(Core& core, const Local<T>& operand) {
                            static_cast<AscendC::TPosition>(operand.GetPosition()));
 }
 
+// A fractal of 16 x 16 values of 16 bits, rows for columns.
+template <typename T>
+void transpose_fractal(Op& op, const Local<T>& to, const Local<T>& from) {
+  constexpr int64_t kSize = kFractalRows * kFractalRows;
+  const T* source = op.read(from, kSize);
+  T* target = op.write(to, kSize, kFractalBytes);
+  for (int64_t i = 0; i < kSize; ++i) target[i] = source[i % kFractalRows * kFractalRows + i / kFractalRows];
+}
+
+// Transposed, dstStride goes from a row of fractals of the source to the next.
 template <typename T>
 void move_fractals(Op& op, const Local<T>& dst, const Local<T>& src, const AscendC::LoadData2DParamsV2& params) {
   check_load(op, dst, src);
-  op.require(!params.ifTranspose, "transposing loads are not emulated");
+  op.require(!params.ifTranspose || sizeof(T) == 2, "transposing loads are emulated for 16 bits only");
   op.require(params.mStep > 0 && params.mStep <= 255 && params.kStep > 0 && params.kStep <= 255 && params.srcStride > 0,
              "mStep and kStep must be in 1..255, srcStride positive");
   for (int64_t k = 0; k < params.kStep; ++k) {
     for (int64_t m = 0; m < params.mStep; ++m) {
-      const int64_t from = (params.kStartPosition + k) * params.srcStride + params.mStartPosition + m;
-      move_fractal(op, advanced(dst, (k * params.dstStride + m) * kFractalBytes), advanced(src, from * kFractalBytes));
+      const int64_t source = (params.kStartPosition + k) * params.srcStride + params.mStartPosition + m;
+      const int64_t target = params.ifTranspose ? m * params.dstStride + k : k * params.dstStride + m;
+      const Local<T> from = advanced(src, source * kFractalBytes), to = advanced(dst, target * kFractalBytes);
+      if constexpr (sizeof(T) == 2) {
+        if (params.ifTranspose) {
+          transpose_fractal(op, to, from);
+          continue;
+        }
+      }
+      move_fractal(op, to, from);
     }
   }
 }
@@ -133,6 +152,52 @@ void LoadData(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LoadDa
   static_assert(kCubeOperand<T> || kScaledOperand<T>);
   Op op("LoadData", Pipe::MTE1, at);
   move_fractals(op, dst, src, params);
+}
+
+// As FixpipeParamsV220; dualDstCtl: 1 gives the vector cores half the rows each, 2 half the columns, 0 all of it to
+// subBlockId.
+template <CO2Layout format = CO2Layout::ROW_MAJOR>
+struct FixpipeParamsArch3510 {
+  FixpipeParamsArch3510() = default;
+  FixpipeParamsArch3510(uint16_t nSizeIn, uint16_t mSizeIn, uint16_t srcStrideIn, uint32_t dstStrideIn)
+      : nSize(nSizeIn), mSize(mSizeIn), srcStride(srcStrideIn), dstStride(dstStrideIn) {}
+  uint16_t nSize = 0, mSize = 0, srcStride = 0;
+  uint32_t dstStride = 0;
+  QuantMode_t quantPre = QuantMode_t::NoQuant;
+  bool reluEn = false;
+  uint8_t unitFlag = 0, dualDstCtl = 0;
+  bool subBlockId = false;
+};
+
+// To the UB of one vector core, or of both, at the same address.
+template <typename T, typename U, const FixpipeConfig& config = CFG_ROW_MAJOR>
+void Fixpipe(const LocalTensor<T>& dst, const LocalTensor<U>& src, const FixpipeParamsArch3510<config.format>& params,
+             const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(std::is_same_v<T, float> && std::is_same_v<U, float>, "only fp32 is emulated");
+  static_assert(config.format == CO2Layout::ROW_MAJOR && config.isToUB,
+                "only the row-major output to the UB is emulated");
+  Op op("Fixpipe", Pipe::FIX, at);
+  op.require(op.core().mixed(), "the kernel's type runs no vector cores beside the cube core");
+  op.require(lies_in(src, Space::L0C) && lies_in(dst, Space::UB), "goes from L0C to the UB");
+  op.require(params.quantPre == NoQuant && !params.reluEn && params.unitFlag == 0,
+             "quantPre, reluEn and unitFlag are not emulated");
+  op.require(params.dualDstCtl <= 2, "dualDstCtl is 0, 1 or 2");
+  op.require(params.mSize > 0 && params.nSize > 0 && params.nSize % 16 == 0, "nSize must be a multiple of 16");
+  const bool rows = params.dualDstCtl == 1, columns = params.dualDstCtl == 2;
+  op.require(!rows || params.mSize % 2 == 0, "mSize must be even to be halved");
+  op.require(!columns || params.nSize % 32 == 0, "nSize must be a multiple of 32 to be halved");
+  if (rows || columns) op.to_both_vectors();
+  const int64_t height = params.mSize / (rows ? 2 : 1), width = params.nSize / (columns ? 2 : 1);
+  for (int64_t m = 0; m < params.mSize; ++m) {
+    for (int64_t n = 0; n < params.nSize; n += kFractalRows) {
+      const int64_t offset = (n / kFractalRows * params.srcStride + m) * kFractalRows;
+      const float* sum = op.read(src[static_cast<uint32_t>(offset)], kFractalRows);
+      const int64_t vector = rows ? m / height : columns ? n / width : params.subBlockId;
+      const auto element = static_cast<uint32_t>(m % height * params.dstStride + n % width);
+      std::copy_n(sum, kFractalRows, op.write_to_vector(static_cast<int>(vector), dst[element], kFractalRows));
+    }
+  }
 }
 
 // An operand and its scales.
