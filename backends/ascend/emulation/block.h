@@ -5,9 +5,11 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <exception>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -15,6 +17,7 @@
 
 #include "fault.h"
 #include "happens_before.h"
+#include "shadow.h"
 
 namespace v4npu::emulation {
 
@@ -22,12 +25,31 @@ constexpr int kCubeCore = 0;           // the vector cores are 1 and 2
 constexpr int kCrossFlags = 16;        // per core, for modes 0 to 2 (CrossCoreSetFlag reference page)
 constexpr size_t kMaxCrossCount = 15;  // a flag counts in 4 bits
 
+// Memories on the chip. A local address is the memory's number above bit 32 and the byte below; bits 40 and up say
+// which core it belongs to, once that is known: vector cores have a UB each, the cube core has the rest.
+enum class Space : uint8_t { UB, L1, L0A, L0B, L0C, L0A_MX, L0B_MX };
+constexpr int kSpaces = 7;
+constexpr const char* kSpaceNames[kSpaces] = {"UB", "L1", "L0A", "L0B", "L0C", "L0A_MX", "L0B_MX"};
+constexpr Space space_of(uint64_t address) { return static_cast<Space>(address >> 32 & 0xff); }
+constexpr int owner_of(uint64_t address) { return static_cast<int>(address >> 40); }
+constexpr uint64_t address_in(int owner, Space space, uint64_t byte) {
+  return uint64_t{static_cast<uint8_t>(owner)} << 40 | uint64_t{static_cast<uint8_t>(space)} << 32 | byte;
+}
+
+// What the cores of a block share: on 3510 each reaches some of the others' memories.
+struct BlockMemory {
+  std::vector<uint8_t> bytes[kCores][kSpaces];
+  Shadow shadow;
+  std::map<uint64_t, std::string> labels;
+};
+
 class Block {
  public:
   // label: how its faults begin.
   Block(std::vector<int> cores, std::string label) : cores_(std::move(cores)), label_(std::move(label)) {}
 
   PipeClocks clocks;
+  BlockMemory memory;
 
   const std::string& label() const { return label_; }
   bool mixed() const { return cores_.size() > 1; }

@@ -22,17 +22,11 @@ namespace v4npu::emulation {
 
 constexpr int kEventIds = 8;          // per pair of pipes, on 2201 and 3510 alike (SetFlag/WaitFlag reference page)
 constexpr int kEventKinds = 64;       // more than HardEvent has
-constexpr int kMaxBuffers = 64;       // per kernel (TPipe::InitBuffer reference page)
+constexpr uint64_t kMaxBuffers = 64;  // per kernel (TPipe::InitBuffer reference page)
 constexpr uint64_t kBlockBytes = 32;  // alignment and copy unit of UB and L1
 constexpr uint64_t kMaxInstructions = 1'000'000;  // watchdog, per core; the tests stay below a tenth of it
 
 constexpr uint64_t whole_blocks(uint64_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes; }
-
-// Memories on the chip. A local address is the memory's number above bit 32 and the byte below.
-enum class Space : uint8_t { UB, L1, L0A, L0B, L0C };
-constexpr int kSpaces = 5;
-constexpr const char* kSpaceNames[kSpaces] = {"UB", "L1", "L0A", "L0B", "L0C"};
-constexpr Space space_of(uint64_t address) { return static_cast<Space>(address >> 32); }
 
 enum class Access : int32_t { In, Out, InOut };
 
@@ -50,6 +44,7 @@ struct Instruction {
   int block;
   uint64_t number;               // on its lane
   double start = 0, cycles = 0;  // modelled
+  bool global = false;           // moves bytes of global memory
 };
 
 // What the blocks of one launch share.
@@ -71,13 +66,22 @@ class Core {
       : launch_(launch), shared_(shared), block_(block), core_(core), limits_(limits_of(launch.sku)) {}
 
   int block() const { return block_; }
+  int number() const { return core_; }
   bool is_cube() const { return core_ == kCubeCore; }
   int vector_index() const { return is_cube() ? 0 : core_ - 1; }
   bool mixed() const { return shared_.mixed(); }
   Launch& launch() { return launch_; }
   const ArchLimits& limits() const { return limits_; }
   uint8_t* local(uint64_t address) {
-    return memory_[static_cast<int>(space_of(address))].data() + static_cast<uint32_t>(address);
+    std::vector<uint8_t>& bytes = shared_.memory.bytes[owner_of(address)][static_cast<int>(space_of(address))];
+    if (bytes.empty()) bytes.resize(static_cast<uint64_t>(capacity(space_of(address))), 0xff);
+    return bytes.data() + static_cast<uint32_t>(address);
+  }
+
+  // A tensor's address as this core means it.
+  uint64_t resolve(uint64_t address) const {
+    return address_in(space_of(address) == Space::UB ? core_ : kCubeCore, space_of(address),
+                      static_cast<uint32_t>(address));
   }
 
   [[noreturn]] void fail(const std::string& what) const { throw Fault(shared_.label() + what); }
@@ -90,25 +94,28 @@ class Core {
     return static_cast<InstructionId>(launch_.issued.size() - 1);
   }
 
-  void occupy(InstructionId id, double cycles) {
+  void occupy(InstructionId id, double cycles, bool global) {
     Instruction& instruction = launch_.issued[id];
     instruction.cycles = cycles;
+    instruction.global = global;
     instruction.start = clocks().occupy(instruction.lane, cycles);
   }
 
   void read_local(InstructionId reader, uint64_t address, uint64_t bytes) {
-    read(shadow_, reader, address, bytes, [&](uint64_t at) { return describe_local(at); });
+    read(shared_.memory.shadow, reader, address, bytes, [&](uint64_t at) { return describe_local(at); });
   }
   void write_local(InstructionId writer, uint64_t address, uint64_t bytes) {
-    write(shadow_, writer, address, bytes, [&](uint64_t at) { return describe_local(at); });
+    write(shared_.memory.shadow, writer, address, bytes, [&](uint64_t at) { return describe_local(at); });
   }
   // Orders a read, whatever the bytes hold; whether the first of them holds anything.
   bool read_local_unchecked(InstructionId reader, uint64_t address, uint64_t bytes) {
     bool valid = false;
-    read(shadow_, reader, address, bytes, [&](uint64_t at) { return describe_local(at); }, &valid);
+    read(shared_.memory.shadow, reader, address, bytes, [&](uint64_t at) { return describe_local(at); }, &valid);
     return valid;
   }
-  void poison_local(uint64_t address, uint64_t bytes) { shadow_.set_valid(address, bytes, false); }
+  void poison_local(uint64_t address, uint64_t bytes) {
+    shared_.memory.shadow.set_valid(resolve(address), bytes, false);
+  }
 
   void read_global(InstructionId reader, const uint8_t* data, uint64_t bytes) {
     const Region& region = find_region(reader, data, bytes);
@@ -193,7 +200,8 @@ class Core {
   // ---- buffers on the chip
 
   int64_t capacity(Space space) const {
-    const int64_t bytes[kSpaces] = {limits_.ub, limits_.l1, limits_.l0a, limits_.l0b, limits_.l0c};
+    const int64_t bytes[kSpaces] = {limits_.ub,  limits_.l1,   limits_.l0a, limits_.l0b,
+                                    limits_.l0c, limits_.l0mx, limits_.l0mx};
     return bytes[static_cast<int>(space)];
   }
 
@@ -207,12 +215,36 @@ class Core {
       fail(call + std::to_string(used + size) + " bytes of " + memory + " needed, " +
            std::to_string(used + size - limit) + " more than the " + std::to_string(limit) + " there are");
     }
-    if (labels_.size() >= kMaxBuffers) fail(call + "more than 64 buffers");
-    memory_[static_cast<int>(space)].resize(limit, 0xff);
-    const uint64_t address = uint64_t{static_cast<uint8_t>(space)} << 32 | used;
-    labels_[address] = label;
+    if (++num_buffers_ > kMaxBuffers) fail(call + "more than 64 buffers");
+    const uint64_t address = address_in(0, space, used);
+    labels()[resolve(address)] = label;
     used += size;
     return address;
+  }
+  // A memory that is not handed out in buffers: the scales of L0A and L0B lie where their operands do.
+  uint64_t whole(Space space) {
+    labels()[address_in(kCubeCore, space, 0)] = kSpaceNames[static_cast<int>(space)];
+    return address_in(0, space, 0);
+  }
+  // A tensor that the kernel places by hand; a cube core may name the UB of its vector cores.
+  uint64_t place(Space space, uint64_t byte, uint64_t bytes, const Where& at) {
+    const std::string memory = kSpaceNames[static_cast<int>(space)], call = "LocalTensor at " + line_of(at) + ": ";
+    const auto limit = static_cast<uint64_t>(capacity(space));
+    if (byte % kBlockBytes != 0) fail(call + "byte " + std::to_string(byte) + " is not a multiple of 32");
+    if (byte + bytes > limit) {
+      fail(call + std::to_string(byte + bytes) + " bytes of " + memory + " needed, " +
+           std::to_string(byte + bytes - limit) + " more than the " + std::to_string(limit) + " there are");
+    }
+    if (byte < used(space)) fail(call + "lies in a buffer that TPipe has handed out");
+    for (int core = 0; core < kCores; ++core) {
+      const bool has = (core == kCubeCore) != (space == Space::UB);
+      if (has && (core == core_ || is_cube() || core == kCubeCore)) {
+        labels().emplace(address_in(core, space, byte), "the tensor of " + line_of(at));
+      }
+    }
+    uint64_t& placed = placed_[static_cast<int>(space)];
+    placed = std::max(placed, byte + bytes);
+    return address_in(0, space, byte);
   }
   uint64_t used(Space space) const { return used_[static_cast<int>(space)]; }
 
@@ -222,18 +254,24 @@ class Core {
     if (mixed()) text += std::string(" of ") + kCoreNames[i.lane.core];
     return text + (i.block == block_ ? ")" : ", block " + std::to_string(i.block) + ")");
   }
-  std::string describe_local(uint64_t address) const {
-    auto label = labels_.upper_bound(address);
-    if (label == labels_.begin()) return "an address outside all buffers";
+  std::string describe_local(uint64_t resolved) const {
+    const std::map<uint64_t, std::string>& labels = shared_.memory.labels;
+    auto label = labels.upper_bound(resolved);
+    const int owner = owner_of(resolved);
+    const std::string whose = owner == core_ ? "" : std::string(", ") + kCoreNames[owner];
+    if (label == labels.begin() || std::prev(label)->first >> 32 != resolved >> 32) {
+      return "byte " + std::to_string(static_cast<uint32_t>(resolved)) + " of " +
+             kSpaceNames[static_cast<int>(space_of(resolved))] + whose;
+    }
     --label;
-    return "byte " + std::to_string(address - label->first) + " of " + label->second;
+    return "byte " + std::to_string(resolved - label->first) + " of " + label->second + whose;
   }
 
   void at_end(std::function<void()> check) { end_checks_.push_back(std::move(check)); }
 
   // The kernel has returned: nothing may be left set or taken.
   void finish() {
-    launch_.used_ub = std::max(launch_.used_ub, used(Space::UB));
+    launch_.used_ub = std::max({launch_.used_ub, used(Space::UB), placed_[static_cast<int>(Space::UB)]});
     for (const auto& check : end_checks_) check();
     for (int event = 0; event < kEventKinds; ++event) {
       for (int id = 0; id < kEventIds; ++id) {
@@ -259,6 +297,7 @@ class Core {
     const char* event_name = "";
   };
 
+  std::map<uint64_t, std::string>& labels() { return shared_.memory.labels; }
   PipeClocks& clocks() { return shared_.clocks; }
   const PipeClocks& clocks() const { return shared_.clocks; }
   Lane lane(Pipe pipe) const { return {core_, pipe}; }
@@ -393,12 +432,9 @@ class Core {
   Block& shared_;
   int block_, core_;
   const ArchLimits& limits_;
-  std::vector<uint8_t> memory_[kSpaces];
-  Shadow shadow_;
   Flag flags_[kEventKinds][kEventIds];
   EventUse events_[kEventKinds][kEventIds] = {};
-  uint64_t used_[kSpaces] = {}, num_instructions_ = 0;
-  std::map<uint64_t, std::string> labels_;
+  uint64_t used_[kSpaces] = {}, placed_[kSpaces] = {}, num_instructions_ = 0, num_buffers_ = 0;
   std::vector<std::function<void()>> end_checks_;
 };
 

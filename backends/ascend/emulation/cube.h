@@ -6,9 +6,11 @@
 //   L0A        Zz on 2201, Nz on 3510
 //   L0B        Zn      of the K x N operand: the same bytes as Nz of its transpose N x K
 //   L0C        Nz      fractals of 16 x 16 fp32, 1024 bytes
-// Emulated for half and bf16 operands with fp32 sums. The order in which a dot product is summed is not documented;
-// here it is k upwards.
+// Emulated for half and bf16 operands, and on 3510 for fp8, with fp32 sums; operands with scales are in cube_dav3510.h.
+// The order in which a dot product is summed is not documented; here it is k upwards.
 #pragma once
+
+#include <bit>
 
 #include "tensor.h"
 
@@ -68,6 +70,9 @@ struct MmadParams {
   uint16_t m = 0, n = 0, k = 0;
   uint8_t unitFlag = 0;
   bool cmatrixSource = false, cmatrixInitVal = true;
+#if __NPU_ARCH__ == 3510
+  bool disableGemv = false;
+#endif
 };
 
 // To a row-major matrix: srcStride in rows of a fractal (64 bytes), dstStride in elements.
@@ -95,96 +100,115 @@ constexpr int64_t rows_in(int64_t fractal, int64_t size) {
   return std::min(kFractalRows, size - fractal * kFractalRows);
 }
 
+#if __NPU_ARCH__ == 3510
 template <typename T>
-constexpr bool kCubeOperand = kOneOf<T, half, bfloat16_t>;
+constexpr bool kFp8Operand = kOneOf<T, fp8_e4m3fn_t, fp8_e5m2_t>;
+template <typename T>
+constexpr bool kScaledOperand = kFp8Operand<T> || std::is_same_v<T, fp4x2_e2m1_t>;
+#else
+template <typename T>
+constexpr bool kFp8Operand = false;
+template <typename T>
+constexpr bool kScaledOperand = false;
+#endif
+template <typename T>
+constexpr bool kCubeOperand = kOneOf<T, half, bfloat16_t> || kFp8Operand<T>;
+
+// Values in the 32 bytes of a row of a fractal: the depth of the fractal.
+template <typename T>
+constexpr int64_t kDepth = kBlockBytes / sizeof(T) * kValues<T>;
+
+// Value k of a row of a fractal.
+template <typename T>
+double operand(const T* row, int64_t k) {
+#if __NPU_ARCH__ == 3510
+  if constexpr (std::is_same_v<T, fp8_e4m3fn_t>) {
+    return e4m3_decode(row[k].code);
+  } else if constexpr (std::is_same_v<T, fp8_e5m2_t>) {  // the upper byte of an fp16
+    return static_cast<double>(std::bit_cast<_Float16>(static_cast<uint16_t>(row[k].code << 8)));
+  } else if constexpr (std::is_same_v<T, fp4x2_e2m1_t>) {
+    return e2m1_decode(e2m1_unpack(row[k / 2].code, static_cast<int>(k)));
+  } else
+#endif
+    return float{row[k]};
+}
 
 template <typename T>
 bool lies_in(const Local<T>& tensor, Space space) {
   return space_of(tensor.GetPhyAddr()) == space;
 }
 
-}  // namespace v4npu::emulation
-
-namespace AscendC {
-
-template <typename T>
-void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Nd2NzParams& params,
-              const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kCubeOperand<T>);
-  Op op("DataCopy", Pipe::MTE2, at);
-  op.require(lies_in(dst, Space::L1), "an ND2NZ copy goes to L1");
-  op.require(params.ndNum == 1 && params.nValue > 0 && params.dValue > 0, "one matrix that is not empty is emulated");
-  op.require(params.dstNzC0Stride >= 1 && params.dstNzNStride >= 1, "destination strides start at 1");
-  constexpr int64_t kColumns = kBlockBytes / sizeof(T);
-  for (int64_t row = 0; row < params.nValue; ++row) {
-    const int64_t start = row * static_cast<int64_t>(params.srcDValue) * sizeof(T);
-    const uint8_t* source = op.read(src, start, params.dValue * sizeof(T));
-    for (int64_t column = 0; column < params.dValue; column += kColumns) {
-      const int64_t blocks = column / kColumns * params.dstNzC0Stride + row * params.dstNzNStride;
-      T* out = op.write(advanced(dst, blocks * kBlockBytes), kColumns);
-      std::memset(out, 0, kBlockBytes);
-      std::memcpy(out, source + column * sizeof(T), std::min<int64_t>(kColumns, params.dValue - column) * sizeof(T));
-    }
-  }
-}
-
 // Whole fractals move, whatever they hold: rows that were never written stay so.
 template <typename T>
-void LoadData(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LoadData2DParams& params,
-              const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kCubeOperand<T>);
-  Op op("LoadData", Pipe::MTE1, at);
-  op.require(lies_in(src, Space::L1) && (lies_in(dst, Space::L0A) || lies_in(dst, Space::L0B)),
-             "goes from L1 to L0A or L0B");
-  op.require(!params.ifTranspose && params.addrMode == 0, "transposing and descending loads are not emulated");
-  op.require(params.dstGap == 0, "3510 ignores dstGap");
-  op.require(params.repeatTimes > 0, "no fractals");
-  for (int64_t i = 0; i < params.repeatTimes; ++i) {
-    const Local<T> from = advanced(src, (params.startIndex + i * params.srcStride) * kFractalBytes);
-    const Local<T> to = advanced(dst, i * kFractalBytes);
-    for (int64_t row = 0; row < kFractalRows; ++row) {
-      const Local<T> source = advanced(from, row * kBlockBytes), target = advanced(to, row * kBlockBytes);
-      const auto [data, valid] = op.read_unchecked(source, kBlockBytes / sizeof(T));
-      const uint64_t alignment = row == 0 ? kFractalBytes : kBlockBytes;
-      std::memcpy(op.write(target, kBlockBytes / sizeof(T), alignment), data, kBlockBytes);
-      if (!valid) op.core().poison_local(target.GetPhyAddr(), kBlockBytes);
-    }
+void move_fractal(Op& op, const Local<T>& to, const Local<T>& from) {
+  for (int64_t row = 0; row < kFractalRows; ++row) {
+    const Local<T> source = advanced(from, row * kBlockBytes), target = advanced(to, row * kBlockBytes);
+    const auto [data, valid] = op.read_unchecked(source, kBlockBytes / sizeof(T));
+    const uint64_t alignment = row == 0 ? kFractalBytes : kBlockBytes;
+    std::memcpy(op.write(target, kBlockBytes / sizeof(T), alignment), data, kBlockBytes);
+    if (!valid) op.core().poison_local(target.GetPhyAddr(), kBlockBytes);
   }
 }
 
-// dst (m x n, fp32) = fm (m x k) * filter (k x n), plus dst unless cmatrixInitVal.
-template <typename T, typename U, typename S>
-void Mmad(const LocalTensor<T>& dst, const LocalTensor<U>& fm, const LocalTensor<S>& filter, const MmadParams& params,
-          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(std::is_same_v<T, float> && std::is_same_v<U, S> && kCubeOperand<U>);
-  Op op("Mmad", Pipe::M, at);
+template <typename T>
+void check_load(const Op& op, const Local<T>& dst, const Local<T>& src) {
+  op.require(lies_in(src, Space::L1) && (lies_in(dst, Space::L0A) || lies_in(dst, Space::L0B)),
+             "goes from L1 to L0A or L0B");
+}
+
+template <typename U, typename S>
+void check_product(const Op& op, const Local<float>& dst, const Local<U>& fm, const Local<S>& filter,
+                   const AscendC::MmadParams& params, uint64_t alignment) {
   op.require(lies_in(dst, Space::L0C) && lies_in(fm, Space::L0A) && lies_in(filter, Space::L0B),
              "takes L0A and L0B to L0C");
   op.require(params.m > 0 && params.n > 0 && params.k > 0, "an empty product");
   op.require(params.unitFlag == 0 && !params.cmatrixSource, "unitFlag and cmatrixSource are not emulated");
-  op.require(dst.GetPhyAddr() % kSumBytes == 0 && fm.GetPhyAddr() % kFractalBytes == 0 &&
-                 filter.GetPhyAddr() % kFractalBytes == 0,
-             "misaligned, L0A and L0B want 512 bytes, L0C 1024");
-  constexpr int64_t kColumns = kBlockBytes / sizeof(U);
+  op.require(
+      dst.GetPhyAddr() % kSumBytes == 0 && fm.GetPhyAddr() % alignment == 0 && filter.GetPhyAddr() % alignment == 0,
+      "misaligned, L0A and L0B want " + std::to_string(alignment) + " bytes, L0C 1024");
+}
+
+// What every form of Mmad does. scale(matrix, row, k): what value k of a row of fm (0) or of a column of filter (1) is
+// multiplied by.
+template <typename U, typename S, typename Scale>
+void multiply(Op& op, const Local<float>& dst, const Local<U>& fm, const Local<S>& filter,
+              const AscendC::MmadParams& params, Scale scale) {
+  bool vector = params.m == 1;  // then fm is one row of values without gaps (GEMV reference page)
+#if __NPU_ARCH__ == 3510
+  vector = vector && !params.disableGemv;
+#endif
   const int64_t rows = fractals(params.m, kFractalRows), columns = fractals(params.n, kFractalRows);
-  const int64_t depth = fractals(params.k, kColumns);
+  const int64_t depth = fractals(params.k, kDepth<U>);
   op.multiply(rows * columns * depth);
   std::vector<float> sum(params.m * params.n);
+  std::vector<double> left(kFractalRows * kDepth<U>), right(kFractalRows * kDepth<U>);
+  auto decode = [&](auto* codes, int matrix, int64_t first_row, int64_t height, int64_t first_k, int64_t width,
+                    std::vector<double>& values) {
+    constexpr int64_t kPerRow = kBlockBytes / sizeof(*codes);
+    for (int64_t row = 0; row < height; ++row) {
+      for (int64_t k = 0; k < width; ++k) {
+        values[row * kDepth<U> + k] = operand(codes + row * kPerRow, k) * scale(matrix, first_row + row, first_k + k);
+      }
+    }
+  };
   for (int64_t kb = 0; kb < depth; ++kb) {
-    const int64_t k_end = std::min<int64_t>(kColumns, params.k - kb * kColumns);
+    const int64_t first_k = kb * kDepth<U>, width = std::min<int64_t>(kDepth<U>, params.k - first_k);
     for (int64_t nb = 0; nb < columns; ++nb) {
       const int64_t n_end = rows_in(nb, params.n);
-      const U* b = op.read(advanced(filter, (kb * columns + nb) * kFractalBytes), n_end * kColumns);
+      const S* b = op.read(advanced(filter, (kb * columns + nb) * kFractalBytes), n_end * kBlockBytes / sizeof(S));
+      decode(b, 1, nb * kFractalRows, n_end, first_k, width, right);
       for (int64_t mb = 0; mb < rows; ++mb) {
         const int64_t m_end = rows_in(mb, params.m), fractal = kIs2201 ? mb * depth + kb : kb * rows + mb;
-        const U* a = op.read(advanced(fm, fractal * kFractalBytes), m_end * kColumns);
-        for (int64_t i = 0; i < m_end * n_end; ++i) {
-          const int64_t m = i / n_end, n = i % n_end;
-          float& total = sum[(mb * kFractalRows + m) * params.n + nb * kFractalRows + n];
-          for (int64_t k = 0; k < k_end; ++k) total += float{a[m * kColumns + k]} * float{b[n * kColumns + k]};
+        const int64_t offset = vector ? kb * int64_t{kBlockBytes} : fractal * kFractalBytes;
+        const uint64_t start = vector && kb > 0 ? kBlockBytes : kFractalBytes;
+        const U* a = op.read(advanced(fm, offset), m_end * kBlockBytes / sizeof(U), start);
+        decode(a, 0, mb * kFractalRows, m_end, first_k, width, left);
+        for (int64_t m = 0; m < m_end; ++m) {
+          for (int64_t n = 0; n < n_end; ++n) {
+            float& total = sum[(mb * kFractalRows + m) * params.n + nb * kFractalRows + n];
+            const double *x = &left[m * kDepth<U>], *y = &right[n * kDepth<U>];
+            for (int64_t k = 0; k < width; ++k) total += static_cast<float>(x[k] * y[k]);
+          }
         }
       }
     }
@@ -203,10 +227,65 @@ void Mmad(const LocalTensor<T>& dst, const LocalTensor<U>& fm, const LocalTensor
   }
 }
 
+}  // namespace v4npu::emulation
+
+namespace AscendC {
+
+template <typename T>
+void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Nd2NzParams& params,
+              const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kCubeOperand<T> || kScaledOperand<T>);
+  Op op("DataCopy", Pipe::MTE2, at);
+  op.require(lies_in(dst, Space::L1), "an ND2NZ copy goes to L1");
+  op.require(params.ndNum == 1 && params.nValue > 0 && params.dValue > 0, "one matrix that is not empty is emulated");
+  op.require(params.dstNzC0Stride >= 1 && params.dstNzNStride >= 1, "destination strides start at 1");
+  constexpr int64_t kColumns = kBlockBytes / sizeof(T);
+  for (int64_t row = 0; row < params.nValue; ++row) {
+    const int64_t start = row * static_cast<int64_t>(params.srcDValue) * sizeof(T);
+    const uint8_t* source = op.read(src, start, params.dValue * sizeof(T));
+    for (int64_t column = 0; column < params.dValue; column += kColumns) {
+      const int64_t blocks = column / kColumns * params.dstNzC0Stride + row * params.dstNzNStride;
+      T* out = op.write(advanced(dst, blocks * kBlockBytes), kColumns);
+      std::memset(out, 0, kBlockBytes);
+      std::memcpy(out, source + column * sizeof(T), std::min<int64_t>(kColumns, params.dValue - column) * sizeof(T));
+    }
+  }
+}
+
+template <typename T>
+void LoadData(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LoadData2DParams& params,
+              const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(kCubeOperand<T>);
+  Op op("LoadData", Pipe::MTE1, at);
+  check_load(op, dst, src);
+  op.require(!params.ifTranspose && params.addrMode == 0, "transposing and descending loads are not emulated");
+  op.require(params.dstGap == 0, "3510 ignores dstGap");
+  op.require(params.repeatTimes > 0, "no fractals");
+  for (int64_t i = 0; i < params.repeatTimes; ++i) {
+    move_fractal(op, advanced(dst, i * kFractalBytes),
+                 advanced(src, (params.startIndex + i * params.srcStride) * kFractalBytes));
+  }
+}
+
+// dst (m x n, fp32) = fm (m x k) * filter (k x n), plus dst unless cmatrixInitVal.
+template <typename T, typename U, typename S>
+void Mmad(const LocalTensor<T>& dst, const LocalTensor<U>& fm, const LocalTensor<S>& filter, const MmadParams& params,
+          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  static_assert(std::is_same_v<T, float> && kCubeOperand<U> && kCubeOperand<S>);
+  static_assert(std::is_same_v<U, S> || (kFp8Operand<U> && kFp8Operand<S>));
+  Op op("Mmad", Pipe::M, at);
+  check_product(op, dst, fm, filter, params, kFractalBytes);
+  multiply(op, dst, fm, filter, params, [](int, int64_t, int64_t) { return 1.0; });
+}
+
 enum class CO2Layout : uint8_t { NZ, ROW_MAJOR, COLUMN_MAJOR };
 
 struct FixpipeConfig {
   CO2Layout format;
+  bool isToUB = false;
 };
 constexpr FixpipeConfig CFG_ROW_MAJOR = {CO2Layout::ROW_MAJOR};
 

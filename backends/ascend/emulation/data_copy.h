@@ -103,14 +103,31 @@ void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const uint3
   std::memcpy(op.write(dst, 0, count * sizeof(T)), source, count * sizeof(T));
 }
 
+// Within the UB; on 3510 also from there to L1.
+template <typename T>
+void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& params,
+              const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using namespace v4npu::emulation;
+  const bool to_l1 = kIs3510 && space_of(dst.GetPhyAddr()) == Space::L1;
+  Op op("DataCopy", to_l1 ? Pipe::MTE3 : Pipe::V, at);
+  const int64_t bytes = params.blockLen * int64_t{kBlockBytes};
+  for (int64_t run = 0; run < params.blockCount; ++run) {
+    const T* source =
+        op.read(advanced(src, run * (bytes + params.srcStride * int64_t{kBlockBytes})), bytes / sizeof(T));
+    const Local<T> to = advanced(dst, run * (bytes + params.dstStride * int64_t{kBlockBytes}));
+    std::memmove(static_cast<void*>(op.write(to, bytes / sizeof(T))), source, bytes);
+  }
+}
+
 template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const uint32_t count,
               const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
   using namespace v4npu::emulation;
-  Op op("DataCopy", Pipe::V, at);
+  const bool to_l1 = kIs3510 && space_of(dst.GetPhyAddr()) == Space::L1;
+  Op op("DataCopy", to_l1 ? Pipe::MTE3 : Pipe::V, at);
   check_blocks<T>(op, count);
   const T* source = op.read(src, count);
-  std::memmove(op.write(dst, count), source, count * sizeof(T));
+  std::memmove(static_cast<void*>(op.write(dst, count)), source, count * sizeof(T));
 }
 
 // Every run is filled up to whole blocks. With padding asked for (isPad and a non-zero count) the filling is the given

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cube.h"
+#include "cube_dav3510.h"
 #include "data_copy.h"
 #include "sync.h"
 #include "tensor.h"

@@ -17,12 +17,13 @@ constexpr int64_t kScratchUb = 8 * kKilo;  // what those APIs take on 2201
 struct ArchLimits {
   int arch;                                            // value of __NPU_ARCH__
   int64_t ub, l1, l0a, l0b, l0c, bias_table, fixpipe;  // bytes per core
+  int64_t l0mx;                                        // scales of L0A, and as many of L0B
 };
 
 inline constexpr ArchLimits kArchLimits[] = {
-    //     UB           L1           L0A         L0B         L0C          BT         FB            [arch]
-    {2201, 192 * kKilo, 512 * kKilo, 64 * kKilo, 64 * kKilo, 128 * kKilo, 1 * kKilo, 7 * kKilo},
-    {3510, 248 * kKilo, 512 * kKilo, 64 * kKilo, 64 * kKilo, 256 * kKilo, 4 * kKilo, 4 * kKilo},
+    //     UB           L1           L0A         L0B         L0C          BT         FB         MX  [arch]
+    {2201, 192 * kKilo, 512 * kKilo, 64 * kKilo, 64 * kKilo, 128 * kKilo, 1 * kKilo, 7 * kKilo, 0},
+    {3510, 248 * kKilo, 512 * kKilo, 64 * kKilo, 64 * kKilo, 256 * kKilo, 4 * kKilo, 4 * kKilo, 4 * kKilo},
 };
 
 struct Sku {

@@ -7,6 +7,22 @@
 #include "time_model.h"
 #include "types.h"
 
+namespace v4npu::emulation {
+
+constexpr Space space_at(AscendC::TPosition position) {
+  using AscendC::TPosition;
+  switch (position) {
+    case TPosition::A1:
+    case TPosition::B1: return Space::L1;
+    case TPosition::A2: return Space::L0A;
+    case TPosition::B2: return Space::L0B;
+    case TPosition::CO1: return Space::L0C;
+    default: return Space::UB;
+  }
+}
+
+}  // namespace v4npu::emulation
+
 namespace AscendC {
 
 template <typename T>
@@ -24,7 +40,8 @@ class GlobalTensor {
   uint64_t GetSize() const { return size_; }
   GlobalTensor operator[](uint64_t offset) const {
     GlobalTensor part;  // integers, so that an offset far outside is reported when it is used
-    part.data_ = reinterpret_cast<T*>(reinterpret_cast<uint64_t>(data_) + offset * sizeof(T));
+    part.data_ =
+        reinterpret_cast<T*>(reinterpret_cast<uint64_t>(data_) + offset * sizeof(T) / v4npu::emulation::kValues<T>);
     part.size_ = size_ == kUnbounded ? size_ : size_ - std::min(size_, offset);
     return part;
   }
@@ -42,11 +59,18 @@ class LocalTensor {
 
   LocalTensor() = default;
   LocalTensor(uint64_t address, uint64_t end, TPosition position)
-      : address_(address), end_(end), position_(position), size_((end - address) / sizeof(T)) {}
+      : address_(address),
+        end_(end),
+        position_(position),
+        size_((end - address) / sizeof(T) * v4npu::emulation::kValues<T>) {}
+
+  // Placed by hand, in bytes of the memory of its position; tileSize in elements.
+  LocalTensor(TPosition pos, uint32_t addr, uint32_t tileSize,
+              const v4npu::emulation::Where& at = v4npu::emulation::Where::current());
 
   LocalTensor operator[](uint32_t offset) const {
     LocalTensor part = *this;
-    part.address_ += uint64_t{offset} * sizeof(T);
+    part.address_ += uint64_t{offset} * sizeof(T) / v4npu::emulation::kValues<T>;
     part.size_ = offset < size_ ? size_ - offset : 0;
     return part;
   }
@@ -92,7 +116,7 @@ class Op {
       : core_(Core::current()), pipe_(pipe), id_(core_.issue(name, pipe, at)) {}
   Op(const Op&) = delete;
   Op& operator=(const Op&) = delete;
-  ~Op() { core_.occupy(id_, cycles()); }
+  ~Op() { core_.occupy(id_, cycles(), global_ > 0); }
 
   template <typename T>
   const T* read(const Local<T>& source, int64_t count, uint64_t alignment = kBlockBytes) {
@@ -121,16 +145,14 @@ class Op {
 
   template <typename T>
   T* write(const Local<T>& destination, int64_t count, uint64_t alignment = kBlockBytes) {
-    const auto [address, bytes] = range(destination, count, alignment);
-    for (const Range& source : sources_) {
-      const bool apart = address + bytes <= source.address || source.address + source.bytes <= address;
-      if (!apart && address != source.address) {
-        core_.fail(core_.describe(id_) + ": " + core_.describe_local(address) + " overlaps a source partly");
-      }
-    }
-    core_.write_local(id_, address, bytes);
-    account_write(address, bytes);
-    return reinterpret_cast<T*>(core_.local(address));
+    return write_to(core_.resolve(destination.GetPhyAddr()), destination, count, alignment);
+  }
+
+  // To the UB of a vector core.
+  template <typename T>
+  T* write_to_vector(int vector, const Local<T>& destination, int64_t count) {
+    return write_to(address_in(1 + vector, Space::UB, static_cast<uint32_t>(destination.GetPhyAddr())), destination,
+                    count, kBlockBytes);
   }
 
   // Global memory, in bytes from the start of the tensor.
@@ -153,15 +175,32 @@ class Op {
     if (!condition) core_.fail(core_.describe(id_) + ": " + rule);
   }
 
+  // The two vector cores get half of what is written each.
+  void to_both_vectors() { both_vectors_ = true; }
+
   // What a multiplication counts: products of two fractals.
   void multiply(int64_t products) { products_ += products; }
 
-  Core& core() { return core_; }
+  Core& core() const { return core_; }
 
  private:
   struct Range {
     uint64_t address, bytes;
   };
+
+  template <typename T>
+  T* write_to(uint64_t resolved, const Local<T>& destination, int64_t count, uint64_t alignment) {
+    const auto [address, bytes] = range(resolved, destination, count, alignment);
+    for (const Range& source : sources_) {
+      const bool apart = address + bytes <= source.address || source.address + source.bytes <= address;
+      if (!apart && address != source.address) {
+        core_.fail(core_.describe(id_) + ": " + core_.describe_local(address) + " overlaps a source partly");
+      }
+    }
+    core_.write_local(id_, address, bytes);
+    account_write(address, bytes);
+    return reinterpret_cast<T*>(core_.local(address));
+  }
 
   void account_write(uint64_t address, uint64_t bytes) {
     largest_ = std::max(largest_, bytes);
@@ -178,13 +217,15 @@ class Op {
       case Pipe::MTE1: return written_ / l1_rate(sku.arch, written_to_);
       default: break;
     }
+    // Straight from L0C or the UB to memory on the chip; two UBs are written at once.
+    if (global_ == 0) return written_ / (kDirectRate * (both_vectors_ ? 2 : 1));
     const double rate = memory_rate(sku, !core_.is_cube() && !core_.mixed());
     return rate > 0 ? global_ / rate : 0;
   }
 
   template <typename T>
   uint8_t* global(const Global<T>& tensor, int64_t offset, uint64_t bytes) const {
-    const uint64_t end = (offset + bytes + sizeof(T) - 1) / sizeof(T);
+    const uint64_t end = (offset + bytes + sizeof(T) - 1) / sizeof(T) * kValues<T>;
     require(tensor.GetSize() == Global<T>::kUnbounded || (offset >= 0 && end <= tensor.GetSize()),
             "out of bounds, element " + std::to_string(end) + " of a GlobalTensor that ends at element " +
                 std::to_string(tensor.GetSize()));
@@ -193,11 +234,18 @@ class Op {
 
   template <typename T>
   Range range(const Local<T>& tensor, int64_t count, uint64_t alignment) {
+    return range(core_.resolve(tensor.GetPhyAddr()), tensor, count, alignment);
+  }
+  template <typename T>
+  Range range(uint64_t address, const Local<T>& tensor, int64_t count, uint64_t alignment) {
     // The 2201 does nothing for a count of 0, the 3510 promises nothing (every reference page): not portable.
     require(count > 0, "a count of " + std::to_string(count));
-    const uint64_t address = tensor.GetPhyAddr(), bytes = static_cast<uint64_t>(count) * sizeof(T);
-    if (address + bytes > tensor.end()) {
-      core_.fail(core_.describe(id_) + " overflows by " + std::to_string(address + bytes - tensor.end()) +
+    require((pipe_ != Pipe::V && pipe_ != Pipe::S) || space_of(address) == Space::UB, "an operand is not in the UB");
+    require(owner_of(address) == core_.number() || pipe_ == Pipe::MTE3 || pipe_ == Pipe::FIX,
+            "an operand lies in a memory of another core");
+    const uint64_t bytes = static_cast<uint64_t>(count) * sizeof(T), end = tensor.GetPhyAddr() + bytes;
+    if (end > tensor.end()) {
+      core_.fail(core_.describe(id_) + " overflows by " + std::to_string(end - tensor.end()) +
                  " bytes: " + std::to_string(bytes) + " from " + core_.describe_local(address));
     }
     if (address % alignment != 0) {
@@ -212,12 +260,22 @@ class Op {
   InstructionId id_;
   uint64_t largest_ = 0, written_ = 0, global_ = 0, products_ = 0;  // bytes, products
   Space written_to_ = Space::UB;
+  bool both_vectors_ = false;
   std::vector<Range> sources_;
 };
 
 }  // namespace v4npu::emulation
 
 namespace AscendC {
+
+template <typename T>
+LocalTensor<T>::LocalTensor(TPosition pos, uint32_t addr, uint32_t tileSize, const v4npu::emulation::Where& at)
+    : position_(pos), size_(tileSize) {
+  using namespace v4npu::emulation;
+  const uint64_t bytes = uint64_t{tileSize} * sizeof(T) / kValues<T>;
+  address_ = Core::current().place(space_at(pos), addr, bytes, at);
+  end_ = address_ + bytes;
+}
 
 template <typename T>
 T GlobalTensor<T>::GetValue(uint64_t offset, const v4npu::emulation::Where& at) const {

@@ -21,6 +21,10 @@ constexpr double kVectorRate = 256;  // bytes of an operand a cycle [arch]
 // Bytes a cycle from L1: 512 to L0A and 256 to L0B on 2201 [ini], 256 to both on 3510 [arch].
 constexpr double l1_rate(int arch, Space to) { return arch == 2201 && to == Space::L0A ? 512 : 256; }
 
+// 3510: from L0C to a UB or L1, and from a UB to L1 [arch]. What goes to both UBs goes at twice the rate: "with one
+// vector core the FixPipe moves 128 bytes a cycle" (FlashMLA, docs/20260930-ascend-prefill-deep-dive.md).
+constexpr double kDirectRate = 128;
+
 // A cycle multiplies a fractal of 16 x 16 by one of 16 x 16, 16-bit operands [arch].
 constexpr double kFractalProducts = 1;
 
@@ -32,8 +36,7 @@ inline void bound_by_memory(const Launch& launch, std::vector<double>& block_cyc
   std::vector<double> memory_cycles(block_cycles.size());
   for (size_t id = 1; id < launch.issued.size(); ++id) {
     const Instruction& i = launch.issued[id];
-    const Pipe pipe = i.lane.pipe;
-    if (pipe == Pipe::MTE2 || pipe == Pipe::MTE3 || pipe == Pipe::FIX) memory_cycles[i.block] += i.cycles;
+    if (i.global) memory_cycles[i.block] += i.cycles;
   }
   for (size_t b = 0; b < block_cycles.size(); ++b) block_cycles[b] = std::max(block_cycles[b], memory_cycles[b]);
 }

@@ -14,7 +14,6 @@
 namespace v4npu::emulation {
 
 struct PositionTraits {
-  Space space;
   const char* name;
   AscendC::HardEvent fill, drain;  // EnQue -> DeQue, FreeTensor -> AllocTensor
 };
@@ -22,13 +21,13 @@ struct PositionTraits {
 constexpr PositionTraits traits_of(AscendC::TPosition position) {
   using AscendC::HardEvent, AscendC::TPosition;
   switch (position) {
-    case TPosition::A1: return {Space::L1, "A1", HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2};
-    case TPosition::B1: return {Space::L1, "B1", HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2};
-    case TPosition::A2: return {Space::L0A, "A2", HardEvent::MTE1_M, HardEvent::M_MTE1};
-    case TPosition::B2: return {Space::L0B, "B2", HardEvent::MTE1_M, HardEvent::M_MTE1};
-    case TPosition::CO1: return {Space::L0C, "CO1", HardEvent::M_FIX, HardEvent::FIX_M};
-    case TPosition::VECOUT: return {Space::UB, "VECOUT", HardEvent::V_MTE3, HardEvent::MTE3_V};
-    default: return {Space::UB, "VECIN", HardEvent::MTE2_V, HardEvent::V_MTE2};
+    case TPosition::A1: return {"A1", HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2};
+    case TPosition::B1: return {"B1", HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2};
+    case TPosition::A2: return {"A2", HardEvent::MTE1_M, HardEvent::M_MTE1};
+    case TPosition::B2: return {"B2", HardEvent::MTE1_M, HardEvent::M_MTE1};
+    case TPosition::CO1: return {"CO1", HardEvent::M_FIX, HardEvent::FIX_M};
+    case TPosition::VECOUT: return {"VECOUT", HardEvent::V_MTE3, HardEvent::MTE3_V};
+    default: return {"VECIN", HardEvent::MTE2_V, HardEvent::V_MTE2};
   }
 }
 
@@ -54,7 +53,7 @@ class QueueState {
     label_ = std::string("the ") + traits_of(position_).name + " queue of " + line_of(at);
     for (int i = 0; i < num; ++i) {
       buffers_.push_back(
-          {core.allocate(traits_of(position_).space, bytes, label_ + ", buffer " + std::to_string(i), at), bytes});
+          {core.allocate(space_at(position_), bytes, label_ + ", buffer " + std::to_string(i), at), bytes});
     }
   }
 
@@ -216,7 +215,7 @@ class TPipe {
   }
   template <TPosition pos>
   bool InitBuffer(TBuf<pos>& buf, uint32_t len, const Where& at = Where::current()) {
-    buf.address_ = Core::current().allocate(v4npu::emulation::traits_of(pos).space, len,
+    buf.address_ = Core::current().allocate(v4npu::emulation::space_at(pos), len,
                                             "the buffer of " + v4npu::emulation::line_of(at), at);
     buf.bytes_ = v4npu::emulation::whole_blocks(len);
     return true;

@@ -33,6 +33,22 @@ struct bfloat16_t {
   uint16_t code;
 };
 
+#if __NPU_ARCH__ == 3510
+// Operands of the cube core and their scales: codes that only the cube core reads. fp4x2_e2m1_t is a pair to a byte.
+struct fp8_e4m3fn_t {
+  uint8_t code;
+};
+struct fp8_e5m2_t {
+  uint8_t code;
+};
+struct fp8_e8m0_t {
+  uint8_t code;
+};
+struct fp4x2_e2m1_t {
+  uint8_t code;
+};
+#endif
+
 enum pipe_t { PIPE_S, PIPE_V, PIPE_M, PIPE_MTE1, PIPE_MTE2, PIPE_MTE3, PIPE_FIX, PIPE_ALL };
 
 enum event_t { EVENT_ID0, EVENT_ID1, EVENT_ID2, EVENT_ID3, EVENT_ID4, EVENT_ID5, EVENT_ID6, EVENT_ID7 };
@@ -40,6 +56,9 @@ enum event_t { EVENT_ID0, EVENT_ID1, EVENT_ID2, EVENT_ID3, EVENT_ID4, EVENT_ID5,
 namespace AscendC {
 
 using TEventID = int8_t;
+
+template <typename T, typename U>
+struct IsSameType : std::is_same<T, U> {};
 
 // One vector core, one cube core, or a cube core with two vector cores to a block.
 enum KernelMetaType { KERNEL_TYPE_AIV_ONLY, KERNEL_TYPE_AIC_ONLY, KERNEL_TYPE_MIX_AIC_1_2 };
@@ -112,6 +131,14 @@ constexpr Pipe pipe_of(pipe_t pipe) {
 
 template <typename T, typename... Allowed>
 constexpr bool kOneOf = (std::is_same_v<T, Allowed> || ...);
+
+// Values to an object of a type: tensors of pairs are indexed and measured in values.
+template <typename T>
+constexpr int kValues = 1;
+#if __NPU_ARCH__ == 3510
+template <>
+inline constexpr int kValues<fp4x2_e2m1_t> = 2;
+#endif
 
 // Type lists of the reference pages: on 2201 some operations take fewer types.
 constexpr bool kIs2201 = __NPU_ARCH__ == 2201;
