@@ -1,0 +1,25 @@
+#include "plan/gpu.h"
+
+namespace v4npu {
+
+int cuda_architecture(const DeviceCaps& caps) {
+  const std::string prefix = "sm_";
+  if (caps.name.rfind(prefix, 0) != 0) return 0;
+  int number = 0;
+  for (size_t i = prefix.size(); i < caps.name.size() && caps.name[i] >= '0' && caps.name[i] <= '9'; ++i)
+    number = number * 10 + (caps.name[i] - '0');
+  return number;
+}
+
+std::string refuses_cuda(const DeviceCaps& caps) {
+  if (!caps.has(kCudaKernels)) return "the kernels' files are not beside the extension (make cuda builds them)";
+  const int architecture = cuda_architecture(caps);
+  if (architecture == 0) return "the device's architecture is not known";
+  // What the files hold: sm_80 runs on 8.x, sm_90a on 9.0, sm_100 on 10.x (backends/cuda/build.py).
+  if (architecture < 80) return "needs sm_80 or later, not " + caps.name;
+  if (architecture / 10 != 8 && architecture != 90 && architecture / 10 != 10)
+    return "built for sm_80, sm_90a and sm_100, not " + caps.name;
+  return "";
+}
+
+}  // namespace v4npu

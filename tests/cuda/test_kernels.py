@@ -1,0 +1,126 @@
+"""Every CUDA kernel, emulated: accuracy, poison, guards, races, sizes, and bitwise sameness. Never run on a device.
+
+An operator joins by its kernel file. Shapes and error ratios are those of the CPU kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from v4npu import reference
+from v4npu.testing.cases import SEQUENCED, sized
+from v4npu.testing.cuda import EmulatedGpu, kernel_sources
+from v4npu.testing.tolerances import ERROR_RATIO
+
+OPS = list(kernel_sources())
+DTYPES = [torch.float32, torch.bfloat16]
+ALWAYS_FLOAT32 = ("freqs",)  # float32 by contract, in the oracle too
+SIZES = ((0, 16), (1, 2), (3, 14), (5, 16), (7, 34), (3, 64), (11, 126), (2, 1000), (19, 1500))
+
+
+def names(op: str) -> list[str]:
+    return [a.name for a in getattr(torch.ops.v4npu, op).default._schema.arguments]
+
+
+def oracle_args(op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same values in float64."""
+
+    def wide(name: str, value: Any) -> Any:
+        if isinstance(value, torch.dtype):
+            return torch.float64
+        widens = isinstance(value, Tensor) and value.dtype in DTYPES and name not in ALWAYS_FLOAT32
+        return value.double() if widens else value
+
+    return tuple(wide(name, value) for name, value in zip(names(op), args, strict=False))
+
+
+def run_reference(op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    out = getattr(reference, op)(*args)
+    return out if isinstance(out, tuple) else (out,)
+
+
+def bits(t: Tensor) -> Tensor:
+    return t.contiguous().view(torch.uint8)
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    return float((got.double() - want.double()).abs().max()) if got.numel() else 0.0
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_accuracy_poison_and_guards(gpu: EmulatedGpu, op: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
+    args = sized(op, *size, dtype)
+    got = gpu.run(op, args)
+    assert bool(gpu.launches()) == (size[0] > 0)
+    naive, oracle = run_reference(op, args), run_reference(op, oracle_args(op, args))
+    for g, n, want in zip(got, naive, oracle, strict=True):
+        assert g.dtype == n.dtype and g.shape == n.shape
+        if not g.is_floating_point() or g.itemsize == 1:
+            assert torch.equal(bits(g), bits(n))
+            continue
+        largest = float(want.abs().max()) if want.numel() else 0.0
+        allowed = ERROR_RATIO[op] * error(n, want) + torch.finfo(g.dtype).eps / 2 * largest
+        assert error(g, want) <= allowed
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_nan_and_infinity_where_the_reference_has_them(gpu: EmulatedGpu, op: str, dtype: torch.dtype) -> None:
+    args = sized(op, 5, 126, dtype)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        for at, arg in enumerate(args):
+            if isinstance(arg, Tensor) and arg.dtype == dtype and names(op)[at] not in ALWAYS_FLOAT32:
+                poisoned = list(args)
+                poisoned[at] = arg.clone()
+                poisoned[at].view(-1)[arg.numel() // 2] = value
+                try:
+                    want = run_reference(op, tuple(poisoned))
+                except ValueError:
+                    continue  # refused by reading values, which a device is not waited for
+                for g, w in zip(gpu.run(op, tuple(poisoned)), want, strict=True):
+                    if g.itemsize == 1:
+                        assert torch.equal(bits(g), bits(w))
+                    else:
+                        assert torch.equal(g.isnan(), w.isnan()) and torch.equal(g.isinf(), w.isinf())
+
+
+@pytest.mark.parametrize("size", [(11, 126), (5, 1500)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", [op for op in OPS if op not in SEQUENCED])
+def test_a_row_alone_has_the_same_bits(gpu: EmulatedGpu, op: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
+    rows, _ = size
+    args = sized(op, *size, dtype)
+    of_rows = [isinstance(a, Tensor) and a.dim() > 0 and a.shape[0] == rows for a in args]
+    together = gpu.run(op, args)
+    for r in (0, rows // 2, rows - 1):
+        alone = gpu.run(op, tuple(a[r : r + 1] if yes else a for a, yes in zip(args, of_rows, strict=True)))
+        for one, all_ in zip(alone, together, strict=True):
+            assert torch.equal(bits(one), bits(all_[r : r + 1]))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_barrier_is_missed(gpu: EmulatedGpu, op: str) -> None:
+    """Each barrier left out in turn is a race in some run, so each is needed and the emulator sees that."""
+    runs = [sized(op, *size, torch.bfloat16) for size in ((3, 64), (5, 126), (3, 1500))]
+    passed: dict[str, list[int]] = {}
+    for i, args in enumerate(runs):
+        gpu.run(op, args)
+        for barrier in gpu.barriers():
+            passed.setdefault(barrier, []).append(i)
+    unneeded = []
+    for barrier, where in passed.items():
+        for i in where:
+            try:
+                gpu.run(op, runs[i], ignored_barrier=barrier)
+            except RuntimeError as fault:
+                assert "race: " in str(fault)
+                break
+        else:
+            unneeded.append(barrier)
+    assert not unneeded
