@@ -27,4 +27,12 @@ void run(const char* op, const std::string& kernel, const Params& p, Grid grid, 
   if (grid.x > 0 && grid.y > 0 && grid.z > 0) launch(op, kernel, grid, threads, shared_bytes, &p, on);
 }
 
+// The kernel of products.cuh. Few tokens are spread over as many blocks as there are rows.
+inline void run_products(const char* op, const std::string& kernel, Products p, const Tensor& on) {
+  const int64_t tiles = ceil_of(p.num_tokens, kTokenTile);
+  p.rows_per_block = tiles * p.num_rows <= 4 * caps_of(on).num_cores ? 1 : 8;
+  const int64_t floats = p.rows_per_block * ceil_of(p.k, kColumns) * kTokenTile;
+  run(op, kernel, p, {tiles, ceil_of(p.num_rows, p.rows_per_block)}, kRowThreads, on, 4 * floats);
+}
+
 }  // namespace v4npu::cuda

@@ -11,8 +11,9 @@ struct Turn {
 
 // 1 angle, rounded once   2 cos, sin
 V4NPU_INLINE Turn turn_of(int64_t position, float freq, bool inverse) {
-  const float angle = static_cast<float>(position) * freq, sine = sinf(angle);
-  return {cosf(angle), inverse ? -sine : sine};
+  float sine, cosine;
+  sincosf(static_cast<float>(position) * freq, &sine, &cosine);
+  return {cosine, inverse ? -sine : sine};
 }
 // 3 (a cos - b sin, a sin + b cos), with the roundings of the CPU's
 V4NPU_INLINE void turn_pair(float& a, float& b, Turn t) {

@@ -1,5 +1,5 @@
-// rms_norm on CUDA (sm_80 and later). Rows of up to 1024 elements are a warp's, eight to a block; longer ones a block's
-// of 256 threads. A row is read twice, the second time out of a cache. Shared memory: 32 bytes.
+// rms_norm on CUDA (sm_80 and later). Rows of up to 1024 elements are a warp's, eight to a block; longer ones a
+// block's of 256 threads. A row is read twice, the second time out of a cache. Shared memory: 32 bytes.
 // Limits: 40 registers, 0 bytes of stack, 32 bytes of shared memory.
 #include "v4npu/ops/rms_norm.h"
 
