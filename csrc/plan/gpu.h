@@ -17,4 +17,11 @@ int cuda_architecture(const DeviceCaps& caps);
 // Why no kernel of ours runs there; empty if they do.
 std::string refuses_cuda(const DeviceCaps& caps);
 
+// How a product on tensor cores is laid out. Either way gives the same bits (backends/cuda/device/gemm.cuh).
+struct GpuGemmPlan {
+  bool wide = false;  // a block has 256 rows and 32 tokens, else 16 and 16
+  int64_t row_tiles = 0, token_tiles = 0;
+};
+GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, const DeviceCaps& caps);
+
 }  // namespace v4npu

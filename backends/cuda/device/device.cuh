@@ -95,7 +95,21 @@ inline void wait_copies() {
 inline uint16_t to_bf16_bits(float x) { return bf16_encode(x); }
 // a in the low half
 inline uint32_t pack_bf16(float a, float b) { return bf16_encode(a) | uint32_t{bf16_encode(b)} << 16; }
-inline float fast_exp(float x) { return std::exp(x); }
+// Both halves of a times both of b.
+inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
+  const auto product = [&](int at) {
+    return uint32_t{
+        bf16_encode(bf16_decode(static_cast<uint16_t>(a >> at)) * bf16_decode(static_cast<uint16_t>(b >> at)))};
+  };
+  return product(0) | product(16) << 16;
+}
+// Byte i of the result is byte (selector >> 4 i) & 7 of x (0 to 3) and y (4 to 7).
+inline uint32_t pick_bytes(uint32_t x, uint32_t y, uint32_t selector) {
+  const uint64_t both = x | uint64_t{y} << 32;
+  uint32_t out = 0;
+  for (int i = 0; i < 4; ++i) out |= static_cast<uint32_t>(both >> ((selector >> (4 * i) & 7) * 8) & 0xff) << (8 * i);
+  return out;
+}
 
 // ---- tensor cores: layouts in emulation/collective.h, which are those of PTX
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], V4NPU_HERE) {
@@ -170,7 +184,12 @@ V4NPU_INLINE uint32_t pack_bf16(float a, float b) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(b), "f"(a));
   return bits;
 }
-V4NPU_INLINE float fast_exp(float x) { return __expf(x); }
+V4NPU_INLINE uint32_t multiply_bf16(uint32_t a, uint32_t b) {
+  uint32_t product;  // sm_80 has no product alone; adding -0 changes nothing
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(0x80008000u));
+  return product;
+}
+V4NPU_INLINE uint32_t pick_bytes(uint32_t x, uint32_t y, uint32_t selector) { return __byte_perm(x, y, selector); }
 
 V4NPU_INLINE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"

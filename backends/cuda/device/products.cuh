@@ -67,7 +67,12 @@ V4NPU_DEVICE void products(const Products& p) {
     const int64_t t = i / rows, r = i % rows;
     float sum = 0.0f;
     for (int64_t b = 0; b < pieces; ++b) sum += parts[(r * pieces + b) * kTokenTile + t];
-    p.out[(first_token + t) * p.num_rows + first_row + r] = sum;
+    const int64_t at = (first_token + t) * p.num_rows + first_row + r;
+    if (p.out_bfloat16) {
+      static_cast<bf16*>(p.out)[at] = narrow<bf16>(sum);
+    } else {
+      static_cast<float*>(p.out)[at] = sum;
+    }
   }
 }
 

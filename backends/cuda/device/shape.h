@@ -22,11 +22,30 @@ constexpr int64_t kMaxHadamard = 1024;
 struct Products {
   const void* x;       // [num_tokens, k]
   const void* weight;  // [num_rows, k]
-  float* out;          // fp32 [num_tokens, num_rows]
+  void* out;           // fp32 [num_tokens, num_rows], or bf16
   int64_t num_tokens;
   int64_t num_rows;
   int64_t k;
   int64_t rows_per_block;  // a choice that changes no bit
+  bool out_bfloat16;
+};
+
+// Products with many rows of weights, on tensor cores (gemm.cuh). A sum is made of slices of 128 columns.
+constexpr int64_t kSlice = 128;
+constexpr int kGemmThreads = 256;
+constexpr int kGemmWarps = kGemmThreads / 32;
+constexpr int64_t kWideTokens = 32;  // of a block for many tokens, which has 256 rows; else 16 of both (plan/gpu.h)
+
+struct Gemm {
+  const void* x;                // [num_tokens, k], rows x_stride elements apart
+  const uint8_t* x_scale;       // ue8m0 [num_tokens, ceil(k/128)] of e4m3, else null
+  const void* weight;           // [num_rows, k]; group z starts group_rows rows further
+  const uint8_t* weight_scale;  // ue8m0: per 128x128 of e4m3, per 32 columns of e2m1, else null
+  void* out;                    // [num_tokens, num_rows], rows out_stride elements apart
+  int64_t num_tokens, num_rows, k;
+  int64_t x_stride, out_stride;
+  int64_t group_x, group_rows, group_out;  // elements, rows, elements from one group (block z) to the next
+  bool out_float32;
 };
 
 constexpr int64_t ceil_of(int64_t n, int64_t by) { return (n + by - 1) / by; }

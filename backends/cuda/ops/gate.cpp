@@ -30,7 +30,7 @@ std::tuple<Tensor, Tensor> launch_gate(const Tensor& x_, const Tensor& weight_, 
   p.route_scale = static_cast<float>(route_scale);
   p.dtype = dtype_of(x);
   p.weight_dtype = dtype_of(weight);
-  const Products logits{p.x, p.weight, p.scores, p.num_tokens, p.num_experts, p.hidden_size, 0};
+  const Products logits{p.x, p.weight, p.scores, p.num_tokens, p.num_experts, p.hidden_size, 0, false};
   run_products("gate", kernel_name("gate_products", p.dtype, p.weight_dtype), logits, x);
   run("gate", "gate_choose", p, {ceil_of(p.num_tokens, kRowWarps)}, kRowThreads, x, kRowWarps * p.num_experts * 4);
   return {indices, weights};

@@ -27,7 +27,7 @@ Tensor launch_hc_head(const Tensor& streams_, const Tensor& fn_, const Tensor& s
   p.norm_eps = static_cast<float>(norm_eps);
   p.hc_eps = static_cast<float>(hc_eps);
   p.dtype = dtype_of(streams);
-  const Products mixes{p.streams, p.fn, p.mix, p.num_tokens, p.hc_mult, p.hc_mult * p.hidden_size, 0};
+  const Products mixes{p.streams, p.fn, p.mix, p.num_tokens, p.hc_mult, p.hc_mult * p.hidden_size, 0, false};
   run_products("hc_head", kernel_name("hc_head_products", p.dtype), mixes, streams);
   run("hc_head", kernel_name("hc_head", p.dtype), p, {p.num_tokens}, kRowThreads, streams);
   return y;

@@ -34,7 +34,7 @@ std::tuple<Tensor, Tensor, Tensor> launch_hc_pre(const Tensor& streams_, const T
   p.hc_eps = static_cast<float>(hc_eps);
   p.sinkhorn_iters = static_cast<int32_t>(sinkhorn_iters);
   p.dtype = dtype_of(streams);
-  const Products mixes{p.streams, p.fn, p.mix, t, (2 + m) * m, m * p.hidden_size, 0};
+  const Products mixes{p.streams, p.fn, p.mix, t, (2 + m) * m, m * p.hidden_size, 0, false};
   run_products("hc_pre", kernel_name("hc_pre_products", p.dtype), mixes, streams);
   run("hc_pre", kernel_name("hc_pre", p.dtype), p, {t}, kRowThreads, streams);
   return {y, post, comb};
