@@ -74,6 +74,12 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("token_tiles", &v4npu::GpuGemmPlan::token_tiles);
   m.def("plan_gpu_gemm", &v4npu::plan_gpu_gemm, py::arg("num_tokens"), py::arg("num_rows"), py::arg("groups"),
         py::arg("caps"));
+  py::class_<v4npu::GpuExpertPlan>(m, "GpuExpertPlan")
+      .def_readonly("wide", &v4npu::GpuExpertPlan::wide)
+      .def_readonly("tile_tokens", &v4npu::GpuExpertPlan::tile_tokens)
+      .def_readonly("max_tiles", &v4npu::GpuExpertPlan::max_tiles);
+  m.def("plan_gpu_experts", &v4npu::plan_gpu_experts, py::arg("num_assignments"), py::arg("num_experts"),
+        py::arg("caps"));
   m.def("op_names", &v4npu::op_names);
   m.def("schemas", [] { return std::vector<std::string>(v4npu::schemas().begin(), v4npu::schemas().end()); });
   m.def("caps", [] { return std::vector<DeviceCaps>{v4npu::cpu_caps(), v4npu::cuda_caps(), v4npu::ascend_caps()}; });

@@ -30,4 +30,14 @@ GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, 
   return {false, tiles(num_rows, 16), tiles(num_tokens, 16)};
 }
 
+GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, const DeviceCaps& caps) {
+  GpuExpertPlan plan;
+  // Wide where an expert has a whole wide tile on average, and there are enough of those.
+  plan.wide = num_assignments >= 32 * num_experts && num_assignments / 32 >= caps.num_cores / 8;
+  plan.tile_tokens = plan.wide ? 32 : 16;
+  // Each expert's last tile may be short.
+  plan.max_tiles = (num_assignments < num_experts ? num_assignments : num_experts) + num_assignments / plan.tile_tokens;
+  return plan;
+}
+
 }  // namespace v4npu

@@ -24,4 +24,12 @@ struct GpuGemmPlan {
 };
 GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, const DeviceCaps& caps);
 
+// How the routed experts are laid out: their assignments are known to the device alone, so tiles of tokens are launched
+// for the worst case, and those that no expert needs end at once.
+struct GpuExpertPlan {
+  bool wide = false;
+  int64_t tile_tokens = 0, max_tiles = 0;
+};
+GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, const DeviceCaps& caps);
+
 }  // namespace v4npu

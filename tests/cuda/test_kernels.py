@@ -13,12 +13,13 @@ from torch import Tensor
 
 from v4npu import reference
 from v4npu.testing.cases import SEQUENCED, sized
-from v4npu.testing.cuda import EmulatedGpu, kernel_sources
+from v4npu.testing.cuda import BFLOAT16_ONLY, FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS, EmulatedGpu, kernel_sources
 from v4npu.testing.tolerances import ERROR_RATIO
 
 OPS = list(kernel_sources())
 DTYPES = [torch.float32, torch.bfloat16]
 ALWAYS_FLOAT32 = ("freqs",)  # float32 by contract, in the oracle too
+OP_DTYPES = [(op, d) for op in OPS for d in DTYPES if op not in BFLOAT16_ONLY or d == torch.bfloat16]
 SIZES = ((0, 16), (1, 2), (3, 14), (5, 16), (7, 34), (3, 64), (11, 126), (2, 1000), (19, 1500))
 
 
@@ -52,8 +53,7 @@ def error(got: Tensor, want: Tensor) -> float:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op,dtype", OP_DTYPES, ids=str)
 def test_accuracy_poison_and_guards(gpu: EmulatedGpu, op: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
     args = sized(op, *size, dtype)
     got = gpu.run(op, args)
@@ -65,12 +65,12 @@ def test_accuracy_poison_and_guards(gpu: EmulatedGpu, op: str, dtype: torch.dtyp
             assert torch.equal(bits(g), bits(n))
             continue
         largest = float(want.abs().max()) if want.numel() else 0.0
-        allowed = ERROR_RATIO[op] * error(n, want) + torch.finfo(g.dtype).eps / 2 * largest
+        looser = FLOAT32_ON_TENSOR_CORES if dtype == torch.float32 and op in TENSOR_CORE_OPS else 1.0
+        allowed = looser * ERROR_RATIO[op] * error(n, want) + torch.finfo(g.dtype).eps / 2 * largest
         assert error(g, want) <= allowed
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op,dtype", OP_DTYPES, ids=str)
 def test_nan_and_infinity_where_the_reference_has_them(gpu: EmulatedGpu, op: str, dtype: torch.dtype) -> None:
     args = sized(op, 5, 126, dtype)
     for value in (torch.nan, torch.inf, -torch.inf):
@@ -91,8 +91,7 @@ def test_nan_and_infinity_where_the_reference_has_them(gpu: EmulatedGpu, op: str
 
 
 @pytest.mark.parametrize("size", [(11, 126), (5, 1500)], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("op", [op for op in OPS if op not in SEQUENCED])
+@pytest.mark.parametrize("op,dtype", [case for case in OP_DTYPES if case[0] not in SEQUENCED], ids=str)
 def test_a_row_alone_has_the_same_bits(gpu: EmulatedGpu, op: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
     rows, _ = size
     args = sized(op, *size, dtype)
@@ -104,10 +103,14 @@ def test_a_row_alone_has_the_same_bits(gpu: EmulatedGpu, op: str, dtype: torch.d
             assert torch.equal(bits(one), bits(all_[r : r + 1]))
 
 
+LONGER = {"moe_experts": ((90, 32),)}  # sizes at which loops with barriers come round again
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_every_barrier_is_missed(gpu: EmulatedGpu, op: str) -> None:
     """Each barrier left out in turn is a race in some run, so each is needed and the emulator sees that."""
-    runs = [sized(op, *size, torch.bfloat16) for size in ((3, 64), (5, 126), (3, 1500))]
+    sizes = ((3, 64), (5, 126), (3, 1500), *LONGER.get(op, ()))
+    runs = [sized(op, *size, torch.bfloat16) for size in sizes]
     passed: dict[str, list[int]] = {}
     for i, args in enumerate(runs):
         gpu.run(op, args)

@@ -25,7 +25,7 @@
 #define V4NPU_UNROLL _Pragma("unroll")
 #define V4NPU_HERE
 #define V4NPU_KERNEL(name, threads, Params) \
-  extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Params p)
+  extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Params p)
 #endif
 
 namespace v4npu::cuda {

@@ -19,13 +19,14 @@ template <int Sets>
 struct Operands {
   const void* x;
   const uint8_t* x_scale;
-  const int32_t* list;  // rows of x that are the tokens; null: x's own order
+  const int32_t* list;  // the tokens are rows list[i] / list_step of x; null: x's own order
+  int64_t list_step;
   const void* weight[Sets];
   const uint8_t* weight_scale[Sets];
   int64_t first_token, num_tokens, num_rows, k, x_stride;  // first_token: of the tile
   int64_t scale_row;                                       // of row 0 in weight_scale, where it is per 128x128
 
-  V4NPU_INLINE int64_t source(int64_t token) const { return list != nullptr ? list[token] : token; }
+  V4NPU_INLINE int64_t source(int64_t token) const { return list != nullptr ? list[token] / list_step : token; }
 };
 
 template <Format X, Format W, int Sets, int M, int N>
@@ -213,6 +214,7 @@ V4NPU_DEVICE void gemm(const Gemm& p) {
   const Operands<1> o{row_of<X>(p.x, 1, z * p.group_x),
                       p.x_scale,
                       nullptr,
+                      1,
                       {row_of<W>(p.weight, z * p.group_rows, p.k)},
                       {p.weight_scale},
                       static_cast<int64_t>(block_y()) * kTokens,

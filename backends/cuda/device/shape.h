@@ -48,6 +48,37 @@ struct Gemm {
   bool out_float32;
 };
 
+// The routed experts (moe_experts_kernel.cu). An assignment is a token's choice: t * topk + slot.
+struct Routing {
+  const int32_t* topk_indices;  // int32 [num_tokens, topk]; out of range: expert 0, and the token becomes NaN
+  int32_t* counts;              // int32 [num_experts]      assignments of each
+  int32_t* starts;              // int32 [num_experts]      of its part of list
+  int32_t* tile_starts;         // int32 [num_experts]      of its part of tiles
+  int32_t* tiles;               // int32 [max_tiles]        expert of each tile of tokens, -1 = none
+  int32_t* list;                // int32 [num_assignments]  by expert, ascending
+  int64_t num_assignments, num_experts, max_tiles, tile_tokens;
+};
+
+struct ExpertGemm {
+  Routing routing;
+  const void* x;                   // [num_tokens, k] of the first product, [num_assignments, k] by list of the second
+  const uint8_t* x_scale;          // ue8m0 [same, ceil(k/128)] of e4m3, else null
+  const void* weight[2];           // [num_experts, num_rows, k]: w1 and w3, or w2
+  const uint8_t* weight_scale[2];  // ue8m0, as in moe_experts.h
+  const float* topk_weights;       // fp32 [num_assignments]
+  void* out;  // bf16 [num_assignments, num_rows]: by list of the first, by assignment of the second
+  int64_t num_rows, k, topk;
+  float limit;
+};
+
+struct ExpertSum {
+  const int32_t* topk_indices;  // int32 [num_tokens, topk]
+  const void* y;                // bf16  [num_tokens, topk, hidden_size]
+  float* out;                   // fp32  [num_tokens, hidden_size]
+  int64_t hidden_size, topk, num_experts;
+};
+constexpr int64_t kMaxTopk = 64;
+
 constexpr int64_t ceil_of(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
 }  // namespace v4npu::cuda

@@ -3,9 +3,12 @@
 //   a[0] (row g, k c)   a[1] (row g+8, k c)   a[2] (row g, k c+8)   a[3] (row g+8, k c+8)
 //   b[0] (k c, column g)   b[1] (k c+8, column g)
 //   d[0] d[1] (row g, columns c, c+1)   d[2] d[3] (row g+8, columns c, c+1)
-// The host adds the 16 products of an mma to d one after the other in float; the order inside a tensor core and how it
-// rounds there are not documented, so low bits differ on a device.
+// How a tensor core adds is not documented. The host does what was measured on Ampere (Fasi, Higham, Mikaitis, Pranesh,
+// "Numerical behavior of NVIDIA tensor cores", 2021): 8 products and d are added at once and cut off to float, not
+// rounded. Low bits differ on a device all the same.
 #pragma once
+
+#include <cmath>
 
 #include "memory.h"
 #include "v4npu/formats.h"
@@ -47,6 +50,11 @@ uint32_t ballot(bool v, const char* file, int line) {
   return mine.out;
 }
 
+inline float cut_off(double x) {
+  const auto nearest = static_cast<float>(x);
+  return std::fabs(static_cast<double>(nearest)) > std::fabs(x) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
 void mma_bf16(float* d, const uint32_t* a, const uint32_t* b, const char* file, int line) {
   struct Lane {
     float* d;
@@ -66,7 +74,11 @@ void mma_bf16(float* d, const uint32_t* a, const uint32_t* b, const char* file, 
       for (int r = 0; r < 4; ++r) {
         const int row = l / 4 + r / 2 * 8, column = l % 4 * 2 + r % 2;
         float sum = lanes[l]->d[r];
-        for (int k = 0; k < 16; ++k) sum += A[row][k] * B[k][column];
+        for (int first = 0; first < 16; first += 8) {
+          double exact = sum;
+          for (int k = first; k < first + 8; ++k) exact += static_cast<double>(A[row][k]) * B[k][column];
+          sum = cut_off(exact);
+        }
         lanes[l]->d[r] = sum;
       }
     }

@@ -1,6 +1,6 @@
 // hadamard on CUDA (sm_80 and later). A warp takes a row of up to 1024 elements, in registers; longer rows are the
 // reference's. 8 warps to a block. No shared memory.
-// Limits: 80 registers, 0 bytes of stack, 0 bytes of shared memory.
+// Limits: 104 registers, 0 bytes of stack, 0 bytes of shared memory.
 #include "v4npu/ops/hadamard.h"
 
 #include "../device/hadamard.cuh"

@@ -1,6 +1,6 @@
 // hc_head on CUDA (sm_80 and later), two kernels: the mixes (products.cuh), then a block of 256 threads per token that
 // normalises them and collapses the streams. Shared memory: 96 bytes.
-// Limits: 104 registers, 0 bytes of stack, 128 bytes of shared memory.
+// Limits: 120 registers, 0 bytes of stack, 128 bytes of shared memory.
 #include "v4npu/ops/hc_head.h"
 
 #include "../device/streams.cuh"

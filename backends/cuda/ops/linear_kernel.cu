@@ -1,5 +1,5 @@
 // linear on CUDA (sm_80 and later), bf16 weights on tensor cores (gemm.cuh); float32 weights by products.cuh.
-// Limits: 235 registers, 0 bytes of stack, 8704 bytes of shared memory.
+// Limits: 240 registers, 0 bytes of stack, 8704 bytes of shared memory.
 #include "v4npu/ops/linear.h"
 
 #include "../device/gemm.cuh"

@@ -1,6 +1,6 @@
 // rope on CUDA (sm_80 and later). A block of 256 threads takes a token; sines and cosines are computed once for all
 // its heads, 512 pairs at a time. Shared memory: 4 KiB.
-// Limits: 40 registers, 32 bytes of stack, 4096 bytes of shared memory.
+// Limits: 48 registers, 32 bytes of stack, 4096 bytes of shared memory.
 #include "v4npu/ops/rope.h"
 
 #include "../device/rotary.cuh"
