@@ -13,30 +13,14 @@ from torch import Tensor
 
 from v4npu import reference
 from v4npu.testing.cases import SEQUENCED, sized
+from v4npu.testing.compare import ALWAYS_FLOAT32, argument_names, complaint, oracle_args
 from v4npu.testing.cuda import BFLOAT16_ONLY, FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS, EmulatedGpu, kernel_sources
 from v4npu.testing.tolerances import ERROR_RATIO
 
 OPS = list(kernel_sources())
 DTYPES = [torch.float32, torch.bfloat16]
-ALWAYS_FLOAT32 = ("freqs",)  # float32 by contract, in the oracle too
 OP_DTYPES = [(op, d) for op in OPS for d in DTYPES if op not in BFLOAT16_ONLY or d == torch.bfloat16]
 SIZES = ((0, 16), (1, 2), (3, 14), (5, 16), (7, 34), (3, 64), (11, 126), (2, 1000), (19, 1500))
-
-
-def names(op: str) -> list[str]:
-    return [a.name for a in getattr(torch.ops.v4npu, op).default._schema.arguments]
-
-
-def oracle_args(op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same values in float64."""
-
-    def wide(name: str, value: Any) -> Any:
-        if isinstance(value, torch.dtype):
-            return torch.float64
-        widens = isinstance(value, Tensor) and value.dtype in DTYPES and name not in ALWAYS_FLOAT32
-        return value.double() if widens else value
-
-    return tuple(wide(name, value) for name, value in zip(names(op), args, strict=False))
 
 
 def run_reference(op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
@@ -48,10 +32,6 @@ def bits(t: Tensor) -> Tensor:
     return t.contiguous().view(torch.uint8)
 
 
-def error(got: Tensor, want: Tensor) -> float:
-    return float((got.double() - want.double()).abs().max()) if got.numel() else 0.0
-
-
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("op,dtype", OP_DTYPES, ids=str)
 def test_accuracy_poison_and_guards(gpu: EmulatedGpu, op: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
@@ -59,15 +39,9 @@ def test_accuracy_poison_and_guards(gpu: EmulatedGpu, op: str, dtype: torch.dtyp
     got = gpu.run(op, args)
     assert bool(gpu.launches()) == (size[0] > 0)
     naive, oracle = run_reference(op, args), run_reference(op, oracle_args(op, args))
+    looser = FLOAT32_ON_TENSOR_CORES if dtype == torch.float32 and op in TENSOR_CORE_OPS else 1.0
     for g, n, want in zip(got, naive, oracle, strict=True):
-        assert g.dtype == n.dtype and g.shape == n.shape
-        if not g.is_floating_point() or g.itemsize == 1:
-            assert torch.equal(bits(g), bits(n))
-            continue
-        largest = float(want.abs().max()) if want.numel() else 0.0
-        looser = FLOAT32_ON_TENSOR_CORES if dtype == torch.float32 and op in TENSOR_CORE_OPS else 1.0
-        allowed = looser * ERROR_RATIO[op] * error(n, want) + torch.finfo(g.dtype).eps / 2 * largest
-        assert error(g, want) <= allowed
+        assert not complaint(g, n, want, looser * ERROR_RATIO[op])
 
 
 @pytest.mark.parametrize("op,dtype", OP_DTYPES, ids=str)
@@ -75,7 +49,7 @@ def test_nan_and_infinity_where_the_reference_has_them(gpu: EmulatedGpu, op: str
     args = sized(op, 5, 126, dtype)
     for value in (torch.nan, torch.inf, -torch.inf):
         for at, arg in enumerate(args):
-            if isinstance(arg, Tensor) and arg.dtype == dtype and names(op)[at] not in ALWAYS_FLOAT32:
+            if isinstance(arg, Tensor) and arg.dtype == dtype and argument_names(op)[at] not in ALWAYS_FLOAT32:
                 poisoned = list(args)
                 poisoned[at] = arg.clone()
                 poisoned[at].view(-1)[arg.numel() // 2] = value
