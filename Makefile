@@ -1,6 +1,7 @@
 # make demo     generate text with the bundled model        make lint     ruff, mypy, clang-format
 # make test     lint and every test                         make format   apply ruff and clang-format
 # make sanitize CPU kernels under the address, undefined-behaviour and thread sanitizers; needs only a compiler
+# make cuda     CUDA kernels for sm_80, sm_90a and sm_100, with a check of what each takes: nvcc 12.8 or later, no GPU
 # make neon     CPU kernels for Arm under an emulator: g++-aarch64-linux-gnu and qemu-user
 #
 # Each target sets up .venv first; a rerun costs nothing unless a source changed.
@@ -16,10 +17,10 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP)
 PACKAGE := $(shell find v4npu -name '*.py' -o -path '*/data/*' -type f)
 CXX_SOURCES := $(shell find csrc backends -name '*.cpp' -o -name '*.h')
-ASC_SOURCES := $(shell find backends tests -name '*.asc')
+DEVICE_SOURCES := $(shell find backends tests -name '*.asc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanitize neon lint format clean
+.PHONY: help demo test sanitize neon cuda lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -34,16 +35,20 @@ test: lint
 sanitize neon:
 	JOBS=$(JOBS) tests/native/kernels.sh $@
 
+cuda:
+	$(PYTHON) backends/cuda/build.py --jobs $(JOBS)
+	@test ! -d .venv || cp -r v4npu/cuda "$$(dirname "$$(readlink -f v4npu/_C.*.so)")/"
+
 lint: .venv/built .venv/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) $(ASC_SOURCES)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) $(DEVICE_SOURCES)
 
 format: .venv/tools
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_SOURCES) $(ASC_SOURCES)
+	$(BIN)/clang-format -i $(CXX_SOURCES) $(DEVICE_SOURCES)
 
 clean:
 	rm -rf .venv build

@@ -159,7 +159,7 @@ def explain(op: str, device: str = "auto", soc: str | None = None, **dims: Any) 
     Args:
         op: name of an operator, such as "csa_attention".
         device: as for `resolve`.
-        soc: plan for this chip instead of the one found, such as "ascend950dt"; not for "cpu".
+        soc: plan for this chip instead of the one found, such as "ascend950dt" or "sm_90"; not for "cpu".
         dims: sizes of the problem, kept in the answer; plans that depend on them read them.
 
     Raises:
@@ -257,4 +257,8 @@ def _valid(policy: str, name: str) -> str:
 
 
 def _caps(kind: str) -> _C.DeviceCaps:
-    return next(caps for caps in _C.caps() if caps.kind == kind)
+    caps = next(caps for caps in _C.caps() if caps.kind == kind)
+    if kind == "cuda" and status(kind).available:
+        found = torch.cuda.get_device_properties(0)
+        caps.name, caps.num_cores, caps.available = f"sm_{found.major}{found.minor}", found.multi_processor_count, True
+    return caps

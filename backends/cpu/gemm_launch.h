@@ -7,14 +7,6 @@
 
 namespace v4npu::cpu {
 
-inline Dtype dtype_of(ScalarType native_type) {
-  return native_type == ScalarType::Float ? Dtype::kFloat32 : Dtype::kBfloat16;
-}
-
-inline Tensor bytes(const Tensor& like, int64_t count) {
-  return torch::stable::new_empty(like, {count}, ScalarType::Byte);
-}
-
 // Sets workspace and num_workers for one product of these sizes; the result owns the memory.
 template <class Params>
 Tensor reserve(Params& p, const Tensor& x, int64_t tokens, int64_t k) {

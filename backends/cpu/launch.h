@@ -4,9 +4,8 @@
 #include "isa.h"
 #include "ops/checks.h"
 #include "ops/reference.h"
+#include "ops/tensors.h"
 #include "torch/csrc/stable/library.h"
-#include "torch/csrc/stable/ops.h"
-#include "v4npu/dtype.h"
 
 // Those that kernels.cmake adds to `portable`.
 #if defined(__x86_64__)
@@ -34,31 +33,3 @@
       default: return portable::op(p);                \
     }                                                 \
   }
-
-namespace v4npu::cpu {
-
-// Whether kernels take the dtype of activations as it is; all else is the reference's.
-inline bool native(ScalarType type) { return type == ScalarType::Float || type == ScalarType::BFloat16; }
-inline bool native(const Tensor& t) { return native(t.scalar_type()); }
-inline bool native(const OptTensor& t) { return !t || native(*t); }
-inline bool is_float32(const OptTensor& t) { return !t || t->scalar_type() == ScalarType::Float; }
-
-// Of a native tensor.
-inline Dtype dtype_of(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Float ? Dtype::kFloat32 : Dtype::kBfloat16;
-}
-
-// Contiguous; named so that it does not meet torch::stable::contiguous.
-inline Tensor dense(const Tensor& t) { return torch::stable::contiguous(t); }
-inline OptTensor dense(const OptTensor& t) { return t ? OptTensor(dense(*t)) : OptTensor(); }
-
-template <class T>
-const T* pointer(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-template <class T>
-const T* pointer(const OptTensor& t) {
-  return t ? pointer<T>(*t) : nullptr;
-}
-
-}  // namespace v4npu::cpu

@@ -1,12 +1,16 @@
 #include "../caps.h"
 
+#include "driver.h"
+#include "plan/gpu.h"
+
 namespace v4npu {
 
-// Whether a device is present is asked in v4npu/device.py, which may import the vendor's torch plugin.
+// Which device is present, if any, is asked in v4npu/device.py, where torch knows it.
 DeviceCaps cuda_caps() {
   DeviceCaps caps;
   caps.kind = "cuda";
-  caps.reason = "no native CUDA kernel is built in";
+  if (!cuda::kernel_folder().empty()) caps.features.emplace_back(kCudaKernels);
+  caps.reason = "asked of torch";
   return caps;
 }
 

@@ -7,6 +7,7 @@
 #include "ops/schema.h"
 #include "plan/candidates.h"
 #include "plan/cpu_isa.h"
+#include "plan/gpu.h"
 #include "runtime/heap.h"
 #include "v4npu/cache_layout.h"
 #include "v4npu/plan.h"
@@ -68,6 +69,18 @@ PYBIND11_MODULE(_C, m) {
   m.def("cache_layout", &v4npu::cache_layout, py::arg("geometry"));
 
   m.def("plan", &v4npu::plan, py::arg("op"), py::arg("caps"));
+  py::class_<v4npu::GpuGemmPlan>(m, "GpuGemmPlan")
+      .def_readonly("wide", &v4npu::GpuGemmPlan::wide)
+      .def_readonly("row_tiles", &v4npu::GpuGemmPlan::row_tiles)
+      .def_readonly("token_tiles", &v4npu::GpuGemmPlan::token_tiles);
+  m.def("plan_gpu_gemm", &v4npu::plan_gpu_gemm, py::arg("num_tokens"), py::arg("num_rows"), py::arg("groups"),
+        py::arg("caps"));
+  py::class_<v4npu::GpuExpertPlan>(m, "GpuExpertPlan")
+      .def_readonly("wide", &v4npu::GpuExpertPlan::wide)
+      .def_readonly("tile_tokens", &v4npu::GpuExpertPlan::tile_tokens)
+      .def_readonly("max_tiles", &v4npu::GpuExpertPlan::max_tiles);
+  m.def("plan_gpu_experts", &v4npu::plan_gpu_experts, py::arg("num_assignments"), py::arg("num_experts"),
+        py::arg("caps"));
   m.def("op_names", &v4npu::op_names);
   m.def("schemas", [] { return std::vector<std::string>(v4npu::schemas().begin(), v4npu::schemas().end()); });
   m.def("caps", [] { return std::vector<DeviceCaps>{v4npu::cpu_caps(), v4npu::cuda_caps(), v4npu::ascend_caps()}; });

@@ -19,6 +19,7 @@ MACHINES = [
     machine("cpu", "x86_64", available=True, features=["avx2"], num_cores=2),
     machine("cpu", "aarch64", available=True, features=["sve"], num_cores=256, memory_bytes=1 << 40),
     machine("cuda", "sm_90", available=True),
+    machine("cuda", "sm_90", available=True, features=["kernels"]),
     machine("npu", "ascend950dt", available=False, reason="not here"),
     machine("abacus"),
 ]
@@ -31,9 +32,10 @@ def test_every_op_has_a_plan_with_a_reason_on_any_machine(op: str, caps: _C.Devi
     assert plan.variant
     assert plan.reason
     if plan.variant == "reference":
-        assert caps.kind in plan.reason
+        assert caps.kind in plan.reason or "sm80" in plan.reason
     else:
-        assert caps.kind == "cpu" and plan.variant in ("amx", "avx512", "avx2", "neon", "portable")
+        variants = {"cpu": ("amx", "avx512", "avx2", "neon", "portable"), "cuda": ("sm80",)}
+        assert plan.variant in variants[caps.kind]
 
 
 def test_the_same_question_has_the_same_answer() -> None:
@@ -61,6 +63,28 @@ AMX = [*AVX512, "amx_tile", "amx_bf16"]
 )
 def test_a_cpu_kernel_is_the_best_instruction_set(features: list[str], only: str, variant: str, reason: str) -> None:
     plan = _C.plan("rms_norm", machine("cpu", "invented", available=True, features=features, only=only))
+    assert plan.variant == variant
+    assert reason in plan.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "variant", "reason"),
+    [
+        ("sm_80", ["kernels"], "sm80", "float32 and bfloat16"),
+        ("sm_89", ["kernels"], "sm80", "float32 and bfloat16"),
+        ("sm_90", ["kernels"], "sm80", "float32 and bfloat16"),
+        ("sm_100", ["kernels"], "sm80", "float32 and bfloat16"),
+        ("sm_103", ["kernels"], "sm80", "float32 and bfloat16"),
+        ("sm_75", ["kernels"], "reference", "sm80: needs sm_80 or later, not sm_75"),
+        ("sm_120", ["kernels"], "reference", "sm80: built for sm_80, sm_90a and sm_100, not sm_120"),
+        ("sm_90", [], "reference", "sm80: the kernels' files are not beside the extension"),
+        ("", ["kernels"], "reference", "sm80: the device's architecture is not known"),
+    ],
+)
+def test_a_cuda_kernel_needs_its_file_and_an_architecture(
+    name: str, features: list[str], variant: str, reason: str
+) -> None:
+    plan = _C.plan("rms_norm", machine("cuda", name, available=True, features=features))
     assert plan.variant == variant
     assert reason in plan.reason
 

@@ -13,7 +13,7 @@ from v4npu import _C
 from v4npu.testing.tolerances import ERROR_RATIO
 
 ROOT = Path(__file__).parents[2]
-CPP = {".cpp", ".h", ".cu", ".asc"}
+CPP = {".cpp", ".h", ".cu", ".cuh", ".asc"}
 
 
 def lines(path: Path) -> int:
@@ -140,6 +140,24 @@ def test_every_kernel_has_a_contract() -> None:
     for path in sources("backends", CPP):
         if path.parent.name == "ops":
             assert path.stem.split("_kernel")[0] in ops, path
+
+
+def test_every_cuda_kernel_has_a_launcher_and_a_plan_and_includes_nothing_of_cuda() -> None:
+    folder = ROOT / "backends/cuda/ops"
+    kernels = sorted(p.name.removesuffix("_kernel.cu") for p in folder.glob("*_kernel.cu"))
+    launchers = sorted(p.stem for p in folder.glob("*.cpp"))
+    caps = _C.DeviceCaps()
+    caps.kind, caps.name, caps.features = "cuda", "sm_90", ["kernels"]
+    planned = sorted(op for op in _C.op_names() if _C.plan(op, caps).variant == "sm80")
+    assert kernels == launchers == planned
+    for path in [*folder.glob("*.cu"), *(ROOT / "backends/cuda/device").iterdir()]:
+        included = re.findall(r'^\s*#\s*include\s*[<"]([^>"]*)[>"]', path.read_text(), re.MULTILINE)
+        wrong = [
+            name
+            for name in included
+            if not re.fullmatch(r"v4npu/.*|(\.\./device/)?\w+\.cuh|emulation\.h|shape\.h|cmath|cstdint", name)
+        ]
+        assert not wrong, (path, wrong)
 
 
 def test_every_cpu_kernel_has_a_launcher_a_plan_and_a_tolerance() -> None:

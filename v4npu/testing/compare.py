@@ -2,7 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
+
+ALWAYS_FLOAT32 = ("freqs",)  # float32 by contract, in the oracle too
+
+
+def argument_names(op: str) -> list[str]:
+    """The arguments of torch.ops.v4npu.<op>, in order."""
+    return [a.name for a in getattr(torch.ops.v4npu, op).default._schema.arguments]
+
+
+def oracle_args(op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same values in float64, for the reference."""
+
+    def wide(name: str, value: Any) -> Any:
+        if isinstance(value, torch.dtype):
+            return torch.float64
+        floating = isinstance(value, Tensor) and value.dtype in (torch.float32, torch.bfloat16)
+        return value.double() if floating and name not in ALWAYS_FLOAT32 else value
+
+    return tuple(wide(name, value) for name, value in zip(argument_names(op), args, strict=False))
+
+
+def complaint(got: Tensor, naive: Tensor, oracle: Tensor, ratio: float) -> str:
+    """What is wrong with one result of a kernel; empty if it may stand.
+
+    Its error must be at most `ratio` times that of plain torch in the same dtype plus half a unit in the last place of
+    the largest value, both against the float64 oracle. Integers and one-byte formats must be equal bit for bit.
+    """
+    if got.dtype != naive.dtype or got.shape != naive.shape:
+        return f"{got.dtype} {list(got.shape)} instead of {naive.dtype} {list(naive.shape)}"
+    if not got.is_floating_point() or got.itemsize == 1:
+        same = torch.equal(got.contiguous().view(torch.uint8), naive.contiguous().view(torch.uint8))
+        return "" if same else "not the bits of the reference"
+    if got.numel() == 0:
+        return ""
+    error, plain = (float((t.double() - oracle).abs().max()) for t in (got, naive))
+    allowed = ratio * plain + torch.finfo(got.dtype).eps / 2 * float(oracle.abs().max())
+    return "" if error <= allowed else f"error {error:.3g}, allowed {allowed:.3g}"
 
 
 def calc_diff(x: Tensor, y: Tensor) -> float:

@@ -1,0 +1,84 @@
+// Shapes that a kernel and its launcher must agree on. Plain C++: both compilers read it.
+#pragma once
+
+#include <cstdint>
+
+namespace v4npu::cuda {
+
+constexpr int kRowThreads = 256;  // of every kernel over rows
+constexpr int kRowWarps = kRowThreads / 32;
+constexpr int64_t kChunk = 8;       // consecutive elements of a row that one thread takes
+constexpr int64_t kWarpRow = 1024;  // rows up to here are a warp's, longer ones a block's
+
+// Products with rows of weights (products.cuh).
+constexpr int64_t kColumns = 1024;  // of a partial sum
+constexpr int64_t kTokenTile = 8;   // of a block
+constexpr int64_t kMaxPieces = 64;  // partial sums of a dot: rows of up to 65,536 columns
+constexpr int64_t kMaxExperts = 1024;
+constexpr int64_t kMaxStreams = 16;
+constexpr int64_t kMaxIndexHead = 256;
+constexpr int64_t kMaxHadamard = 1024;
+
+struct Products {
+  const void* x;       // [num_tokens, k]
+  const void* weight;  // [num_rows, k]
+  void* out;           // fp32 [num_tokens, num_rows], or bf16
+  int64_t num_tokens;
+  int64_t num_rows;
+  int64_t k;
+  int64_t rows_per_block;  // a choice that changes no bit
+  bool out_bfloat16;
+};
+
+// Products with many rows of weights, on tensor cores (gemm.cuh). A sum is made of slices of 128 columns.
+constexpr int64_t kSlice = 128;
+constexpr int kGemmThreads = 256;
+constexpr int kGemmWarps = kGemmThreads / 32;
+constexpr int64_t kWideTokens = 32;  // of a block for many tokens, which has 256 rows; else 16 of both (plan/gpu.h)
+
+struct Gemm {
+  const void* x;                // [num_tokens, k], rows x_stride elements apart
+  const uint8_t* x_scale;       // ue8m0 [num_tokens, ceil(k/128)] of e4m3, else null
+  const void* weight;           // [num_rows, k]; group z starts group_rows rows further
+  const uint8_t* weight_scale;  // ue8m0: per 128x128 of e4m3, per 32 columns of e2m1, else null
+  void* out;                    // [num_tokens, num_rows], rows out_stride elements apart
+  int64_t num_tokens, num_rows, k;
+  int64_t x_stride, out_stride;
+  int64_t group_x, group_rows, group_out;  // elements, rows, elements from one group (block z) to the next
+  bool out_float32;
+};
+
+// The routed experts (moe_experts_kernel.cu). An assignment is a token's choice: t * topk + slot.
+struct Routing {
+  const int32_t* topk_indices;  // int32 [num_tokens, topk]; out of range: expert 0, and the token becomes NaN
+  int32_t* counts;              // int32 [num_experts]      assignments of each
+  int32_t* starts;              // int32 [num_experts]      of its part of list
+  int32_t* tile_starts;         // int32 [num_experts]      of its part of tiles
+  int32_t* tiles;               // int32 [max_tiles]        expert of each tile of tokens, -1 = none
+  int32_t* list;                // int32 [num_assignments]  by expert, ascending
+  int64_t num_assignments, num_experts, max_tiles, tile_tokens;
+};
+
+struct ExpertGemm {
+  Routing routing;
+  const void* x;                   // [num_tokens, k] of the first product, [num_assignments, k] by list of the second
+  const uint8_t* x_scale;          // ue8m0 [same, ceil(k/128)] of e4m3, else null
+  const void* weight[2];           // [num_experts, num_rows, k]: w1 and w3, or w2
+  const uint8_t* weight_scale[2];  // ue8m0, as in moe_experts.h
+  const float* topk_weights;       // fp32 [num_assignments]
+  void* out;  // bf16 [num_assignments, num_rows]: by list of the first, by assignment of the second
+  int64_t num_rows, k, topk;
+  float limit;
+};
+
+struct ExpertSum {
+  const int32_t* topk_indices;  // int32 [num_tokens, topk]
+  const void* y;                // bf16  [num_tokens, topk, hidden_size]
+  float* out;                   // fp32  [num_tokens, hidden_size]
+  int64_t hidden_size, topk, num_experts;
+};
+constexpr int64_t kMaxTopk = 64;
+
+constexpr int64_t ceil_of(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+}  // namespace v4npu::cuda

@@ -1,0 +1,187 @@
+#include "driver.h"
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <stdexcept>
+
+#include "plan/gpu.h"
+#include "torch/csrc/stable/accelerator.h"
+
+namespace v4npu::cuda {
+namespace {
+
+using Library = void*;
+using Kernel = void*;
+
+// Of cuda.h: CUdevice_attribute and CUfunction_attribute.
+constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76, kMaxSharedBytes = 8;
+constexpr int64_t kDefaultSharedBytes = 48 << 10;  // more has to be asked for
+
+template <class Function>
+Function symbol(void* library, const char* name, const char* of) {
+  void* found = dlsym(library, name);
+  if (found == nullptr) throw std::runtime_error("v4npu: " + std::string(of) + " has no " + name);
+  return reinterpret_cast<Function>(found);
+}
+
+// The entries of libcuda.so.1 that we use.
+struct Driver {
+  int (*get_device)(int*, int);
+  int (*attribute)(int*, int, int);
+  int (*load)(Library*, const char*, void*, void*, unsigned, void*, void*, unsigned);
+  int (*kernel)(Kernel*, Library, const char*);
+  int (*set_attribute)(int, int, Kernel, int);
+  int (*launch)(Kernel, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
+  int (*error_name)(int, const char**);
+  int (*error_text)(int, const char**);
+
+  Driver() {
+    constexpr const char* name = "libcuda.so.1";
+    void* library = dlopen(name, RTLD_NOW);
+    if (library == nullptr)
+      throw std::runtime_error(std::string("v4npu: the CUDA driver cannot be loaded: ") + dlerror());
+    const auto find = [&](auto& entry, const char* symbol_name) {
+      entry = symbol<std::remove_reference_t<decltype(entry)>>(library, symbol_name, name);
+    };
+    find(get_device, "cuDeviceGet");
+    find(attribute, "cuDeviceGetAttribute");
+    find(load, "cuLibraryLoadFromFile");
+    find(kernel, "cuLibraryGetKernel");
+    find(set_attribute, "cuKernelSetAttribute");
+    find(launch, "cuLaunchKernel");
+    find(error_name, "cuGetErrorName");
+    find(error_text, "cuGetErrorString");
+    int (*init)(unsigned);
+    find(init, "cuInit");
+    check(init(0), "cuInit");
+  }
+
+  void check(int code, const std::string& what) const {
+    if (code == 0) return;
+    const char *label = "", *text = "";
+    error_name(code, &label);
+    error_text(code, &text);
+    throw std::runtime_error("v4npu: " + what + " failed: " + (label != nullptr ? label : "unknown error") + ", " +
+                             (text != nullptr ? text : "no text"));
+  }
+};
+
+const Driver& driver() {
+  static const Driver opened;
+  return opened;
+}
+
+// Files and kernels, loaded once; the driver keeps them for all devices. Guarded by its mutex.
+struct Loaded {
+  std::mutex mutex;
+  std::map<std::string, Library> files;
+  std::map<std::string, Kernel> kernels;
+  std::map<std::pair<Kernel, int>, int64_t> shared_bytes;  // allowed on a device
+  std::map<int, DeviceCaps> devices;
+};
+
+Loaded& loaded() {
+  static Loaded cache;
+  return cache;
+}
+
+// A tensor on the CPU is only ever seen by a test, whose driver takes host memory.
+int ordinal(const torch::stable::Tensor& t) { return t.is_cuda() ? t.get_device_index() : 0; }
+
+Kernel find_kernel(const std::string& op, const std::string& name) {
+  Loaded& cache = loaded();
+  if (const auto found = cache.kernels.find(name); found != cache.kernels.end()) return found->second;
+  const std::string path = kernel_folder() + "/" + op + ".fatbin";
+  if (cache.files.count(op) == 0) {
+    Library library = nullptr;
+    driver().check(driver().load(&library, path.c_str(), nullptr, nullptr, 0, nullptr, nullptr, 0), "loading " + path);
+    cache.files[op] = library;
+  }
+  Kernel kernel = nullptr;
+  driver().check(driver().kernel(&kernel, cache.files[op], name.c_str()), "finding " + name + " in " + path);
+  return cache.kernels[name] = kernel;
+}
+
+// As torch sees it; torch's own CUDA library is in the process when a CUDA tensor is.
+void* current_stream(int device) {
+  using Entry = int32_t (*)(int32_t, void**);
+  static const Entry entry = [] {
+    constexpr const char* name = "libtorch_cuda.so";
+    void* library = dlopen(name, RTLD_NOW | RTLD_NOLOAD);
+    if (library == nullptr)
+      throw std::runtime_error("v4npu: this torch is built without CUDA: no libtorch_cuda.so is loaded");
+    return symbol<Entry>(library, "aoti_torch_get_current_cuda_stream", name);
+  }();
+  void* stream = nullptr;
+  if (entry(device, &stream) != 0) throw std::runtime_error("v4npu: torch has no current CUDA stream");
+  return stream;
+}
+
+}  // namespace
+
+std::string kernel_folder() {
+  std::filesystem::path folder;
+  if (const char* asked = std::getenv("V4NPU_CUDA_KERNELS"); asked != nullptr && *asked != 0) {
+    folder = asked;
+  } else {
+    Dl_info self{};
+    if (dladdr(reinterpret_cast<void*>(&kernel_folder), &self) == 0) return "";
+    folder = std::filesystem::path(self.dli_fname).parent_path() / "cuda";
+  }
+  std::error_code ignored;
+  return std::filesystem::is_directory(folder, ignored) ? folder.string() : "";
+}
+
+const DeviceCaps& caps_of(const torch::stable::Tensor& t) {
+  const int device = ordinal(t);
+  const std::lock_guard lock(loaded().mutex);
+  if (const auto found = loaded().devices.find(device); found != loaded().devices.end()) return found->second;
+  DeviceCaps caps;
+  caps.kind = "cuda";
+  int handle = 0, major = 0, minor = 0;
+  driver().check(driver().get_device(&handle, device), "cuDeviceGet");
+  const auto ask = [&](int& value, int attribute) {
+    driver().check(driver().attribute(&value, attribute, handle), "cuDeviceGetAttribute");
+  };
+  ask(major, kMajor);
+  ask(minor, kMinor);
+  ask(caps.num_cores, kMultiprocessors);
+  caps.name = "sm_" + std::to_string(major) + std::to_string(minor);
+  if (!kernel_folder().empty()) caps.features.emplace_back(kCudaKernels);
+  caps.reason = refuses_cuda(caps);
+  caps.available = caps.reason.empty();
+  return loaded().devices[device] = caps;
+}
+
+void launch(const char* op, const std::string& name, Grid grid, int threads, int64_t shared_bytes, const void* params,
+            const torch::stable::Tensor& on) {
+  const std::string shape = name + " <<<(" + std::to_string(grid.x) + ", " + std::to_string(grid.y) + ", " +
+                            std::to_string(grid.z) + "), " + std::to_string(threads) + ", " +
+                            std::to_string(shared_bytes) + ">>>";
+  const int device = ordinal(on);
+  Kernel kernel = nullptr;
+  {
+    const std::lock_guard lock(loaded().mutex);
+    kernel = find_kernel(op, name);
+    int64_t& allowed = loaded().shared_bytes.try_emplace({kernel, device}, kDefaultSharedBytes).first->second;
+    if (shared_bytes > allowed) {
+      int handle = 0;
+      driver().check(driver().get_device(&handle, device), "cuDeviceGet");
+      driver().check(driver().set_attribute(kMaxSharedBytes, static_cast<int>(shared_bytes), kernel, handle), shape);
+      allowed = shared_bytes;
+    }
+  }
+  std::optional<torch::stable::accelerator::DeviceGuard> guard;
+  if (on.is_cuda()) guard.emplace(device);
+  void* arguments[] = {const_cast<void*>(params)};
+  driver().check(driver().launch(kernel, static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
+                                 static_cast<unsigned>(grid.z), static_cast<unsigned>(threads), 1, 1,
+                                 static_cast<unsigned>(shared_bytes), current_stream(device), arguments, nullptr),
+                 "v4npu." + std::string(op) + ", " + shape);
+}
+
+}  // namespace v4npu::cuda

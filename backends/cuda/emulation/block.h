@@ -1,0 +1,185 @@
+// A block of threads: one fiber each, run in turn until it waits for others or ends.
+//
+// A barrier completes when every thread of the block (of the warp) stands at the same one, in the same line; a warp
+// operation likewise. Threads that stand elsewhere or have ended can never come: the launch ends with the two places.
+// That is stricter than hardware, which lets ended threads count as arrived.
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "fault.h"
+#include "fiber.h"
+
+namespace v4npu::cuda::emulation {
+
+constexpr int kLanes = 32;
+
+struct Copy {
+  unsigned char* to;
+  const unsigned char* from;  // null: zeros
+  int bytes;
+};
+
+struct Thread {
+  enum class State { kRuns, kWaitsForBlock, kWaitsForWarp, kEnded } state = State::kRuns;
+  Where where;            // of the barrier or operation
+  const char* what = "";  // its name
+  void* arguments = nullptr;
+  uint32_t block_epoch = 0;    // barriers of the block passed: what happened before one is known to all after it
+  uint32_t warp_epoch = 0;     // barriers of the warp or block passed
+  std::vector<Copy> copies;    // begun, oldest first
+  std::vector<size_t> groups;  // of the committed ones, how many copies each
+  size_t uncommitted = 0;
+};
+
+struct Dims {
+  int x = 1, y = 1, z = 1;
+};
+
+// The launch that runs.
+struct Block {
+  void (*kernel)(const void*) = nullptr;
+  const void* params = nullptr;
+  Dims grid, at;
+  uint32_t serial = 0;  // of this block among all blocks of all launches
+  int num_threads = 0;
+  std::vector<Thread> threads;
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  int running = -1;
+  std::string failure, ignored;
+  std::set<std::string> barriers;  // passed
+
+  std::vector<unsigned char> shared;  // with room to align
+  unsigned char* shared_begin = nullptr;
+  size_t dynamic_bytes = 0, shared_bytes = 0, shared_limit = 0;
+  std::map<const void*, size_t> statics;
+};
+
+inline Block& block() {
+  static Block b;
+  return b;
+}
+inline Thread& thread() { return block().threads[static_cast<size_t>(block().running)]; }
+
+inline void fault(const std::string& text) {
+  Block& b = block();
+  b.failure = text + ", thread " + std::to_string(b.running) + " of block (" + std::to_string(b.at.x) + ", " +
+              std::to_string(b.at.y) + ", " + std::to_string(b.at.z) + ")";
+  b.running = -1;
+  Fiber::current()->leave();
+  std::abort();  // nobody enters it again
+}
+
+inline void run_thread() {
+  Block& b = block();
+  b.kernel(b.params);
+  thread().state = Thread::State::kEnded;
+  b.running = -1;
+  Fiber::current()->leave();
+}
+
+inline std::string place(int i) {
+  const Thread& t = block().threads[static_cast<size_t>(i)];
+  const std::string name = "thread " + std::to_string(i);
+  if (t.state == Thread::State::kEnded) return name + " has ended";
+  return name + " waits at " + t.what + " (" + t.where.text() + ")";
+}
+
+// Whether threads [first, first + count) all wait for the same thing of this kind; a fault if they never can.
+inline bool gathered(int first, int count, Thread::State kind) {
+  Block& b = block();
+  int waiting = 0;
+  for (int i = first; i < first + count; ++i) waiting += b.threads[static_cast<size_t>(i)].state == kind;
+  if (waiting < count) return false;
+  const Thread& leader = b.threads[static_cast<size_t>(first)];
+  for (int i = first + 1; i < first + count; ++i) {
+    const Thread& t = b.threads[static_cast<size_t>(i)];
+    if (t.where == leader.where && t.what == leader.what) continue;
+    b.failure = "divergence: " + place(first) + ", " + place(i);
+    return false;
+  }
+  return true;
+}
+
+inline void release(int first, int count) {
+  for (int i = first; i < first + count; ++i) block().threads[static_cast<size_t>(i)].state = Thread::State::kRuns;
+}
+
+// Runs all threads of one block to their end. Whatever stops it is in `failure`.
+inline void run_block() {
+  Block& b = block();
+  b.threads.assign(static_cast<size_t>(b.num_threads), Thread{});
+  while (b.fibers.size() < static_cast<size_t>(b.num_threads)) b.fibers.push_back(std::make_unique<Fiber>());
+  for (int i = 0; i < b.num_threads; ++i) b.fibers[static_cast<size_t>(i)]->reset();
+  for (bool moved = true; moved && b.failure.empty();) {
+    moved = false;
+    for (int i = 0; i < b.num_threads && b.failure.empty(); ++i) {
+      if (b.threads[static_cast<size_t>(i)].state != Thread::State::kRuns) continue;
+      moved = true;
+      b.running = i;
+      b.fibers[static_cast<size_t>(i)]->enter(&run_thread);
+    }
+    b.running = -1;
+    if (!b.failure.empty()) return;
+    if (gathered(0, b.num_threads, Thread::State::kWaitsForBlock)) {
+      const std::string where = b.threads[0].where.text();
+      b.barriers.insert(where);
+      for (Thread& t : b.threads) t.block_epoch += where != b.ignored, t.warp_epoch += where != b.ignored;
+      release(0, b.num_threads);
+      moved = true;
+    }
+  }
+  if (!b.failure.empty()) return;
+  for (int i = 0; i < b.num_threads; ++i) {
+    if (b.threads[static_cast<size_t>(i)].state == Thread::State::kEnded) continue;
+    // the first that waits, and one that it waits for in vain
+    const bool of_warp = b.threads[static_cast<size_t>(i)].state == Thread::State::kWaitsForWarp;
+    const int first = of_warp ? i / kLanes * kLanes : 0, count = of_warp ? kLanes : b.num_threads;
+    int other = i;
+    for (int j = first; j < first + count; ++j) {
+      const Thread& t = b.threads[static_cast<size_t>(j)];
+      if (t.state != b.threads[static_cast<size_t>(i)].state) other = j;
+    }
+    b.failure = "divergence: " + place(i) + ", " + place(other);
+    return;
+  }
+}
+
+inline void wait(Thread::State kind, const char* what, Where where, void* arguments = nullptr) {
+  Thread& t = thread();
+  t.state = kind;
+  t.what = what;
+  t.where = where;
+  t.arguments = arguments;
+  block().running = -1;
+  Fiber::current()->leave();
+}
+
+// What the 32 lanes of a warp do together: the last to come does it for all. `apply` gets each lane's arguments.
+template <class Arguments, class Apply>
+void together(const char* what, Where where, Arguments& mine, const Apply& apply) {
+  Block& b = block();
+  const int self = b.running, first = self / kLanes * kLanes;
+  Thread& t = thread();
+  t.state = Thread::State::kWaitsForWarp;
+  t.what = what;
+  t.where = where;
+  t.arguments = &mine;
+  if (gathered(first, kLanes, Thread::State::kWaitsForWarp)) {
+    Arguments* lanes[kLanes];
+    for (int i = 0; i < kLanes; ++i)
+      lanes[i] = static_cast<Arguments*>(b.threads[static_cast<size_t>(first + i)].arguments);
+    apply(lanes, first);
+    release(first, kLanes);
+  }
+  if (!b.failure.empty()) t.state = Thread::State::kEnded;
+  if (t.state == Thread::State::kRuns) return;
+  b.running = -1;
+  Fiber::current()->leave();
+}
+
+}  // namespace v4npu::cuda::emulation

@@ -1,0 +1,200 @@
+// A libcuda.so.1 whose device is the host: the few entries that backends/cuda/driver.cpp uses, so that a launcher runs
+// as it would before a GPU. A kernel file is a library made of the kernel's text (v4npu/testing/cuda.py). Launches are
+// executed at once. emulation_... sets up the device and what memory it has, and tells what happened.
+#pragma once
+
+#include <cstring>
+
+#include "collective.h"
+
+namespace v4npu::cuda::emulation {
+
+struct Device {
+  int major = 9, minor = 0, multiprocessors = 132, shared_optin = 227 << 10;
+  std::string name = "emulated";
+};
+inline Device& device() {
+  static Device d;
+  return d;
+}
+
+struct Kernel {
+  std::string name;
+  void (*run)(const void*);
+  int threads;
+  size_t params;
+  int shared_limit = 48 << 10;
+};
+
+enum Result : int {
+  kSuccess = 0,
+  kInvalidValue = 1,
+  kFileNotFound = 301,
+  kNotFound = 500,
+  kIllegalAddress = 700,
+  kLaunchFailed = 719,
+};
+
+inline std::string& last_text() {
+  static std::string text;
+  return text;
+}
+inline std::string& launches() {
+  static std::string text;
+  return text;
+}
+
+inline int fail(Result code, const std::string& text) {
+  last_text() = text;
+  return code;
+}
+
+inline int launch(Kernel& k, Dims grid, int threads, size_t shared, const void* params) {
+  Block& b = block();
+  if (threads != k.threads)
+    return fail(kInvalidValue,
+                k.name + " is compiled for " + std::to_string(k.threads) + " threads, not " + std::to_string(threads));
+  if (shared > static_cast<size_t>(k.shared_limit))
+    return fail(kInvalidValue, k.name + ": " + std::to_string(shared) + " bytes of shared memory, " +
+                                   std::to_string(k.shared_limit) + " allowed");
+  if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535)
+    return fail(kInvalidValue, k.name + ": a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) +
+                                   " x " + std::to_string(grid.z));
+  static uint32_t serial = 1;  // 1: what wrote a tensor before the first launch
+  std::vector<unsigned char> copy(k.params + 16);
+  auto* aligned = copy.data() + (16 - reinterpret_cast<uintptr_t>(copy.data()) % 16) % 16;
+  std::memcpy(aligned, params, k.params);
+  b.kernel = k.run;
+  b.params = aligned;
+  b.grid = grid;
+  b.num_threads = threads;
+  b.dynamic_bytes = shared;
+  b.shared_limit = static_cast<size_t>(device().shared_optin);
+  b.shared.resize(b.shared_limit + 1024);
+  b.shared_begin = b.shared.data() + (1024 - reinterpret_cast<uintptr_t>(b.shared.data()) % 1024) % 1024;
+  memory().first_serial = serial + 1;
+  b.failure.clear();
+  launches() += k.name + " " + std::to_string(grid.x) + " " + std::to_string(grid.y) + " " + std::to_string(grid.z) +
+                " " + std::to_string(threads) + " " + std::to_string(shared) + "\n";
+  for (b.at.z = 0; b.at.z < grid.z; ++b.at.z) {
+    for (b.at.y = 0; b.at.y < grid.y; ++b.at.y) {
+      for (b.at.x = 0; b.at.x < grid.x; ++b.at.x) {
+        b.serial = ++serial;
+        b.statics.clear();
+        b.shared_bytes = shared;
+        memory().shared.assign(shared, Shadow{});
+        std::memset(b.shared_begin, 0xff, b.shared_limit);
+        run_block();
+        if (!b.failure.empty()) {
+          b.running = -1;
+          return fail(b.failure.rfind("illegal", 0) == 0 ? kIllegalAddress : kLaunchFailed, b.failure);
+        }
+      }
+    }
+  }
+  return kSuccess;
+}
+
+}  // namespace v4npu::cuda::emulation
+
+extern "C" {
+using v4npu::cuda::emulation::Access;
+
+void emulation_device(int major, int minor, int multiprocessors, int shared_optin) {
+  auto& d = v4npu::cuda::emulation::device();
+  d.major = major, d.minor = minor, d.multiprocessors = multiprocessors, d.shared_optin = shared_optin;
+}
+
+// Memory that kernels may touch from now on.
+void emulation_region(void* data, size_t bytes, int access, const char* name) {
+  auto& m = v4npu::cuda::emulation::memory();
+  m.regions.push_back({static_cast<unsigned char*>(data), bytes, static_cast<Access>(access), name, {}});
+  if (static_cast<Access>(access) == Access::kRead) return;
+  m.regions.back().shadow.resize(bytes);
+  if (static_cast<Access>(access) == Access::kReadWrite) {
+    for (auto& s : m.regions.back().shadow) s.writer.block = 1;
+  }
+}
+
+void emulation_reset(const char* ignored_barrier) {
+  auto& b = v4npu::cuda::emulation::block();
+  v4npu::cuda::emulation::memory().regions.clear();
+  b.ignored = ignored_barrier;
+  b.barriers.clear();
+  v4npu::cuda::emulation::launches().clear();
+}
+
+// "file:line" of every barrier passed since the reset, one a line.
+const char* emulation_barriers() {
+  static std::string text;
+  text.clear();
+  for (const std::string& barrier : v4npu::cuda::emulation::block().barriers) text += barrier + "\n";
+  return text.c_str();
+}
+
+// name, grid, threads, bytes of shared memory of every launch since the reset, one a line.
+const char* emulation_launches() { return v4npu::cuda::emulation::launches().c_str(); }
+
+// ---- the driver
+
+int cuInit(unsigned) { return 0; }
+int cuDeviceGet(int* handle, int ordinal) {
+  *handle = ordinal;
+  return 0;
+}
+int cuDeviceGetAttribute(int* value, int attribute, int) {
+  const auto& d = v4npu::cuda::emulation::device();
+  switch (attribute) {
+    case 16: *value = d.multiprocessors; return 0;
+    case 75: *value = d.major; return 0;
+    case 76: *value = d.minor; return 0;
+    case 97: *value = d.shared_optin; return 0;
+    default: return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kInvalidValue, "no such attribute");
+  }
+}
+
+int cuLibraryLoadFromFile(void** library, const char* path, void*, void*, unsigned, void*, void*, unsigned) {
+  *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (*library != nullptr) return 0;
+  return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kFileNotFound, dlerror());
+}
+
+int cuLibraryGetKernel(void** kernel, void* library, const char* name) {
+  using v4npu::cuda::emulation::Kernel;
+  const std::string base = name;
+  void* run = dlsym(library, name);
+  const auto* threads = static_cast<const int*>(dlsym(library, (base + "_threads").c_str()));
+  const auto* params = static_cast<const size_t*>(dlsym(library, (base + "_params").c_str()));
+  if (run == nullptr || threads == nullptr || params == nullptr)
+    return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kNotFound, "named symbol not found");
+  static std::vector<std::unique_ptr<Kernel>> kernels;
+  kernels.push_back(
+      std::make_unique<Kernel>(Kernel{base, reinterpret_cast<void (*)(const void*)>(run), *threads, *params}));
+  *kernel = kernels.back().get();
+  return 0;
+}
+
+int cuKernelSetAttribute(int attribute, int value, void* kernel, int) {
+  if (attribute != 8 || value > v4npu::cuda::emulation::device().shared_optin)
+    return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kInvalidValue, "invalid argument");
+  static_cast<v4npu::cuda::emulation::Kernel*>(kernel)->shared_limit = value;
+  return 0;
+}
+
+int cuLaunchKernel(void* kernel, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, void*, void** params, void**) {
+  if (by != 1 || bz != 1) return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kInvalidValue, "blocks are 1D");
+  const v4npu::cuda::emulation::Dims grid{static_cast<int>(gx), static_cast<int>(gy), static_cast<int>(gz)};
+  return v4npu::cuda::emulation::launch(*static_cast<v4npu::cuda::emulation::Kernel*>(kernel), grid,
+                                        static_cast<int>(bx), shared, params[0]);
+}
+
+int cuGetErrorName(int code, const char** name) {
+  *name = code == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : code == 719 ? "CUDA_ERROR_LAUNCH_FAILED" : "CUDA_ERROR";
+  return 0;
+}
+int cuGetErrorString(int, const char** text) {
+  *text = v4npu::cuda::emulation::last_text().c_str();
+  return 0;
+}
+}

@@ -1,0 +1,33 @@
+// What the launchers of products on tensor cores share.
+#pragma once
+
+#include "launch.h"
+#include "plan/gpu.h"
+
+namespace v4npu::cuda {
+
+// `kernel` is <op>_<x>_<weight>; its variant is the plan's.
+inline void run_gemm(const char* op, const std::string& kernel, const Gemm& p, int64_t groups, const Tensor& on) {
+  const GpuGemmPlan plan = plan_gpu_gemm(p.num_tokens, p.num_rows, groups, caps_of(on));
+  run(op, kernel + (plan.wide ? "_wide" : "_split"), p, {plan.row_tiles, plan.token_tiles, groups}, kGemmThreads, on);
+}
+
+// All of fp8_linear and fp4_linear.
+inline Tensor launch_quantised(const char* op, const Tensor& x_, const OptTensor& x_scale_, const Tensor& weight_,
+                               const Tensor& weight_scale_, ScalarType out_dtype) {
+  const bool rounds = !x_scale_ && x_.scalar_type() != out_dtype && out_dtype == ScalarType::BFloat16;
+  const Tensor x = dense(rounds ? torch::stable::to(x_, out_dtype) : x_), weight = dense(weight_);
+  const Tensor weight_scale = dense(weight_scale_);
+  const OptTensor x_scale = dense(x_scale_);
+  Gemm p{};
+  p.num_tokens = x.size(0), p.num_rows = weight.size(0), p.k = x.size(1);
+  Tensor out = torch::stable::new_empty(x, {p.num_tokens, p.num_rows}, out_dtype);
+  p.x = pointer<void>(x), p.weight = pointer<void>(weight), p.out = out.mutable_data_ptr();
+  p.x_scale = pointer<uint8_t>(x_scale), p.weight_scale = pointer<uint8_t>(weight_scale);
+  p.x_stride = p.k, p.out_stride = p.num_rows;
+  p.out_float32 = out_dtype == ScalarType::Float;
+  run_gemm(op, x_scale ? std::string(op) + "_fp8" : kernel_name(op, dtype_of(x)), p, 1, x);
+  return out;
+}
+
+}  // namespace v4npu::cuda

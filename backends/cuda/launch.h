@@ -1,0 +1,38 @@
+// What a CUDA launcher needs: checks, the fallback, tensors, and the name of the kernel of a dtype.
+#pragma once
+
+#include "device/shape.h"
+#include "driver.h"
+#include "ops/checks.h"
+#include "ops/reference.h"
+#include "ops/tensors.h"
+#include "torch/csrc/stable/library.h"
+
+namespace v4npu::cuda {
+
+// Whether our kernels run on the device of `t`; without them every operator is the reference's.
+inline bool runs(const Tensor& t) { return native(t) && caps_of(t).available; }
+
+inline std::string kernel_name(const char* op, Dtype dtype) {
+  return std::string(op) + (dtype == Dtype::kFloat32 ? "_fp32" : "_bf16");
+}
+inline std::string kernel_name(const char* op, Dtype dtype, Dtype weight) {
+  return kernel_name(op, dtype) + (weight == Dtype::kFloat32 ? "_fp32" : "_bf16");
+}
+
+// One launch, unless there is nothing to do.
+template <class Params>
+void run(const char* op, const std::string& kernel, const Params& p, Grid grid, int threads, const Tensor& on,
+         int64_t shared_bytes = 0) {
+  if (grid.x > 0 && grid.y > 0 && grid.z > 0) launch(op, kernel, grid, threads, shared_bytes, &p, on);
+}
+
+// The kernel of products.cuh. Few tokens are spread over as many blocks as there are rows.
+inline void run_products(const char* op, const std::string& kernel, Products p, const Tensor& on) {
+  const int64_t tiles = ceil_of(p.num_tokens, kTokenTile);
+  p.rows_per_block = tiles * p.num_rows <= 4 * caps_of(on).num_cores ? 1 : 8;
+  const int64_t floats = p.rows_per_block * ceil_of(p.k, kColumns) * kTokenTile;
+  run(op, kernel, p, {tiles, ceil_of(p.num_rows, p.rows_per_block)}, kRowThreads, on, 4 * floats);
+}
+
+}  // namespace v4npu::cuda

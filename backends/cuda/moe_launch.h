@@ -1,0 +1,85 @@
+// The launches of moe_experts, in their order; ops/moe_experts_kernel.cu says what each does.
+#pragma once
+
+#include "gemm_launch.h"
+#include "v4npu/ops/act_quant.h"
+
+namespace v4npu::cuda {
+
+struct Quantised {
+  Tensor q, scale;
+};
+
+// Rows of x [num_rows, n] as e4m3 with a scale per 128, by the kernel of act_quant.
+inline Quantised quantise(const Tensor& x, int64_t num_rows, int64_t n) {
+  Quantised out{bytes(x, num_rows * n), bytes(x, num_rows * ceil_of(n, kSlice))};
+  ActQuantParams p{};
+  p.x = pointer<void>(x);
+  p.q = static_cast<uint8_t*>(out.q.mutable_data_ptr());
+  p.scale = static_cast<uint8_t*>(out.scale.mutable_data_ptr());
+  p.num_rows = num_rows, p.n = n, p.block_size = kSlice;
+  p.dtype = dtype_of(x);
+  const int64_t blocks = ceil_of(num_rows * ceil_of(n, kSlice), kRowWarps);
+  run("act_quant", kernel_name("act_quant", p.dtype), p, {blocks}, kRowThreads, x);
+  return out;
+}
+
+// The lists of every expert; `memory` holds them.
+inline Routing route(const Tensor& indices, int64_t num_experts, const GpuExpertPlan& plan, Tensor& memory) {
+  Routing r{};
+  r.topk_indices = pointer<int32_t>(indices);
+  r.num_assignments = indices.numel(), r.num_experts = num_experts;
+  r.max_tiles = plan.max_tiles, r.tile_tokens = plan.tile_tokens;
+  memory = torch::stable::new_empty(indices, {3 * num_experts + r.max_tiles + r.num_assignments}, ScalarType::Int);
+  r.counts = static_cast<int32_t*>(memory.mutable_data_ptr());
+  r.starts = r.counts + num_experts;
+  r.tile_starts = r.starts + num_experts;
+  r.tiles = r.tile_starts + num_experts;
+  r.list = r.tiles + r.max_tiles;
+  run("moe_experts", "moe_experts_count", r, {num_experts}, kRowThreads, indices);
+  run("moe_experts", "moe_experts_list", r, {num_experts}, kRowThreads, indices);
+  return r;
+}
+
+// All of moe_experts on checked, dense arguments that its kernels take. `format` is that of the weights: bf16, fp8,
+// fp4.
+inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& weights, const Tensor (&w)[3],
+                          const OptTensor (&scale)[3], const std::string& format, double limit, bool quantises) {
+  const int64_t tokens = x.size(0), hidden = x.size(1), topk = indices.size(1), width = w[0].size(1);
+  const int64_t num_experts = w[0].size(0), assignments = tokens * topk;
+  Tensor out = torch::stable::new_empty(x, {tokens, hidden}, ScalarType::Float);
+  if (assignments == 0) return out;
+  const GpuExpertPlan plan = plan_gpu_experts(assignments, num_experts, caps_of(x));
+  Tensor memory, between = torch::stable::new_empty(x, {assignments, width});
+  Tensor y = torch::stable::new_empty(x, {assignments, hidden});
+  ExpertGemm p{};
+  p.routing = route(indices, num_experts, plan, memory);
+  p.topk_weights = pointer<float>(weights);
+  p.topk = topk, p.limit = static_cast<float>(limit);
+  const std::string x_kind = quantises ? "fp8" : "bf16";
+  const auto product = [&](const char* which, const Tensor& from, int64_t rows_of_x, int64_t k, Tensor& to,
+                           int64_t num_rows, int64_t wide_rows) {
+    std::optional<Quantised> q;
+    if (quantises) q = quantise(from, rows_of_x, k);
+    p.x = q ? pointer<void>(q->q) : pointer<void>(from);
+    p.x_scale = q ? pointer<uint8_t>(q->scale) : nullptr;
+    p.out = to.mutable_data_ptr();
+    p.num_rows = num_rows, p.k = k;
+    const Grid grid{plan.max_tiles, ceil_of(num_rows, plan.wide ? wide_rows : 16)};
+    const std::string kernel = std::string("moe_experts_") + which + "_" + x_kind + "_" + format;
+    run("moe_experts", kernel + (plan.wide ? "_wide" : "_split"), p, grid, kGemmThreads, x);
+  };
+  const auto weight = [&](int set, int matrix) {
+    p.weight[set] = pointer<void>(w[matrix]), p.weight_scale[set] = pointer<uint8_t>(scale[matrix]);
+  };
+  weight(0, 0), weight(1, 1);
+  product("up", x, tokens, hidden, between, width, 128);
+  weight(0, 2);
+  product("down", between, assignments, width, y, hidden, 256);
+  const ExpertSum sum{
+      p.routing.topk_indices, pointer<void>(y), static_cast<float*>(out.mutable_data_ptr()), hidden, topk, num_experts};
+  run("moe_experts", "moe_experts_sum_bf16", sum, {tokens}, kRowThreads, x);
+  return out;
+}
+
+}  // namespace v4npu::cuda

@@ -1,0 +1,25 @@
+#include "../moe_launch.h"
+
+namespace v4npu::cuda {
+
+Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices_, const Tensor& topk_weights_, const Tensor& w1,
+                          const OptTensor& s1, const Tensor& w3, const OptTensor& s3, const Tensor& w2,
+                          const OptTensor& s2, double swiglu_limit, bool official) {
+  check_moe_experts(x_, topk_indices_, topk_weights_, w1, s1, w3, s3, w2, s2, swiglu_limit, official);
+  const ScalarType type = w1.scalar_type();
+  const bool plain = !s1 && type == ScalarType::BFloat16;
+  if (!runs(x_) || x_.scalar_type() != ScalarType::BFloat16 || !is_float32(topk_weights_) || !(s1 || plain) ||
+      w3.scalar_type() != type || w2.scalar_type() != type || topk_indices_.size(1) > kMaxTopk) {
+    return call_reference<Tensor>("moe_experts", x_, topk_indices_, topk_weights_, w1, s1, w3, s3, w2, s2, swiglu_limit,
+                                  official);
+  }
+  const Tensor weights[3] = {dense(w1), dense(w3), dense(w2)};
+  const OptTensor scales[3] = {dense(s1), dense(s3), dense(s2)};
+  const char* format = plain ? "bf16" : type == ScalarType::Char ? "fp4" : "fp8";
+  return run_experts(dense(x_), dense(topk_indices_), dense(topk_weights_), weights, scales, format, swiglu_limit,
+                     official && !plain);
+}
+
+}  // namespace v4npu::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(v4npu, CUDA, m) { m.impl("moe_experts", TORCH_BOX(&v4npu::cuda::launch_moe_experts)); }

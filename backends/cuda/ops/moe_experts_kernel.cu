@@ -1,0 +1,186 @@
+// moe_experts on CUDA (sm_80 and later), for bfloat16 activations. Nothing is read by the host:
+//   moe_experts_count, _list      a block per expert: its assignments, in ascending order, and its tiles of tokens
+//   (act_quant)                   1 quantise x
+//   moe_experts_up_<x>_<weight>   2, 3 both products of a tile, SwiGLU and routing weight; tokens gathered by the list
+//   (act_quant)                   4 quantise
+//   moe_experts_down_...          5 the third product, to the place of its assignment
+//   moe_experts_sum               6 a block per token
+// Products as in gemm.cuh: split (16 rows, 16 tokens) or wide (128 or 256 rows, 32 tokens), with the same bits.
+// Limits: 240 registers, 0 bytes of stack, 17408 bytes of shared memory.
+#include "v4npu/ops/moe_experts.h"
+
+#include "../device/gemm.cuh"
+#include "../device/swiglu.cuh"
+
+namespace v4npu::cuda {
+
+V4NPU_INLINE int64_t expert_of(const Routing& r, int64_t assignment) {
+  const int32_t e = r.topk_indices[assignment];
+  return e >= 0 && e < r.num_experts ? e : 0;
+}
+
+struct Counts {
+  int32_t of[2][kRowWarps];
+};
+
+// The sum over a block; all get it. `parts` holds nothing before.
+V4NPU_INLINE int32_t block_count(int32_t v, int32_t* parts) {
+  V4NPU_UNROLL
+  for (int mask = kWarp / 2; mask > 0; mask /= 2)
+    v += static_cast<int32_t>(shuffle_xor(static_cast<uint32_t>(v), mask));
+  if (lane_id() == 0) parts[warp_id()] = v;
+  sync_block();
+  int32_t sum = 0;
+  for (int w = 0; w < kRowWarps; ++w) sum += parts[w];
+  return sum;
+}
+
+V4NPU_DEVICE void count(const Routing& r) {
+  auto& counts = shared<Counts>();
+  const int64_t e = block_x();
+  for (int64_t i = e * kRowThreads + thread_id(); i < r.max_tiles; i += r.num_experts * kRowThreads) r.tiles[i] = -1;
+  int32_t mine = 0;
+  for (int64_t a = thread_id(); a < r.num_assignments; a += kRowThreads) mine += expert_of(r, a) == e;
+  const int32_t all = block_count(mine, counts.of[0]);
+  if (thread_id() == 0) r.counts[e] = all;
+}
+
+V4NPU_DEVICE void list(const Routing& r) {
+  auto& counts = shared<Counts>();
+  const int64_t e = block_x();
+  const auto tiles_of = [&](int64_t i) {
+    return static_cast<int32_t>((r.counts[i] + r.tile_tokens - 1) / r.tile_tokens);
+  };
+  int32_t before = 0, tiles_before = 0;
+  for (int64_t i = thread_id(); i < e; i += kRowThreads) {
+    before += r.counts[i];
+    tiles_before += tiles_of(i);
+  }
+  int32_t at = block_count(before, counts.of[0]);
+  const int32_t first_tile = block_count(tiles_before, counts.of[1]);
+  if (thread_id() == 0) {
+    r.starts[e] = at;
+    r.tile_starts[e] = first_tile;
+  }
+  for (int32_t i = thread_id(); i < tiles_of(e); i += kRowThreads) r.tiles[first_tile + i] = static_cast<int32_t>(e);
+  for (int64_t base = 0; base < r.num_assignments; base += kRowThreads) {
+    const int64_t a = base + thread_id();
+    const bool mine = a < r.num_assignments && expert_of(r, a) == e;
+    const uint32_t lanes = ballot(mine);
+    int32_t rank = 0, in_warp = 0;
+    for (int i = 0; i < kWarp; ++i) {
+      in_warp += static_cast<int32_t>(lanes >> i & 1);
+      rank += i < lane_id() ? static_cast<int32_t>(lanes >> i & 1) : 0;
+    }
+    if (base > 0) sync_block();  // the counts before are read
+    if (lane_id() == 0) counts.of[0][warp_id()] = in_warp;
+    sync_block();
+    for (int w = 0; w < kRowWarps; ++w) {
+      if (w < warp_id()) rank += counts.of[0][w];
+    }
+    if (mine) r.list[at + rank] = static_cast<int32_t>(a);
+    for (int w = 0; w < kRowWarps; ++w) at += counts.of[0][w];
+  }
+}
+
+// One tile of tokens of one expert. Grid: tiles of tokens, tiles of rows.
+template <Format X, Format W, int Sets, bool Split>
+V4NPU_DEVICE void expert(const ExpertGemm& p) {
+  const Routing& r = p.routing;
+  const int32_t e = r.tiles[block_x()];
+  if (e < 0) return;
+  const int64_t start = r.starts[e], slices = (p.k + kSlice - 1) / kSlice;
+  const int64_t scales = W == Format::kFloat4   ? p.num_rows * (p.k / 32)
+                         : W == Format::kFloat8 ? (p.num_rows + kSlice - 1) / kSlice * slices
+                                                : 0;
+  Operands<Sets> o{};
+  o.x = Sets == 2 ? p.x : row_of<X>(p.x, start, p.k);
+  o.x_scale = X != Format::kFloat8 ? nullptr : Sets == 2 ? p.x_scale : p.x_scale + start * slices;
+  o.list = Sets == 2 ? r.list + start : nullptr;
+  o.list_step = p.topk;
+  for (int set = 0; set < Sets; ++set) {
+    o.weight[set] = row_of<W>(p.weight[set], e * p.num_rows, p.k);
+    o.weight_scale[set] = p.weight_scale[set] + e * scales;
+  }
+  o.first_token = (block_x() - r.tile_starts[e]) * r.tile_tokens;
+  o.num_tokens = r.counts[e];
+  o.num_rows = p.num_rows;
+  o.k = o.x_stride = p.k;
+  const auto emit = [&](int64_t row, int64_t token, const float (&v)[Sets]) {
+    float y = v[0];
+    int64_t at = start + token;
+    if constexpr (Sets == 2) {
+      const float weight = p.topk_weights[r.list[at]];
+      y = gated(rounded<bf16>(y), rounded<bf16>(v[1]), p.limit) * weight;  // 2, 3
+    } else {
+      at = r.list[at];
+    }
+    static_cast<bf16*>(p.out)[at * p.num_rows + row] = narrow<bf16>(y);
+  };
+  if constexpr (Split) {
+    gemm_split<X, W, Sets>(o, block_y(), emit);
+  } else {
+    gemm_wide<X, W, Sets, 2 / Sets, kWideTokens / 8>(o, block_y(), emit);
+  }
+}
+
+struct Order {
+  int32_t slot[kMaxTopk];
+  bool bad[kMaxTopk];
+};
+
+template <class T>
+V4NPU_DEVICE void sum(const ExpertSum& p) {
+  auto& order = shared<Order>();
+  const int64_t t = block_x();
+  const int32_t* indices = p.topk_indices + t * p.topk;
+  if (thread_id() < p.topk) {
+    const int i = thread_id();
+    int rank = 0;
+    for (int j = 0; j < p.topk; ++j) rank += indices[j] < indices[i] || (indices[j] == indices[i] && j < i);
+    order.slot[rank] = i;
+    order.bad[rank] = indices[i] < 0 || indices[i] >= p.num_experts;
+  }
+  sync_block();
+  const T* y = static_cast<const T*>(p.y) + t * p.topk * p.hidden_size;
+  float* out = p.out + t * p.hidden_size;
+  const bool pieces = in_pieces(y, p.hidden_size) && in_pieces(out, p.hidden_size);
+  for (int64_t i = thread_id() * kChunk; i < p.hidden_size; i += kRowThreads * kChunk) {
+    float total[kChunk] = {};
+    for (int64_t j = 0; j < p.topk; ++j) {  // 6 ascending
+      float v[kChunk];
+      load_chunk(y + order.slot[j] * p.hidden_size, i, p.hidden_size, pieces, v);
+      V4NPU_UNROLL
+      for (int c = 0; c < kChunk; ++c) total[c] += order.bad[j] ? bits_float(0x7fc00000) : v[c];
+    }
+    store_chunk(out, i, p.hidden_size, pieces, total);
+  }
+}
+
+}  // namespace v4npu::cuda
+
+V4NPU_KERNEL(moe_experts_count, v4npu::cuda::kRowThreads, v4npu::cuda::Routing) { v4npu::cuda::count(p); }
+V4NPU_KERNEL(moe_experts_list, v4npu::cuda::kRowThreads, v4npu::cuda::Routing) { v4npu::cuda::list(p); }
+V4NPU_KERNEL(moe_experts_sum_bf16, v4npu::cuda::kRowThreads, v4npu::cuda::ExpertSum) {
+  v4npu::cuda::sum<v4npu::cuda::bf16>(p);
+}
+
+#define V4NPU_EXPERTS(name, X, W)                                                                     \
+  V4NPU_KERNEL(moe_experts_up_##name##_split, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {   \
+    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 2, true>(p);                  \
+  }                                                                                                   \
+  V4NPU_KERNEL(moe_experts_up_##name##_wide, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {    \
+    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 2, false>(p);                 \
+  }                                                                                                   \
+  V4NPU_KERNEL(moe_experts_down_##name##_split, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) { \
+    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 1, true>(p);                  \
+  }                                                                                                   \
+  V4NPU_KERNEL(moe_experts_down_##name##_wide, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {  \
+    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 1, false>(p);                 \
+  }
+V4NPU_EXPERTS(bf16_bf16, kBfloat16, kBfloat16)
+V4NPU_EXPERTS(bf16_fp8, kBfloat16, kFloat8)
+V4NPU_EXPERTS(bf16_fp4, kBfloat16, kFloat4)
+V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8)
+V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4)
+#undef V4NPU_EXPERTS

@@ -1,0 +1,43 @@
+#include "plan/gpu.h"
+
+namespace v4npu {
+
+int cuda_architecture(const DeviceCaps& caps) {
+  const std::string prefix = "sm_";
+  if (caps.name.rfind(prefix, 0) != 0) return 0;
+  int number = 0;
+  for (size_t i = prefix.size(); i < caps.name.size() && caps.name[i] >= '0' && caps.name[i] <= '9'; ++i)
+    number = number * 10 + (caps.name[i] - '0');
+  return number;
+}
+
+std::string refuses_cuda(const DeviceCaps& caps) {
+  if (!caps.has(kCudaKernels)) return "the kernels' files are not beside the extension (make cuda builds them)";
+  const int architecture = cuda_architecture(caps);
+  if (architecture == 0) return "the device's architecture is not known";
+  // What the files hold: sm_80 runs on 8.x, sm_90a on 9.0, sm_100 on 10.x (backends/cuda/build.py).
+  if (architecture < 80) return "needs sm_80 or later, not " + caps.name;
+  if (architecture / 10 != 8 && architecture != 90 && architecture / 10 != 10)
+    return "built for sm_80, sm_90a and sm_100, not " + caps.name;
+  return "";
+}
+
+// Wide blocks read weights once for 32 tokens and keep their sums to themselves, but only many of them fill a device.
+GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, const DeviceCaps& caps) {
+  const auto tiles = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
+  const GpuGemmPlan wide{true, tiles(num_rows, 256), tiles(num_tokens, 32)};
+  if (wide.row_tiles * wide.token_tiles * groups >= caps.num_cores) return wide;
+  return {false, tiles(num_rows, 16), tiles(num_tokens, 16)};
+}
+
+GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, const DeviceCaps& caps) {
+  GpuExpertPlan plan;
+  // Wide where an expert has a whole wide tile on average, and there are enough of those.
+  plan.wide = num_assignments >= 32 * num_experts && num_assignments / 32 >= caps.num_cores / 8;
+  plan.tile_tokens = plan.wide ? 32 : 16;
+  // Each expert's last tile may be short.
+  plan.max_tiles = (num_assignments < num_experts ? num_assignments : num_experts) + num_assignments / plan.tile_tokens;
+  return plan;
+}
+
+}  // namespace v4npu

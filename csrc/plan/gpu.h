@@ -1,0 +1,35 @@
+// Plans for CUDA devices: pure functions of sizes and device, so that they are tested on invented GPUs. A choice that
+// changes the order of a sum must not read the number of tokens: results do not change with the batch.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "v4npu/device_caps.h"
+
+namespace v4npu {
+
+constexpr const char* kCudaKernels = "kernels";  // the feature of a build that has the kernels' files
+
+// Major times ten plus minor of caps.name, such as 90 of "sm_90"; 0 if it is no such name.
+int cuda_architecture(const DeviceCaps& caps);
+
+// Why no kernel of ours runs there; empty if they do.
+std::string refuses_cuda(const DeviceCaps& caps);
+
+// How a product on tensor cores is laid out. Either way gives the same bits (backends/cuda/device/gemm.cuh).
+struct GpuGemmPlan {
+  bool wide = false;  // a block has 256 rows and 32 tokens, else 16 and 16
+  int64_t row_tiles = 0, token_tiles = 0;
+};
+GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, const DeviceCaps& caps);
+
+// How the routed experts are laid out: their assignments are known to the device alone, so tiles of tokens are launched
+// for the worst case, and those that no expert needs end at once.
+struct GpuExpertPlan {
+  bool wide = false;
+  int64_t tile_tokens = 0, max_tiles = 0;
+};
+GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, const DeviceCaps& caps);
+
+}  // namespace v4npu

@@ -1,0 +1,79 @@
+"""The part of bench/cuda_device.py that needs no GPU: cases, checks, rows, and what it says without a device."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from v4npu.testing.cuda import ROOT, EmulatedGpu, kernel_sources
+
+
+def load_bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("cuda_device", ROOT / "bench/cuda_device.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["cuda_device"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+bench = load_bench()
+
+
+def test_every_kernel_has_a_case_and_arguments() -> None:
+    found = list(bench.cases([], [1]))
+    assert {op for op, _, _ in found} == set(kernel_sources())
+    for op, tokens, dtype in found:
+        assert any(isinstance(a, torch.Tensor) and a.shape[0] == tokens for a in bench.arguments(op, tokens, dtype))
+    assert len(list(bench.cases(["rope"], [1, 8]))) == 4
+
+
+@pytest.mark.parametrize("op", ["rms_norm", "act_quant", "gate", "hc_pre"])
+def test_an_emulated_kernel_passes_the_check_and_a_changed_result_fails_it(gpu: EmulatedGpu, op: str) -> None:
+    args = bench.arguments(op, 1, torch.bfloat16)
+    assert bench.check(op, args, gpu.run) == ""
+    calls = 0
+
+    def changed(op: str, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
+        out = gpu.run(op, args)
+        out[0].view(torch.uint8).view(-1)[1] += 64
+        return out
+
+    def unsteady(op: str, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
+        nonlocal calls
+        calls += 1
+        return changed(op, args) if calls == 2 else gpu.run(op, args)
+
+    assert bench.check(op, args, changed)
+    assert bench.check(op, args, unsteady) == "two runs differ"
+
+
+def test_no_time_stands_beside_a_failed_check() -> None:
+    rows = [
+        bench.Row("rope", 8, "bfloat16", "ok", "some GPU", 3.25, 4.5, 12.0),
+        bench.Row("gate", 8, "bfloat16", "error 1, allowed 0.1", "some GPU"),
+    ]
+    lines = bench.table(rows).splitlines()
+    assert lines[1].split() == ["rope", "8", "bfloat16", "3.2", "4.5", "12.0", "ok"]
+    assert lines[2].split()[:6] == ["gate", "8", "bfloat16", "-", "-", "-"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
+def test_without_a_device_every_row_says_so_and_the_exit_code_is_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert bench.main(["--jsonl", str(path), "--tokens", "1"]) == 2
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {row["op"] for row in rows} == set(kernel_sources())
+    assert all(row["status"] == "not run on a device" and row["warm_us"] is None for row in rows)
+    said = capsys.readouterr()
+    assert "no CUDA device is present: nothing was run" in said.err
+    assert " ok" not in said.out

@@ -1,0 +1,90 @@
+"""Every kernel compiles for every architecture within the limits it states; needs nvcc, not a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from v4npu.testing.cuda import FOLDER, kernel_sources
+
+NVCC = shutil.which("nvcc")
+
+
+def load_build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("cuda_build", FOLDER / "build.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["cuda_build"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+build = load_build()
+
+REPORT = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'f_bf16' for 'sm_80'
+ptxas info    : Function properties for f_bf16
+    8 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 40 registers, used 1 barriers, 128 bytes smem, 360 bytes cmem[0], 8 bytes cmem[2]
+ptxas info    : Compile time = 19.844 ms
+ptxas info    : Compiling entry function 'g' for 'sm_90a'
+ptxas info    : Function properties for g
+    0 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads
+ptxas info    : Used 168 registers, used 0 barriers
+"""
+
+
+def test_what_ptxas_says_is_understood() -> None:
+    assert build.parse_usage(REPORT) == [
+        build.Usage("f_bf16", "sm_80", 40, 8, 0, 128),
+        build.Usage("g", "sm_90a", 168, 0, 12, 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ("40 registers, 8 bytes of stack, 128 bytes of shared memory.", []),
+        ("39 registers, 8 bytes of stack, 128 bytes of shared memory.", ["f_bf16 on sm_80: 40 registers, limit 39"]),
+        ("40 registers, 0 bytes of stack, 128 bytes of shared memory.", ["f_bf16 on sm_80: 8 bytes of stack, limit 0"]),
+        (
+            "40 registers, 8 bytes of stack, 64 bytes of shared memory.",
+            ["f_bf16 on sm_80: 128 bytes of shared memory, limit 64"],
+        ),
+        ("many registers", ["f: the kernel file states no limits"]),
+    ],
+)
+def test_a_broken_limit_is_named(limits: str, said: list[str]) -> None:
+    assert build.violations("f", f"// f\n// Limits: {limits}\n", build.parse_usage(REPORT)[:1]) == said
+
+
+def test_a_spilled_register_is_one_too_many() -> None:
+    text = "// Limits: 255 registers, 8 bytes of stack, 128 bytes of shared memory."
+    assert build.violations("f", text, build.parse_usage(REPORT)) == ["g on sm_90a: 12 bytes spilled, limit 0"]
+
+
+@pytest.mark.parametrize("op", kernel_sources())
+def test_every_kernel_states_its_limits(op: str) -> None:
+    assert build.LIMITS.search(kernel_sources()[op].read_text())
+
+
+def test_the_table_of_the_readme_has_a_row_for_every_kernel_and_claims_no_device() -> None:
+    rows = re.findall(r"^\| (\w+) \| (.*?) \| (.*?) \| (.*?) \|$", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    expected = ("sm_80, sm_90a, sm_100", "yes", "not run on a device")
+    assert sorted(rows[1:]) == [(op, *expected) for op in kernel_sources()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed: kernels are not compiled for a GPU here")
+@pytest.mark.parametrize("op", kernel_sources())
+def test_kernels_compile_within_their_limits(request: pytest.FixtureRequest, op: str) -> None:
+    out = Path(request.config.cache.mkdir("cuda_fatbins"))
+    usages = build.build(out, [op])[op]
+    assert {u.arch for u in usages} == {"sm_80", "sm_90a", "sm_100"}
+    assert (out / f"{op}.fatbin").stat().st_size > 0

@@ -1,0 +1,129 @@
+"""Products on tensor cores, emulated: exact conversions, both layouts bit for bit, sizes of the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from v4npu import _C, reference
+from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
+from v4npu.testing.cases import Draw
+from v4npu.testing.cuda import GPUS, EmulatedGpu
+
+BF16, FP32 = torch.bfloat16, torch.float32
+FORMATS = ["bf16", "fp8", "fp4"]
+
+
+def weight_of(kind: str, w: Tensor) -> tuple[str, tuple[Tensor, ...]]:
+    """The operator of a weight and the weight in its format."""
+    if kind == "bf16":
+        return "linear", (w.to(BF16),)
+    return (kind + "_linear", quantize_weight_fp8(w) if kind == "fp8" else quantize_weight_fp4(w))
+
+
+def arguments(kind: str, x: Tensor, quantised: bool, w: tuple[Tensor, ...], out: torch.dtype) -> tuple:
+    if kind == "bf16":
+        return (x, *w, out)
+    return (*(act_quant(x, 128) if quantised else (x, None)), *w, out)
+
+
+KINDS = [(kind, x, False) for kind in FORMATS for x in (BF16, FP32)] + [("fp8", BF16, True), ("fp4", BF16, True)]
+
+
+@pytest.mark.parametrize("kind,x_dtype,quantised", KINDS)
+def test_many_tokens_and_few_have_the_same_bits(
+    gpu: EmulatedGpu, kind: str, x_dtype: torch.dtype, quantised: bool
+) -> None:
+    draw = Draw(FP32, 1)
+    rows, k = 16_900, 160
+    x = draw.normal(40, k).to(x_dtype)
+    op, w = weight_of(kind, draw.normal(rows, k))
+    few_rows = tuple(t[:128] if t.shape[0] == rows else t[:1] for t in w)
+    (many,) = gpu.run(op, arguments(kind, x, quantised, w, FP32))
+    assert gpu.launches()[0][0].endswith("_wide") and gpu.launches()[0][1:4] == ["67", "2", "1"]
+    (few,) = gpu.run(op, arguments(kind, x[5:12], quantised, few_rows, FP32))
+    assert gpu.launches()[0][0].endswith("_split") and gpu.launches()[0][1:4] == ["8", "1", "1"]
+    assert torch.equal(many[5:12, :128], few)
+    exact = getattr(reference, op)(*arguments(kind, x.double(), False, w, torch.float64))
+    if not quantised:
+        assert (many - exact).abs().max() < 2e-5 * exact.abs().max()
+
+
+@pytest.mark.parametrize("k", [2048, 4096 + 32])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_rows_of_the_models_length(gpu: EmulatedGpu, kind: str, k: int) -> None:
+    draw = Draw(FP32, 2)
+    op, w = weight_of(kind, draw.normal(33, k) * k**-0.5)
+    x = draw.normal(3, k).to(BF16)
+    args = arguments(kind, x, True, w, BF16)
+    (got,) = gpu.run(op, args)
+    wide = (args[0] if kind != "bf16" else x.double(), *args[1:-1], torch.float64)
+    exact = getattr(reference, op)(*(a.double() if a is w[0] and kind == "bf16" else a for a in wide))
+    naive = getattr(reference, op)(*args)
+    error, allowed = (got.double() - exact).abs().max(), (naive.double() - exact).abs().max()
+    assert error <= 1.5 * allowed + 2.0**-9 * exact.abs().max()
+
+
+def test_every_e4m3_code_is_widened_exactly(gpu: EmulatedGpu) -> None:
+    codes = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(torch.float8_e4m3fn)
+    x = torch.eye(16, dtype=BF16)
+    for exponent in (1, 120, 127, 130, 230):
+        scale = torch.full((1, 1), exponent, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+        weight = codes.view(16, 16)  # out[t, n] = weight[n, t], unless its row has a NaN
+        finite = torch.where(weight.float().isnan(), torch.zeros(()), weight.float())
+        (got,) = gpu.run("fp8_linear", (x, None, finite.to(torch.float8_e4m3fn), scale, FP32))
+        assert torch.equal(got, (finite.double() * 2.0 ** (exponent - 127)).float().T)
+        (got,) = gpu.run("fp8_linear", (x, None, weight, scale, FP32))
+        assert torch.equal(got.isnan().all(0), weight.float().isnan().any(1))
+
+
+def test_every_e2m1_code_with_every_scale_is_widened_exactly(gpu: EmulatedGpu) -> None:
+    # Row s has scale s, and the 16 codes twice.
+    packed = (torch.arange(8) * 2 + (torch.arange(8) * 2 + 1) * 16).to(torch.uint8).repeat(2)
+    weight = packed.expand(256, 16).contiguous().view(torch.int8)
+    scale = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(256, 1).view(torch.float8_e8m0fnu)
+    (got,) = gpu.run("fp4_linear", (torch.eye(32, dtype=BF16), None, weight, scale, FP32))
+    want = reference.formats.dequantize_fp4(weight, scale, dtype=torch.float64)
+    assert got[:, 255].isnan().all()
+    largest = torch.finfo(BF16).max  # the products are bfloat16: beyond lies infinity, and infinity times 0 is NaN
+    for row in range(255):
+        values = want[row]
+        if values.abs().max() <= largest:
+            assert torch.equal(got[:, row].double(), values), row
+        else:
+            assert not got[:, row].isfinite().all(), row
+
+
+def test_a_float32_is_three_bfloat16(gpu: EmulatedGpu) -> None:
+    draw = Draw(FP32, 3)
+    x = draw.normal(16, 16) * torch.tensor(10.0) ** torch.linspace(-25, 25, 16)
+    x[0, 0], x[1, 1] = torch.inf, -torch.inf
+    (got,) = gpu.run("linear", (x, torch.eye(16, dtype=BF16), FP32))
+    clean = torch.ones(16, dtype=torch.bool)
+    clean[:2] = False
+    assert torch.equal(got[clean], x[clean])
+    assert got[0, 0] == torch.inf and got[1, 1] == -torch.inf
+
+
+def machine(name: str) -> _C.DeviceCaps:
+    gpu, caps = GPUS[name], _C.DeviceCaps()
+    caps.kind, caps.name, caps.num_cores = "cuda", f"sm_{gpu.major}{gpu.minor}", gpu.multiprocessors
+    return caps
+
+
+@pytest.mark.parametrize("name", GPUS)
+@pytest.mark.parametrize("tokens", [1, 16, 17, 128, 4096])
+@pytest.mark.parametrize("rows,groups", [(1, 1), (2048, 1), (4096, 8), (129280, 1)])
+def test_a_plan_covers_the_product_and_fills_the_device_when_it_is_wide(
+    name: str, tokens: int, rows: int, groups: int
+) -> None:
+    caps = machine(name)
+    plan = _C.plan_gpu_gemm(tokens, rows, groups, caps)
+    high, wide = (256, 32) if plan.wide else (16, 16)
+    assert (plan.row_tiles - 1) * high < rows <= plan.row_tiles * high
+    assert (plan.token_tiles - 1) * wide < tokens <= plan.token_tiles * wide
+    if plan.wide:
+        assert plan.row_tiles * plan.token_tiles * groups >= caps.num_cores
+    else:
+        assert -(-rows // 256) * -(-tokens // 32) * groups < caps.num_cores

@@ -1,0 +1,103 @@
+"""Every CUDA kernel, emulated: accuracy, poison, guards, races, sizes, and bitwise sameness. Never run on a device.
+
+An operator joins by its kernel file. Shapes and error ratios are those of the CPU kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from v4npu import reference
+from v4npu.testing.cases import SEQUENCED, sized
+from v4npu.testing.compare import ALWAYS_FLOAT32, argument_names, complaint, oracle_args
+from v4npu.testing.cuda import BFLOAT16_ONLY, FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS, EmulatedGpu, kernel_sources
+from v4npu.testing.tolerances import ERROR_RATIO
+
+OPS = list(kernel_sources())
+DTYPES = [torch.float32, torch.bfloat16]
+OP_DTYPES = [(op, d) for op in OPS for d in DTYPES if op not in BFLOAT16_ONLY or d == torch.bfloat16]
+SIZES = ((0, 16), (1, 2), (3, 14), (5, 16), (7, 34), (3, 64), (11, 126), (2, 1000), (19, 1500))
+
+
+def run_reference(op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    out = getattr(reference, op)(*args)
+    return out if isinstance(out, tuple) else (out,)
+
+
+def bits(t: Tensor) -> Tensor:
+    return t.contiguous().view(torch.uint8)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("op,dtype", OP_DTYPES, ids=str)
+def test_accuracy_poison_and_guards(gpu: EmulatedGpu, op: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
+    args = sized(op, *size, dtype)
+    got = gpu.run(op, args)
+    assert bool(gpu.launches()) == (size[0] > 0)
+    naive, oracle = run_reference(op, args), run_reference(op, oracle_args(op, args))
+    looser = FLOAT32_ON_TENSOR_CORES if dtype == torch.float32 and op in TENSOR_CORE_OPS else 1.0
+    for g, n, want in zip(got, naive, oracle, strict=True):
+        assert not complaint(g, n, want, looser * ERROR_RATIO[op])
+
+
+@pytest.mark.parametrize("op,dtype", OP_DTYPES, ids=str)
+def test_nan_and_infinity_where_the_reference_has_them(gpu: EmulatedGpu, op: str, dtype: torch.dtype) -> None:
+    args = sized(op, 5, 126, dtype)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        for at, arg in enumerate(args):
+            if isinstance(arg, Tensor) and arg.dtype == dtype and argument_names(op)[at] not in ALWAYS_FLOAT32:
+                poisoned = list(args)
+                poisoned[at] = arg.clone()
+                poisoned[at].view(-1)[arg.numel() // 2] = value
+                try:
+                    want = run_reference(op, tuple(poisoned))
+                except ValueError:
+                    continue  # refused by reading values, which a device is not waited for
+                for g, w in zip(gpu.run(op, tuple(poisoned)), want, strict=True):
+                    if g.itemsize == 1:
+                        assert torch.equal(bits(g), bits(w))
+                    else:
+                        assert torch.equal(g.isnan(), w.isnan()) and torch.equal(g.isinf(), w.isinf())
+
+
+@pytest.mark.parametrize("size", [(11, 126), (5, 1500)], ids=str)
+@pytest.mark.parametrize("op,dtype", [case for case in OP_DTYPES if case[0] not in SEQUENCED], ids=str)
+def test_a_row_alone_has_the_same_bits(gpu: EmulatedGpu, op: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
+    rows, _ = size
+    args = sized(op, *size, dtype)
+    of_rows = [isinstance(a, Tensor) and a.dim() > 0 and a.shape[0] == rows for a in args]
+    together = gpu.run(op, args)
+    for r in (0, rows // 2, rows - 1):
+        alone = gpu.run(op, tuple(a[r : r + 1] if yes else a for a, yes in zip(args, of_rows, strict=True)))
+        for one, all_ in zip(alone, together, strict=True):
+            assert torch.equal(bits(one), bits(all_[r : r + 1]))
+
+
+LONGER = {"moe_experts": ((90, 32),)}  # sizes at which loops with barriers come round again
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_barrier_is_missed(gpu: EmulatedGpu, op: str) -> None:
+    """Each barrier left out in turn is a race in some run, so each is needed and the emulator sees that."""
+    sizes = ((3, 64), (5, 126), (3, 1500), *LONGER.get(op, ()))
+    runs = [sized(op, *size, torch.bfloat16) for size in sizes]
+    passed: dict[str, list[int]] = {}
+    for i, args in enumerate(runs):
+        gpu.run(op, args)
+        for barrier in gpu.barriers():
+            passed.setdefault(barrier, []).append(i)
+    unneeded = []
+    for barrier, where in passed.items():
+        for i in where:
+            try:
+                gpu.run(op, runs[i], ignored_barrier=barrier)
+            except RuntimeError as fault:
+                assert "race: " in str(fault)
+                break
+        else:
+            unneeded.append(barrier)
+    assert not unneeded

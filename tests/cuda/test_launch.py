@@ -1,0 +1,73 @@
+"""The launch path: what happens without a driver, without kernels, and when a launch fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from v4npu.testing.cases import sized
+from v4npu.testing.cuda import EmulatedGpu, kernel_sources
+
+ROOT = Path(__file__).parents[2]
+
+
+def in_new_process(code: str, **env: str) -> str:
+    """What `code` prints; the operators of a process ask for the device once."""
+    prelude = "import torch, v4npu\nCUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)\nx = torch.ones(2, 8)\n"
+    clean = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **env}
+    done = subprocess.run([sys.executable, "-c", prelude + code], env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+LAUNCH = """
+try:
+    torch.ops.v4npu.rms_norm.default.redispatch(CUDA, x, None, 1e-6)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_without_a_driver_the_cpu_serves_and_a_cuda_launch_says_why() -> None:
+    out = in_new_process("print(torch.ops.v4npu.hadamard(x).sum().item())" + LAUNCH)
+    assert out.splitlines()[0] == str(torch.ops.v4npu.hadamard(torch.ones(2, 8)).sum().item())
+    if not Path("/dev/nvidiactl").exists():
+        assert "the CUDA driver cannot be loaded: libcuda.so.1" in out
+
+
+def test_every_kernel_is_registered_under_its_key() -> None:
+    for op in kernel_sources():
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"v4npu::{op}", "CUDA")
+
+
+def test_a_failed_launch_names_operator_kernel_shape_and_the_drivers_text(gpu: EmulatedGpu) -> None:
+    x = torch.ones(2, 8)
+    weight = torch.ones(8)
+    gpu.run("rms_norm", (x, weight, 1e-6))
+    gpu._driver.emulation_reset(b"")  # nothing may be touched now
+    overload = torch.ops.v4npu.rms_norm.default
+    with pytest.raises(RuntimeError) as raised:
+        overload.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), x, weight, 1e-6)
+    text = str(raised.value)
+    assert "v4npu.rms_norm, rms_norm_fp32_fp32 <<<(1, 1, 1), 256, 0>>> failed: CUDA_ERROR_ILLEGAL_ADDRESS" in text
+    assert "illegal address: reads at device.cuh:" in text
+    assert torch.equal(gpu.run("rms_norm", (x, weight, 1e-6))[0], torch.ops.v4npu.rms_norm(x, weight, 1e-6))
+
+
+@pytest.mark.parametrize("op", kernel_sources())
+def test_what_a_kernel_does_not_take_is_the_references(gpu: EmulatedGpu, op: str) -> None:
+    args = sized(op, 3, 64, torch.float64)
+    got = gpu.run(op, args)
+    assert not gpu.launches()
+    want = getattr(torch.ops.v4npu, op)(*args)
+    for g, w in zip(got, want if isinstance(want, tuple) else (want,), strict=True):
+        assert torch.equal(g.view(torch.uint8), w.view(torch.uint8))
+
+
+def test_refusals_come_before_the_device(gpu: EmulatedGpu) -> None:
+    with pytest.raises(ValueError, match=r"v4npu\.rms_norm: weight must be floating point \[n\]"):
+        gpu.run("rms_norm", (torch.ones(2, 8), torch.ones(7), 1e-6))

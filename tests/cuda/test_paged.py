@@ -1,0 +1,89 @@
+"""CUDA kernels over pages, emulated: a token's result depends on its own sequence alone, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from v4npu import _C, reference
+from v4npu.reference import pages
+from v4npu.reference.formats import round_fp4
+from v4npu.testing.cases import Draw
+from v4npu.testing.cuda import EmulatedGpu
+
+BF16 = torch.bfloat16
+RATIO, HEADS = 4, 20
+LENGTHS, STARTS = (9, 0, 1, 14), (30, 5, 3, 0)  # of four sequences, one without tokens in this call
+
+
+def int32(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def key_pages(keys: list[Tensor], block: int, packed: bool) -> tuple[Tensor, Tensor]:
+    """Keys of sequences in shuffled pages that lie apart in a pool of 0xFF (NaN), and the table, -1 behind them."""
+    dim = keys[0].shape[1]
+    row = _C.row_format("fp4_key", dim, 0, 2).row if packed else 2 * dim
+    counts = [-(-len(k) // block) for k in keys]
+    pool = torch.full((sum(counts) + 1, block * row + 64), 0xFF, dtype=torch.uint8)
+    inside = pool[:, : block * row].unflatten(1, (block, row))
+    cache = inside if packed else pool.view(BF16)[:, : block * dim].unflatten(1, (block, dim))
+    order = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(5)).int().split(counts)
+    table = torch.full((len(keys), max(counts) + 1), -1, dtype=torch.int32)
+    for b, (rows, blocks) in enumerate(zip(keys, order, strict=True)):
+        table[b, : len(blocks)] = blocks
+        pages.write_rows(cache, rows, pages.slots(blocks, torch.arange(len(rows)), block), 0, "hadamard_fp4")
+    return cache, table
+
+
+def problem(dim: int, packed: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+    draw, tokens = Draw(BF16, dim), sum(LENGTHS)
+    keys = [draw.normal((n + s) // RATIO, dim) for n, s in zip(LENGTHS, STARTS, strict=True)]
+    q = draw.normal(tokens, HEADS, dim)
+    return q, draw.normal(tokens, HEADS), [round_fp4(k) for k in keys] if packed else keys
+
+
+def run(
+    gpu: EmulatedGpu, q: Tensor, weights: Tensor, paged: tuple[Tensor, Tensor], where: tuple, official: bool
+) -> Tensor:
+    (out,) = gpu.run("indexer_scores", (q, weights, *paged, *where, RATIO, official))
+    assert gpu.launches()
+    return out
+
+
+@pytest.mark.parametrize("packed,official", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("dim", [32, 128])
+def test_indexer_scores_of_ragged_sequences(gpu: EmulatedGpu, dim: int, packed: bool, official: bool) -> None:
+    q, weights, keys = problem(dim, packed)
+    cu, start = int32(0, *torch.tensor(LENGTHS).cumsum(0).tolist()), int32(*STARTS)
+    paged = key_pages(keys, 2, packed)
+    got = run(gpu, q, weights, paged, (cu, start), official)
+    naive = reference.indexer_scores(q, weights, *paged, cu, start, RATIO, official)
+    wide_pages = paged if packed else (paged[0].double(), paged[1])
+    exact = reference.indexer_scores(q.double(), weights.double(), *wide_pages, cu, start, RATIO, official)
+    seen = naive.isfinite()
+    assert torch.equal(got.isfinite(), seen) and bool((got[~seen] == -torch.inf).all())
+    allowed = 1.5 * (naive.double() - exact)[seen].abs().max() + 2.0**-24 * exact[seen].abs().max()
+    assert (got.double() - exact)[seen].abs().max() <= allowed
+
+    # Each token by itself, in pages of another size.
+    other = key_pages(keys, 3, packed)
+    for b, (lo, n) in enumerate(zip(cu.tolist(), LENGTHS, strict=False)):
+        for i in range(0, n, 4):
+            one = slice(lo + i, lo + i + 1)
+            place = (int32(0, 1), int32(STARTS[b] + i))
+            alone = run(gpu, q[one], weights[one], (other[0], other[1][b : b + 1]), place, official)[0]
+            known = (STARTS[b] + i + 1) // RATIO
+            assert torch.equal(alone[:known], got[lo + i, :known])
+
+
+def test_a_key_that_is_not_visible_is_never_read(gpu: EmulatedGpu) -> None:
+    q, weights, keys = problem(128, True)
+    cache, table = key_pages(keys[:1], 2, True)
+    start = int32(7)
+    args = (q[:1], weights[:1], (cache, table), (int32(0, 1), start), True)
+    got = run(gpu, *args)
+    table = table.clone()
+    table[0, 1:] = 1 << 30  # a page that does not exist
+    assert torch.equal(run(gpu, q[:1], weights[:1], (cache, table), (int32(0, 1), start), True), got)
