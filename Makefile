@@ -3,6 +3,7 @@
 # make sanitize CPU kernels under the address, undefined-behaviour and thread sanitizers; needs only a compiler
 # make cuda     CUDA kernels for sm_80, sm_90a and sm_100, with a check of what each takes: nvcc 12.8 or later, no GPU
 # make neon     CPU kernels for Arm under an emulator: g++-aarch64-linux-gnu and qemu-user
+# make test-npu the Ascend backend through torch-npu on an emulated NPU; in .venv-npu, x86-64 and aarch64 Linux
 #
 # Each target sets up .venv first; a rerun costs nothing unless a source changed.
 # PYTHON=python3.12 picks an interpreter, TORCH="torch==2.11.0" a torch, PIP="..." adds options to pip.
@@ -15,12 +16,13 @@ JOBS ?= 2
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP)
+INSTALL_NPU := .venv-npu/bin/python -m pip install --quiet --disable-pip-version-check $(PIP)
 PACKAGE := $(shell find v4npu -name '*.py' -o -path '*/data/*' -type f)
 CXX_SOURCES := $(shell find csrc backends -name '*.cpp' -o -name '*.h')
 DEVICE_SOURCES := $(shell find backends tests -name '*.asc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanitize neon cuda lint format clean
+.PHONY: help demo test test-npu sanitize neon cuda lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -31,6 +33,9 @@ demo: .venv/built
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+test-npu: .venv-npu/built
+	OMP_NUM_THREADS=1 .venv-npu/bin/v4npu emulate -- .venv-npu/bin/pytest tests/npu -n $(JOBS)
 
 sanitize neon:
 	JOBS=$(JOBS) tests/native/kernels.sh $@
@@ -51,7 +56,7 @@ format: .venv/tools
 	$(BIN)/clang-format -i $(CXX_SOURCES) $(DEVICE_SOURCES)
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv .venv-npu build
 
 # Torch first: the extension is compiled against its headers, hence no build isolation.
 .venv/torch:
@@ -66,6 +71,23 @@ clean:
 .venv/built: .venv/torch pyproject.toml CMakeLists.txt $(wildcard backends/*/*.cmake) $(CXX_SOURCES) $(PACKAGE)
 	$(INSTALL) --no-build-isolation --config-settings=cmake.define.V4NPU_WERROR=$(if $(CI),ON,OFF) .
 	@ln -sf $$(cd / && $(CURDIR)/$(BIN)/python -c 'import torch, v4npu; print(v4npu._C.__file__)') v4npu/
+	@touch $@
+
+# The wheel of torch-npu, on the CPU's torch, apart from .venv: it would be loaded by every `import torch` there.
+.venv-npu/torch:
+	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; set PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv-npu
+	$(INSTALL_NPU) --upgrade pip
+	$(INSTALL_NPU) torch==2.13.0 torch-npu==2.13.0
+	$(INSTALL_NPU) pytest pytest-xdist
+	@touch $@
+
+# The wheel that .venv's build makes: the extension keeps to the stable ABI and is not compiled a second time.
+.venv-npu/built: .venv-npu/torch .venv/built
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation $(PIP) --wheel-dir build/wheel .
+	$(INSTALL_NPU) --force-reinstall --no-deps build/wheel/*.whl
+	$(INSTALL_NPU) build/wheel/*.whl
 	@touch $@
 
 # The dependencies alone: asking for the package with its extra would compile it a second time.

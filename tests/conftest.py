@@ -7,6 +7,9 @@ import torch
 
 from v4npu.device import resolve
 
+# They need torch-npu and an NPU, be it an emulated one: `make test-npu`.
+collect_ignore = [] if "V4NPU_EMULATE_SOC" in os.environ else ["npu"]
+
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:

@@ -10,7 +10,12 @@ Importing this registers `torch.ops.v4npu.*` and nothing else; the rest is loade
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
+
+# torch would import an installed torch-npu by itself, and fail with it where there is no CANN.
+if not (os.path.exists("/dev/davinci_manager") or os.environ.get("ASCEND_HOME_PATH")):
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 import torch  # noqa: F401  first: _C takes torch's symbols from the libraries this loads
 

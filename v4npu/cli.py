@@ -1,4 +1,4 @@
-"""The command line: generate, perplexity, inspect, doctor.
+"""The command line: generate, perplexity, inspect, doctor, emulate.
 
 Results go to stdout, progress and prose to stderr. Exit status: 0 done, 2 wrong arguments or unusable input (one line
 says which), 1 failed. V4NPU_DEBUG=1 shows tracebacks.
@@ -232,6 +232,23 @@ def doctor(as_json: JsonOption = False) -> None:
         _print_json(report.to_dict())
     else:
         print(report)
+
+
+@app.command()
+def emulate(
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="What to run, and its arguments.")],
+    soc: Annotated[str, typer.Option(help="Chip: ascend950dt, ascend910b1, ... ")] = "ascend950dt",
+    force: Annotated[bool, typer.Option("--force", help="Even beside a real Ascend runtime.")] = False,
+) -> None:
+    """Run a command in which torch-npu finds an emulated Ascend NPU; compiled on first use, never run on a device.
+
+    Example: v4npu emulate --soc ascend950dt -- v4npu generate nano --prompt "Call me Ishmael." --device npu
+    """
+    from v4npu.emulate import environment
+
+    settings = environment(soc, os.environ, force)
+    sys.stdout.flush()
+    os.execvpe(command[0], command, settings)
 
 
 WRONG_INPUT = (ValueError, TypeError, NotImplementedError)

@@ -1,6 +1,6 @@
 """Runs `.asc` kernels on the emulated Ascend chip: compiles them with the host's C++ compiler and calls them by name.
 
-Works from a source checkout only: kernels and emulator are C++ text under backends/ascend.
+Kernels and emulator are C++ text under backends/ascend, which a wheel carries in v4npu/native.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-ROOT = Path(__file__).parents[2]
+ROOT = next(p for p in (Path(__file__).parents[2], Path(__file__).parents[1] / "native") if (p / "backends").is_dir())
 ASCEND = ROOT / "backends/ascend"
 INCLUDES = (ASCEND / "emulation", ASCEND / "ops", ROOT / "csrc/include")
 FLAGS = ("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread", "-ffp-contract=off")

@@ -1,0 +1,19 @@
+// Streams: tasks in order, on a thread of their own, so that a missing synchronisation shows as it would on a device.
+#pragma once
+
+#include <functional>
+
+#include "acl.h"
+
+namespace v4npu::runtime {
+
+// Appends a task to a stream; null is the default stream. What a task throws is kept for the next synchronisation.
+__attribute__((visibility("default"))) void enqueue(StreamHandle stream, std::function<void()> task);
+
+// Waits for a stream; throws the error that it kept.
+__attribute__((visibility("default"))) void synchronize(StreamHandle stream);
+
+// Waits for every stream; throws the first error that one of them kept.
+void synchronize_all();
+
+}  // namespace v4npu::runtime
