@@ -37,6 +37,7 @@ def _reference(name: str) -> Kernel:
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         try:
+            device.note_reference(name, args[0].device.type)
             return compute(*args, **kwargs)
         except Exception as error:
             _C.note_reference_error(isinstance(error, ValueError), str(error))
