@@ -3,7 +3,7 @@
 # make sanitize CPU kernels under the address, undefined-behaviour and thread sanitizers; needs only a compiler
 # make cuda     CUDA kernels for sm_80, sm_90a and sm_100, with a check of what each takes: nvcc 12.8 or later, no GPU
 # make neon     CPU kernels for Arm under an emulator: g++-aarch64-linux-gnu and qemu-user
-# make test-npu the Ascend backend through torch-npu on an emulated NPU; in .venv-npu, x86-64 and aarch64 Linux
+# make test-npu the Ascend backend through torch-npu in .venv-npu on an emulated NPU; SOC=ascend910b1 picks another
 #
 # Each target sets up .venv first; a rerun costs nothing unless a source changed.
 # PYTHON=python3.12 picks an interpreter, TORCH="torch==2.11.0" a torch, PIP="..." adds options to pip.
@@ -13,6 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 TORCH ?= torch==2.13.0
 PIP ?=
 JOBS ?= 2
+SOC ?= ascend950dt
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP)
@@ -35,7 +36,8 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 test-npu: .venv-npu/built
-	OMP_NUM_THREADS=1 .venv-npu/bin/v4npu emulate -- .venv-npu/bin/pytest tests/npu -n $(JOBS)
+	OMP_NUM_THREADS=1 V4NPU_TEST_DEVICE=npu:0 .venv-npu/bin/v4npu emulate --soc $(SOC) -- \
+		.venv-npu/bin/pytest tests/npu tests/ops/test_operators.py -n $(JOBS)
 
 sanitize neon:
 	JOBS=$(JOBS) tests/native/kernels.sh $@

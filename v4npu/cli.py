@@ -237,7 +237,9 @@ def doctor(as_json: JsonOption = False) -> None:
 @app.command()
 def emulate(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="What to run, and its arguments.")],
-    soc: Annotated[str, typer.Option(help="Chip: ascend950dt, ascend910b1, ... ")] = "ascend950dt",
+    soc: Annotated[
+        str, typer.Option(help="Chip: ascend950dt, ascend950pr, ascend910b1, ascend910_9391, ...")
+    ] = "ascend950dt",
     force: Annotated[bool, typer.Option("--force", help="Even beside a real Ascend runtime.")] = False,
 ) -> None:
     """Run a command in which torch-npu finds an emulated Ascend NPU; compiled on first use, never run on a device.

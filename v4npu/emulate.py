@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from v4npu.testing.ascend import ASCEND, ROOT, compiler, skus
+from v4npu.testing.ascend import ASCEND, ROOT, Source, compiler, library, skus
+from v4npu.testing.ascend_ops import OPS
 
 RUNTIME = ASCEND / "runtime"
 DEFAULT_SOC = "ascend950dt"
@@ -63,6 +64,7 @@ def environment(soc: str, environ: Mapping[str, str], force: bool = False) -> di
     if (found := real_runtime(environ)) and not force:
         raise ValueError(f"this machine has a real Ascend runtime ({found}); --force emulates one all the same")
     home = build(cache_folder(environ))
+    kernels = library([Source.of(op) for op in OPS], skus()[sku], cache_folder(environ))
     libraries = [str(home / "lib64"), *filter(None, [environ.get("LD_LIBRARY_PATH")])]
     return {
         **environ,
@@ -71,6 +73,7 @@ def environment(soc: str, environ: Mapping[str, str], force: bool = False) -> di
         "ASCEND_OPP_PATH": str(home / "opp"),
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "1",
         "V4NPU_EMULATE_SOC": sku,
+        "V4NPU_ASCEND_KERNELS": str(kernels),
     }
 
 

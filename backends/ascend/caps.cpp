@@ -1,12 +1,31 @@
 #include "../caps.h"
 
+#include <algorithm>
+#include <cctype>
+
+#include "acl.h"
+#include "launch.h"
+
 namespace v4npu {
 
-// Whether a device is present is asked in v4npu/device.py, which may import the vendor's torch plugin.
+// Of the runtime that torch-npu has loaded. Whether a device is present is asked in v4npu/device.py, which may import
+// the plugin.
 DeviceCaps ascend_caps() {
   DeviceCaps caps;
   caps.kind = "npu";
-  caps.reason = "no native Ascend kernel is built in";
+  const ascend::Acl* acl = ascend::acl(&caps.reason);
+  if (acl == nullptr) return caps;
+  const char* name = acl->soc_name();
+  caps.name = name == nullptr ? "" : name;
+  std::transform(caps.name.begin(), caps.name.end(), caps.name.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  const std::string architecture = ascend::architecture_of(caps.name);
+  if (!architecture.empty()) caps.features.push_back(architecture);
+  if (ascend::kernel_path() == nullptr)
+    caps.reason = "no compiled kernels, V4NPU_ASCEND_KERNELS is not set";
+  else if (!ascend::ready())
+    caps.reason = "launching needs torch 2.13 or newer";
+  caps.available = caps.reason.empty();
   return caps;
 }
 

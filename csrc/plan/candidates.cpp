@@ -12,6 +12,19 @@ void add_cpu(std::vector<Candidate>& list, const char* op, const char* why) {
   for (const CpuIsa& isa : cpu_isas()) list.push_back({op, "cpu", isa.name, why, isa.refuses});
 }
 
+std::string refuses_ascendc(const DeviceCaps& caps) {
+  if (!caps.available) return "no npu that it can be launched on: " + caps.reason;
+  for (const char* known : {"ascend910b", "ascend910_93", "ascend950"}) {
+    if (caps.name.rfind(known, 0) == 0) return "";
+  }
+  return "written for npus of the Ascend 910B, 910C and 950, not for " + caps.name;
+}
+
+// One text for every architecture (backends/ascend/README.md).
+void add_ascendc(std::vector<Candidate>& list, const char* op, const char* why) {
+  list.push_back({op, "npu", "ascendc", why, &refuses_ascendc});
+}
+
 }  // namespace
 
 const std::vector<Candidate>& candidates() {
@@ -47,6 +60,12 @@ const std::vector<Candidate>& candidates() {
                            "grouped_linear", "moe_experts", "indexer_scores"}) {
       all.push_back({op, "cuda", "sm80", kFloat32Bfloat16, &refuses_cuda});
     }
+    const char* const kNeverRun = "never run on a device; dtypes and sizes beyond its limits run the reference";
+    add_ascendc(all, "rms_norm", kNeverRun);
+    add_ascendc(all, "rope", kNeverRun);
+    add_ascendc(all, "act_quant", kNeverRun);
+    add_ascendc(all, "fp4_act_quant", kNeverRun);
+    add_ascendc(all, "gate", kNeverRun);
     return all;
   }();
   return list;

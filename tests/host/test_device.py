@@ -104,6 +104,15 @@ def test_explain_needs_no_device() -> None:
     assert json.loads(json.dumps(found.to_dict()))["reason"] == found.reason
 
 
+def test_explain_knows_for_which_chips_there_are_kernels() -> None:
+    for soc in ("ascend910b1", "ascend910_9391", "ascend950pr_9589", "ascend950dt"):
+        assert v4npu.explain("rms_norm", "npu", soc).variant == "ascendc"
+    refused = v4npu.explain("rms_norm", "npu", "ascend310p3")
+    assert refused.variant == "reference" and "not for ascend310p3" in refused.reason
+    absent = v4npu.explain("rms_norm", "npu")
+    assert absent.variant == "reference" and "torch-npu has loaded no Ascend runtime" in absent.reason
+
+
 def test_explain_refuses_what_it_does_not_know() -> None:
     with pytest.raises(ValueError, match=r"op must be one of rms_norm.*got 'csa'"):
         v4npu.explain("csa")
@@ -153,11 +162,11 @@ def test_doctor_reports_every_op_and_device() -> None:
 
 
 def test_warns_once_per_op_and_device() -> None:
-    with pytest.warns(RuntimeWarning, match=r"v4npu\.gate: the plain torch reference runs on npu: no native npu"):
-        device.note_reference("gate", "npu")
+    with pytest.warns(RuntimeWarning, match=r"v4npu\.linear: the plain torch reference runs on npu: no native npu"):
+        device.note_reference("linear", "npu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        device.note_reference("gate", "npu")
+        device.note_reference("linear", "npu")
         device.note_reference("gate", "cpu")  # the reference is the cpu's own variant
     with pytest.warns(RuntimeWarning, match="on cuda"):
         device.note_reference("gate", "cuda")
@@ -165,15 +174,15 @@ def test_warns_once_per_op_and_device() -> None:
 
 def test_error_policy_raises_with_the_reason_and_ends_with_the_block() -> None:
     with v4npu.fallback("error"):
-        with pytest.raises(NotImplementedError, match=r"v4npu\.gate: no native npu kernel is built in"):
-            device.note_reference("gate", "npu")
+        with pytest.raises(NotImplementedError, match=r"v4npu\.linear: no native npu kernel is built in"):
+            device.note_reference("linear", "npu")
         with v4npu.fallback("allow"), warnings.catch_warnings():
             warnings.simplefilter("error")
-            device.note_reference("gate", "npu")
+            device.note_reference("linear", "npu")
         with pytest.raises(NotImplementedError):
             device.note_reference("gate", "xpu")
     with pytest.warns(RuntimeWarning):
-        device.note_reference("gate", "npu")
+        device.note_reference("linear", "npu")
 
 
 def test_the_environment_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

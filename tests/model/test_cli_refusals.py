@@ -35,6 +35,7 @@ TINY = Config(
         ("generate --chat hi", "control tokens"), ("perplexity", "--text"), ("perplexity --text absent", "absent"),
         ("perplexity --text .", "--text"), ("inspect absent", "absent"), ("inspect pro --context 0", "context"),
         ("inspect --context 1e6", "context"), ("sing", "sing"), ("doctor --loud", "--loud"),
+        ("emulate --soc ascend310 -- true", "ascend310"), ("emulate", "COMMAND"),
     ],
 )  # fmt: skip
 def test_unusable_input(v4npu_command, arguments, culprit):

@@ -95,6 +95,10 @@ class Source:
             f"  return v4npu::emulation::run({self._scope()}{name}, AscendC::{types[name]},"
             f' "{name}", sku, blocks, regions, num_regions,'
             f" values, num_values, ignored_wait, trace, report);\n}}\n"
+            f"const char* launch_{name}(const char* sku, int64_t blocks, const char* packed, int64_t bytes,"
+            f" v4npu::emulation::AllocationOf allocation_of) {{\n"
+            f"  return v4npu::emulation::run_packed({self._scope()}{name}, AscendC::{types[name]},"
+            f' "{name}", sku, blocks, packed, bytes, allocation_of);\n}}\n'
             for name in self.entries()
         )
         return f'{text}\n#line 1 "host entries"\nextern "C" {{\n{calls}}}\n'
@@ -141,8 +145,7 @@ class Kernels:
     def __init__(self, sources: Sequence[Source], arch: int, cache: Path) -> None:
         self.arch = arch
         self.entries = {name: args for source in sources for name, args in source.entries().items()}
-        unit = '#include "launch.h"\n#include "../common/rows.h"\n' + "\n".join(source.unit() for source in sources)
-        self._library = ctypes.CDLL(str(_compiled(unit, arch, cache)))
+        self._library = ctypes.CDLL(str(library(sources, arch, cache)))
 
     def launch(
         self,
@@ -208,22 +211,24 @@ def compiler() -> str | None:
     return None
 
 
-def _compiled(unit: str, arch: int, cache: Path) -> Path:
+def library(sources: Sequence[Source], arch: int, cache: Path) -> Path:
+    """The kernels as a shared library: what stands for a device binary of that architecture."""
+    unit = '#include "launch.h"\n#include "../common/rows.h"\n' + "\n".join(source.unit() for source in sources)
     cxx = compiler()
     if cxx is None:
         raise RuntimeError("the emulator needs a C++ compiler: set CXX or install g++")
     version = subprocess.run([cxx, "--version"], check=True, capture_output=True, text=True).stdout
     headers = sorted(p for folder in (*INCLUDES, ASCEND / "common") for p in folder.rglob("*.h"))
     texts = [unit, str(arch), version, *FLAGS, *(p.read_text() for p in headers)]
-    library = cache / (hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24] + ".so")
-    if library.exists():
-        return library
+    built = cache / (hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24] + ".so")
+    if built.exists():
+        return built
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        source, built = Path(scratch) / "unit.cpp", Path(scratch) / "unit.so"
+        source, target = Path(scratch) / "unit.cpp", Path(scratch) / "unit.so"
         source.write_text(unit)
         flags = [*FLAGS, f"-D__NPU_ARCH__={arch}", *(f"-I{folder}" for folder in INCLUDES)]
-        done = subprocess.run([cxx, *flags, str(source), "-o", str(built)], capture_output=True, text=True)
+        done = subprocess.run([cxx, *flags, str(source), "-o", str(target)], capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"{cxx} failed on a kernel for {arch}:\n{done.stderr}")
-        os.replace(built, library)
-    return library
+        os.replace(target, built)
+    return built

@@ -89,4 +89,53 @@ const char* run(void (*kernel)(Args...), AscendC::KernelMetaType type, const cha
   return message.empty() ? nullptr : message.c_str();
 }
 
+// Begin and size of the allocation that holds an address, or nothing.
+using AllocationOf = void (*)(const void* address, uint8_t** begin, int64_t* bytes);
+
+namespace detail {
+
+// Where the arguments lie that a launch packed one behind the other, each at its own alignment.
+template <typename... Args>
+int64_t unpack(const char* packed, void** values) {
+  int64_t at = 0, i = 0;
+  ((at = (at + alignof(Args) - 1) / alignof(Args) * alignof(Args), values[i++] = const_cast<char*>(packed) + at,
+    at += sizeof(Args)),
+   ...);
+  return at;
+}
+
+}  // namespace detail
+
+// The same from what the runtime's aclrtLaunchKernel* was given. A pointer says nothing about its tensor: what the
+// kernel may touch is the allocations that its pointers lead into.
+template <typename... Args>
+const char* run_packed(void (*kernel)(Args...), AscendC::KernelMetaType type, const char* kernel_name, const char* sku,
+                       int64_t num_blocks, const char* packed, int64_t bytes, AllocationOf allocation_of) {
+  constexpr size_t kArguments = sizeof...(Args);
+  constexpr bool is_pointer[] = {std::is_pointer_v<Args>...};
+  thread_local std::string message;
+  void* values[kArguments];
+  const int64_t needed = detail::unpack<Args...>(packed, values);
+  if (bytes < needed) {
+    message = std::string(kernel_name) + " takes " + std::to_string(needed) + " bytes of arguments, got " +
+              std::to_string(bytes);
+    return message.c_str();
+  }
+  std::vector<Region> regions;
+  for (size_t i = 0; i < kArguments; ++i) {
+    void* address = is_pointer[i] ? *static_cast<void**>(values[i]) : nullptr;
+    if (address == nullptr) continue;
+    Region region{nullptr, 0, Access::InOut, "the device memory that an argument points into"};
+    allocation_of(address, &region.data, &region.bytes);
+    if (region.bytes == 0) {
+      message = std::string(kernel_name) + ": argument " + std::to_string(i) + " is not memory of the device";
+      return message.c_str();
+    }
+    regions.push_back(region);
+  }
+  Report report;
+  return run(kernel, type, kernel_name, sku, num_blocks, regions.data(), static_cast<int64_t>(regions.size()), values,
+             kArguments, "", false, &report);
+}
+
 }  // namespace v4npu::emulation

@@ -287,6 +287,19 @@ ACLNN(aclnnSoftplus)
   });
 }
 
+ACLNN(aclnnIsClose)
+(const aclTensor* self, const aclTensor* other, double rtol, double atol, bool equal_nan, aclTensor* out, PLANNED) {
+  return plan(HERE, [&]() -> Work {
+    const View z = view(out), x = broadcast(view(self), z.sizes), y = broadcast(view(other), z.sizes);
+    return [=] {
+      map2<double>(z, x, y, [=](double a, double b) {
+        if (a == b || (equal_nan && a != a && b != b)) return 1.0;
+        return std::isfinite(b) && std::fabs(a - b) <= atol + rtol * std::fabs(b) ? 1.0 : 0.0;
+      });
+    };
+  });
+}
+
 ACLNN(aclnnSWhere)
 (const aclTensor* condition, const aclTensor* self, const aclTensor* other, aclTensor* out, PLANNED) {
   return plan(HERE, [&]() -> Work {

@@ -368,6 +368,24 @@ ACLNN(aclnnNonzeroV2)(const aclTensor* self, aclTensor* out, PLANNED) {
   return waiting(plan(HERE, [&] { return nonzero(self, out, true); }), executor);
 }
 
+ACLNN(aclnnMaskedSelect)(const aclTensor* self, const aclTensor* mask, aclTensor* out, PLANNED) {
+  const auto make = [&]() -> Work {
+    View x = view(self), m = view(mask);
+    x = broadcast(x, m.dim() > x.dim() ? m.sizes : x.sizes);
+    m = broadcast(m, x.sizes);
+    const View y = view(out);
+    require_same_type(x, y);
+    return [=] {
+      const std::vector<int64_t> chosen = gathered<int64_t>(m);
+      int64_t found = 0;
+      for (int64_t flat = 0; flat < x.numel(); ++flat)
+        if (chosen[static_cast<size_t>(flat)] != 0) move(y, found++, x, offset_of(x, x.strides, flat));
+      out->view.sizes = {found};
+    };
+  };
+  return waiting(plan(HERE, make), executor);
+}
+
 ACLNN(aclnnArange)(const aclScalar* start, const aclScalar*, const aclScalar* step, aclTensor* out, PLANNED) {
   return plan(HERE, [&] { return range(start, step, out); });
 }

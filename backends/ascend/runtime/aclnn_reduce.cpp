@@ -221,6 +221,43 @@ ACLNN(aclnnCumsum)(const aclTensor* self, int64_t dim, int, aclTensor* out, PLAN
   });
 }
 
+// The last of equals, as in torch; a NaN stays the largest.
+ACLNN(aclnnCummax)(const aclTensor* self, int64_t dim, aclTensor* values, aclTensor* indices, PLANNED) {
+  return plan(HERE, [&]() -> Work {
+    const View x = view(self), v = view(values), p = view(indices);
+    require_sizes(v, x.sizes);
+    require_sizes(p, x.sizes);
+    require(x.dim() > 0, "self must have a dimension");
+    const int64_t axis = x.axis(dim);
+    const auto scan = [](double* row, int64_t n, bool places) {
+      double most = row[0], at = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        if (row[i] >= most || row[i] != row[i]) most = row[i], at = static_cast<double>(i);
+        row[i] = places ? at : most;
+      }
+    };
+    return [=] {
+      along<double>(x, axis, p, [scan](double* row, int64_t n) { scan(row, n, true); });
+      along<double>(x, axis, v, [scan](double* row, int64_t n) { scan(row, n, false); });
+    };
+  });
+}
+
+ACLNN(aclnnEqual)(const aclTensor* self, const aclTensor* other, aclTensor* out, PLANNED) {
+  return plan(HERE, [&]() -> Work {
+    const View x = view(self), y = view(other), z = view(out);
+    require_sizes(z, {1});
+    return [=] {
+      const auto same = [&](auto zero) {
+        using W = decltype(zero);
+        return x.sizes == y.sizes && gathered<W>(x) == gathered<W>(y);
+      };
+      const bool real = is_floating(x.type) || is_floating(y.type);
+      scattered(z, std::vector<int64_t>{real ? same(0.0) : same(int64_t{0})});
+    };
+  });
+}
+
 ACLNN(aclnnSoftmax)(const aclTensor* self, int64_t dim, aclTensor* out, PLANNED) {
   return plan(HERE, [&]() -> Work {
     const View x = view(self), y = view(out);

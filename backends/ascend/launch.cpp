@@ -1,0 +1,77 @@
+#include "launch.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+
+#include "torch/csrc/stable/accelerator.h"
+
+// Of torch 2.13 on; null in an older one.
+extern "C" __attribute__((weak)) AOTITorchError torch_stream_native_handle(StreamHandle stream, void** handle);
+
+namespace v4npu::ascend {
+namespace {
+
+// The current stream as the runtime knows it. torch-npu sends on what it has queued on the host before it hands it out;
+// so the stream is fetched last, after outputs are allocated.
+void* current_stream(const Tensor& x) {
+  StreamHandle owned = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_stream(x.get_device_index(), &owned));
+  const std::unique_ptr<StreamOpaque, AOTITorchError (*)(StreamHandle)> stream(owned, &aoti_torch_delete_stream);
+  void* handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(torch_stream_native_handle(stream.get(), &handle));
+  return handle;
+}
+
+// Kernels by name, of the one binary; loaded on first use and kept.
+void* function_of(const std::string& kernel) {
+  static std::mutex mutex;
+  static void* binary = nullptr;
+  static std::map<std::string, void*> functions;
+  const std::lock_guard lock(mutex);
+  if (binary == nullptr) require_success(acl()->load(kernel_path(), nullptr, &binary), "aclrtBinaryLoadFromFile");
+  void*& function = functions[kernel];
+  if (function == nullptr)
+    require_success(acl()->function(binary, kernel.c_str(), &function), "aclrtBinaryGetFunction");
+  return function;
+}
+
+int64_t num_vector_cores(int32_t device) {
+  constexpr int kVectorCores = 1;  // ACL_DEVICE_INFO_VECTOR_CORE_NUM
+  int64_t cores = 0;
+  require_success(acl()->capability(static_cast<uint32_t>(device), kVectorCores, &cores), "aclGetDeviceCapability");
+  return cores;
+}
+
+}  // namespace
+
+bool ready() { return torch_stream_native_handle != nullptr && acl() != nullptr && kernel_path() != nullptr; }
+
+void launch_packed(const std::string& kernel, int64_t num_rows, const Tensor& x, void* arguments, size_t bytes) {
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  void* function = function_of(kernel);
+  const auto blocks = static_cast<uint32_t>(std::min(num_rows, num_vector_cores(x.get_device_index())));
+  require_success(acl()->launch(function, blocks, current_stream(x), nullptr, arguments, bytes, nullptr, 0),
+                  "aclrtLaunchKernelWithHostArgs");
+}
+
+bool has_nan(const Tensor& x) {
+  const auto any_above = [](const auto& values, uint32_t magnitude, uint32_t infinity) {
+    return std::any_of(values.begin(), values.end(), [=](uint32_t bits) { return (bits & magnitude) > infinity; });
+  };
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return any_above(on_host<uint32_t>(x, x), 0x7FFFFFFF, 0x7F800000);
+    case ScalarType::BFloat16: return any_above(on_host<uint16_t>(x, x), 0x7FFF, 0x7F80);
+    default: return any_above(on_host<uint16_t>(x, x), 0x7FFF, 0x7C00);
+  }
+}
+
+void copy_to_host(const Tensor& x, void* to, const void* from, size_t bytes) {
+  constexpr int kDeviceToHost = 2;  // ACL_MEMCPY_DEVICE_TO_HOST
+  require_success(acl()->synchronize(current_stream(x)), "aclrtSynchronizeStream");
+  require_success(acl()->copy(to, bytes, from, bytes, kDeviceToHost), "aclrtMemcpy");
+}
+
+}  // namespace v4npu::ascend

@@ -1,0 +1,63 @@
+// What an Ascend launcher needs: which tensors kernels take, their packed arguments, and the launch on torch's stream.
+#pragma once
+
+#include <array>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "acl.h"
+#include "ops/checks.h"
+#include "ops/reference.h"
+#include "torch/csrc/stable/library.h"
+#include "torch/csrc/stable/ops.h"
+
+namespace v4npu::ascend {
+
+// "fp32", "bf16" or "fp16" as kernels are named; "" for a dtype that is the reference's.
+inline std::string suffix(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return "fp32";
+    case ScalarType::BFloat16: return "bf16";
+    case ScalarType::Half: return "fp16";
+    default: return "";
+  }
+}
+
+// Whether the kernels can be launched here at all.
+bool ready();
+
+inline Tensor dense(const Tensor& t) { return torch::stable::contiguous(t); }
+inline OptTensor dense(const OptTensor& t) { return t ? OptTensor(dense(*t)) : OptTensor(); }
+inline void* pointer(const Tensor& t) { return t.numel() > 0 ? const_cast<void*>(t.const_data_ptr()) : nullptr; }
+inline void* pointer(const OptTensor& t) { return t ? pointer(*t) : nullptr; }
+
+// Launches `kernel` on the current stream of x's device, on at most one vector core a row. Fetch nothing from the
+// results before that stream has been waited for.
+void launch_packed(const std::string& kernel, int64_t num_rows, const Tensor& x, void* arguments, size_t bytes);
+
+// Waits for the stream and copies memory of the device to the host.
+void copy_to_host(const Tensor& x, void* to, const void* from, size_t bytes);
+
+template <typename T>
+std::vector<T> on_host(const Tensor& x, const Tensor& from) {
+  std::vector<T> values(static_cast<size_t>(from.numel()));
+  if (!values.empty()) copy_to_host(x, values.data(), from.const_data_ptr(), values.size() * sizeof(T));
+  return values;
+}
+
+// Whether a contiguous tensor of a dtype that kernels take has a NaN; asks the host.
+bool has_nan(const Tensor& x);
+
+// Arguments as the kernel declares them: each at its own alignment, the whole a multiple of 8 bytes.
+template <typename... Args>
+void launch(const std::string& kernel, int64_t num_rows, const Tensor& x, Args... args) {
+  std::array<char, (sizeof(Args) + ... + 0) + 8 * (sizeof...(Args) + 1)> packed{};
+  size_t at = 0;
+  ((at = (at + alignof(Args) - 1) / alignof(Args) * alignof(Args), std::memcpy(packed.data() + at, &args, sizeof(Args)),
+    at += sizeof(Args)),
+   ...);
+  if (num_rows > 0) launch_packed(kernel, num_rows, x, packed.data(), (at + 7) / 8 * 8);
+}
+
+}  // namespace v4npu::ascend

@@ -1,0 +1,27 @@
+#include "v4npu/ops/act_quant.h"
+
+#include <vector>
+
+#include "../launch.h"
+#include "ops/check.h"
+
+namespace v4npu::ascend {
+
+std::tuple<Tensor, Tensor> launch_act_quant(const Tensor& x_, int64_t block_size) {
+  check_act_quant(x_, block_size);
+  const bool fits = block_size % 8 == 0 && block_size <= 2048;  // block_quant.h: limits
+  if (!ready() || suffix(x_).empty() || !fits) return call_reference<Tensor, Tensor>("act_quant", x_, block_size);
+
+  const Tensor x = dense(x_);
+  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  const int64_t n = sizes.back(), num_rows = n > 0 ? x.numel() / n : 0;
+  Tensor q = torch::stable::new_empty(x, sizes, ScalarType::Float8_e4m3fn);
+  sizes.back() = ceil_div(n, block_size);
+  Tensor scale = torch::stable::new_empty(x, sizes, ScalarType::Float8_e8m0fnu);
+  launch("act_quant_" + suffix(x), num_rows, x, pointer(x), pointer(q), pointer(scale), num_rows, n, block_size);
+  return {q, scale};
+}
+
+}  // namespace v4npu::ascend
+
+STABLE_TORCH_LIBRARY_IMPL(v4npu, PrivateUse1, m) { m.impl("act_quant", TORCH_BOX(&v4npu::ascend::launch_act_quant)); }
