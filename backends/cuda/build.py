@@ -22,7 +22,16 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 ARCHS = {"sm_80": "compute_80", "sm_90a": "compute_90a", "sm_100": "compute_100"}
-FLAGS = ("-std=c++20", "-O3", "-fmad=false", "-lineinfo", "--Werror=all-warnings", "-Xptxas=-v", "-fatbin")
+FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-fmad=false",
+    "--expt-relaxed-constexpr",
+    "-lineinfo",
+    "--Werror=all-warnings",
+    "-Xptxas=-v",
+    "-fatbin",
+)
 LIMITS = re.compile(r"^// Limits: (\d+) registers, (\d+) bytes of stack, (\d+) bytes of shared memory\.$", re.MULTILINE)
 
 

@@ -55,9 +55,11 @@ const std::vector<Candidate>& candidates() {
     add_cpu(all, "hash_gate", kFloat32Bfloat16);
     add_cpu(all, "swiglu", kFloat32Bfloat16);
     add_cpu(all, "moe_experts", kFloat32Bfloat16);
-    for (const char* op : {"rms_norm", "rope", "hadamard", "act_quant", "fp4_act_quant", "hc_pre", "hc_post", "hc_head",
-                           "indexer_query", "gate", "hash_gate", "swiglu", "linear", "fp8_linear", "fp4_linear",
-                           "grouped_linear", "moe_experts", "indexer_scores"}) {
+    for (const char* op :
+         {"rms_norm",         "rope",          "hadamard",      "act_quant",      "fp4_act_quant", "hc_pre",
+          "hc_post",          "hc_head",       "indexer_query", "gate",           "hash_gate",     "swiglu",
+          "linear",           "fp8_linear",    "fp4_linear",    "grouped_linear", "moe_experts",   "indexer_scores",
+          "window_attention", "csa_attention", "hca_attention"}) {
       all.push_back({op, "cuda", "sm80", kFloat32Bfloat16, &refuses_cuda});
     }
     const char* const kNeverRun = "never run on a device; dtypes and sizes beyond its limits run the reference";

@@ -33,7 +33,7 @@ READ, WRITE, READ_WRITE = range(3)
 # Times the error ratio, for float32 activations on tensor cores, whose sums are cut off instead of rounded.
 FLOAT32_ON_TENSOR_CORES = 3.0
 TENSOR_CORE_OPS = ("linear", "fp8_linear", "fp4_linear", "grouped_linear")
-BFLOAT16_ONLY = ("moe_experts", "indexer_scores")
+BFLOAT16_ONLY = ("moe_experts", "indexer_scores", "window_attention", "csa_attention", "hca_attention")
 STREAM = 'extern "C" int aoti_torch_get_current_cuda_stream(int, void** stream) { *stream = nullptr; return 0; }'
 
 

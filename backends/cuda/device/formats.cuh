@@ -44,6 +44,12 @@ V4NPU_INLINE void widen_e2m1(uint32_t codes, uint8_t scale, uint32_t (&pair)[4])
   for (int i = 0; i < 4; ++i) pair[i] = multiply_bf16(pair[i], both(uint32_t{scale} << 7));
 }
 
+// 2^(scale - 127) as bf16, twice.
+V4NPU_INLINE uint32_t scale_pair(uint8_t scale) {
+  const uint32_t bits = scale == 255 ? 0x7fc0u : scale == 0 ? 0x0040u : uint32_t{scale} << 7;
+  return bits | bits << 16;
+}
+
 // x as the sum of three bf16, by cutting off: an infinity or NaN is all in the first.
 V4NPU_INLINE void split(float x, float& high, float& middle, float& low) {
   if (is_nan(x)) x = bits_float(0x7fc00000);

@@ -81,4 +81,37 @@ constexpr int64_t kMaxTopk = 64;
 
 constexpr int64_t ceil_of(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
+// Attention over pages (attention.cuh): 16 heads of a token, in blocks of 64 places of its list.
+struct Attention {
+  const void* q;                // bf16  [num_tokens, num_heads, head_dim]
+  const void* window_kv;        // bf16  [num_blocks, window_block, head_dim] or fp8_kv rows
+  const int32_t* window_table;  // int32 [num_seqs, max_window_blocks]
+  const void* compressed_kv;    // as window_kv, null: no entries
+  const int32_t* block_table;   // int32 [num_seqs, max_blocks]
+  const int32_t* topk_indices;  // int32 [num_tokens, topk], null: all complete entries
+  const int32_t* cu_seqlens_q;  // int32 [num_seqs+1]
+  const int32_t* start_pos;     // int32 [num_seqs]
+  const float* attn_sink;       // fp32  [num_heads], may be null
+  void* out;                    // bf16  [num_tokens, num_heads, head_dim]
+  int64_t num_tokens, num_seqs, num_heads, head_dim, rope_dim;
+  int64_t window_block, window_stride, max_window_blocks, window;
+  int64_t block_size, block_stride, max_blocks, topk, ratio;
+  float scale;
+};
+constexpr int kPlaces = 64;
+constexpr int kHeadTile = 16;
+constexpr int64_t kMaxHeadDim = 512;
+constexpr int kPadding = 8;  // bf16 behind a row in shared memory, so that rows start in different banks
+
+constexpr int64_t padded_dim(int64_t head_dim) { return ceil_of(head_dim, 128) * 128; }
+struct AttentionSpace {
+  int64_t probabilities, rows, maxima, sums, size;  // bytes; the tile of rows comes first
+  constexpr explicit AttentionSpace(int64_t head_dim)
+      : probabilities(kPlaces * (padded_dim(head_dim) + kPadding) * 2),
+        rows(probabilities + 2 * kHeadTile * (kPlaces + kPadding) * 2),
+        maxima(rows + kPlaces * 16),
+        sums(maxima + kRowWarps * kHeadTile * 4),
+        size(sums + kRowWarps * kHeadTile * 4) {}
+};
+
 }  // namespace v4npu::cuda

@@ -1,0 +1,61 @@
+// What the launchers of the three attentions share.
+#pragma once
+
+#include "launch.h"
+
+namespace v4npu::cuda {
+
+// The tensors of a call, contiguous where they must be; a launcher adds its entries and calls run().
+struct AttentionCall {
+  Tensor q, window_kv, window_table, cu_seqlens_q, start_pos, out;
+  OptTensor sink;
+  bool packed, official;
+  Attention p{};
+
+  // Rows are read 16 values at a time, so a packed row must change its format between two such runs.
+  static bool takes(const Tensor& q, const Tensor& kv, const OptTensor& sink, int64_t rope_dim) {
+    const bool rows = kv.scalar_type() == ScalarType::Byte ? q.size(2) % 16 == 0 && rope_dim % 16 == 0
+                                                           : kv.scalar_type() == ScalarType::BFloat16;
+    return runs(q) && q.scalar_type() == ScalarType::BFloat16 && rows && is_float32(sink) && q.size(2) <= kMaxHeadDim;
+  }
+
+  AttentionCall(const Tensor& q_, const Tensor& window_kv_, const Tensor& window_table_, const Tensor& cu_seqlens_q_,
+                const Tensor& start_pos_, const OptTensor& sink_, double scale, int64_t window, int64_t rope_dim,
+                bool official_)
+      : q(dense(q_)),
+        window_kv(window_kv_),
+        window_table(dense(window_table_)),
+        cu_seqlens_q(dense(cu_seqlens_q_)),
+        start_pos(dense(start_pos_)),
+        out(torch::stable::empty_like(q)),
+        sink(dense(sink_)),
+        packed(window_kv.scalar_type() == ScalarType::Byte),
+        official(official_) {
+    p.q = pointer<void>(q), p.out = out.mutable_data_ptr(), p.attn_sink = pointer<float>(sink);
+    p.window_kv = pointer<void>(window_kv), p.window_table = pointer<int32_t>(window_table);
+    p.cu_seqlens_q = pointer<int32_t>(cu_seqlens_q), p.start_pos = pointer<int32_t>(start_pos);
+    p.num_tokens = q.size(0), p.num_heads = q.size(1), p.head_dim = q.size(2), p.num_seqs = start_pos.size(0);
+    p.rope_dim = rope_dim, p.window = window, p.scale = static_cast<float>(scale), p.ratio = 1;
+    p.window_block = window_kv.size(1), p.window_stride = page_bytes(window_kv);
+    p.max_window_blocks = window_table.size(1);
+  }
+  void entries(const Tensor& compressed_kv, const Tensor& block_table) {
+    p.compressed_kv = pointer<void>(compressed_kv), p.block_table = pointer<int32_t>(block_table);
+    p.block_size = compressed_kv.size(1), p.block_stride = page_bytes(compressed_kv);
+    p.max_blocks = block_table.size(1);
+  }
+  Tensor run(const char* op) {
+    const std::string kernel = std::string(op) + (packed ? "_packed" : "_plain") + (official ? "_official" : "");
+    const int64_t tokens = p.num_seqs > 0 && p.head_dim > 0 ? p.num_tokens : 0;
+    cuda::run(op, kernel, p, {tokens, ceil_of(p.num_heads, kHeadTile)}, kRowThreads, q,
+              AttentionSpace(p.head_dim).size);
+    return out;
+  }
+
+ private:
+  static int64_t page_bytes(const Tensor& pages) {
+    return pages.stride(0) * static_cast<int64_t>(pages.element_size());
+  }
+};
+
+}  // namespace v4npu::cuda

@@ -1,0 +1,206 @@
+// Attention over pages, for window_attention, csa_attention and hca_attention: bfloat16, tensor cores. A block of 8
+// warps takes 16 heads of a token and walks the token's list in blocks of 64 places, window first:
+//
+//   2 the rows of a block, widened, into shared memory (64 rows of head_dim padded to 128), zeros where there is none
+//   3 a warp has the scores of 8 rows: heads are the left operand, rows the right one
+//   4 maxima and sums of the warps meet in shared memory, in the order of the warps
+//   5 a warp has an eighth of the dims: probabilities are the left operand, the rows as they lie the right one
+//
+// Official probabilities are one bf16, others the sum of two. Dynamic shared memory: AttentionSpace (shape.h), 73,216
+// bytes for a head of 512. A list is never split, so a token has the same bits in any batch.
+#pragma once
+
+#include "formats.cuh"
+#include "pages.cuh"
+
+namespace v4npu::cuda {
+
+constexpr float kLowest = -3.0e38f;  // below any score, and finite: its difference to -infinity is no NaN
+constexpr int kMaxPairs = kMaxHeadDim / kRowWarps / 16;
+
+// The row of place i of a token's list; null payload where there is none.
+template <bool Packed>
+V4NPU_INLINE PageRow row_of_place(const Attention& p, QueryPlace at, int64_t t, int64_t i) {
+  const int64_t keep = p.head_dim - p.rope_dim;
+  const int64_t payload = Packed ? keep + 2 * p.rope_dim : 2 * p.head_dim;
+  const int64_t scales = Packed ? ((keep + 63) / 64 + 7) / 8 * 8 : 0;
+  if (i < p.window) {
+    const int64_t first = at.position - p.window + 1 > 0 ? at.position - p.window + 1 : 0;
+    if (first + i > at.position) return {nullptr, nullptr};
+    return page_row(p.window_kv, p.window_table + at.sequence * p.max_window_blocks, p.window_block, p.window_stride,
+                    payload, scales, first + i);
+  }
+  int64_t entry = i - p.window;
+  if (p.topk_indices != nullptr) {
+    entry = entry < p.topk ? p.topk_indices[t * p.topk + entry] : -1;
+  } else if (entry >= (at.position + 1) / p.ratio) {
+    entry = -1;
+  }
+  // A pick behind the table, which nobody can refuse without waiting, is none.
+  if (entry < 0 || entry >= p.max_blocks * p.block_size) return {nullptr, nullptr};
+  return page_row(p.compressed_kv, p.block_table + at.sequence * p.max_blocks, p.block_size, p.block_stride, payload,
+                  scales, entry);
+}
+
+// Values [k0, k0 + 16) of a row; zeros behind its end and where there is none.
+template <bool Packed>
+V4NPU_INLINE Run widen_row(const Attention& p, const PageRow& row, int64_t k0) {
+  Run out[1] = {};
+  if (row.payload == nullptr || k0 >= p.head_dim) return out[0];
+  if constexpr (Packed) {
+    const int64_t keep = p.head_dim - p.rope_dim;
+    const uint8_t* at = row.payload + (k0 < keep ? k0 : keep + 2 * (k0 - keep));
+    const bool aligned = reinterpret_cast<uintptr_t>(at) % 16 == 0;
+    if (k0 >= keep) {
+      load_run<Format::kBfloat16>(at, nullptr, 0, p.head_dim - k0, aligned, out);
+    } else {
+      load_run<Format::kFloat8>(at, nullptr, 0, kRun, aligned, out);
+      const uint32_t factor = scale_pair(row.scales[k0 / 64]);
+      V4NPU_UNROLL
+      for (int i = 0; i < kRun / 2; ++i) out[0].pair[i] = multiply_bf16(out[0].pair[i], factor);
+    }
+  } else {
+    const bool aligned = reinterpret_cast<uintptr_t>(row.payload) % 16 == 0;
+    load_run<Format::kBfloat16>(row.payload, nullptr, k0, p.head_dim, aligned, out);
+  }
+  return out[0];
+}
+
+V4NPU_INLINE float larger(float a, float b) { return b > a ? b : a; }
+
+template <bool Packed, bool Official>
+V4NPU_DEVICE void attend(const Attention& p) {
+  const AttentionSpace space(p.head_dim);
+  auto* tile = reinterpret_cast<bf16*>(dynamic_shared());
+  auto* probabilities = reinterpret_cast<bf16*>(dynamic_shared() + space.probabilities);
+  auto* rows = reinterpret_cast<PageRow*>(dynamic_shared() + space.rows);
+  auto* maxima = reinterpret_cast<float*>(dynamic_shared() + space.maxima);
+  auto* sums = reinterpret_cast<float*>(dynamic_shared() + space.sums);
+  constexpr int kRow = kPlaces + kPadding, kPlane = kHeadTile * kRow;
+  const int64_t t = block_x(), dim = padded_dim(p.head_dim), stride = dim + kPadding;
+  const int64_t head0 = static_cast<int64_t>(block_y()) * kHeadTile;
+  const int g = lane_id() / 4, c = lane_id() % 4, w = warp_id(), pairs = static_cast<int>(dim / kRowWarps / 16);
+  const QueryPlace at = place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, t);
+  const auto* q = static_cast<const bf16*>(p.q) + (t * p.num_heads + head0) * p.head_dim;
+  const bool q_aligned = rows_aligned<Format::kBfloat16>(q, p.head_dim);
+  int64_t places = p.window;
+  if (p.compressed_kv != nullptr) places += p.topk_indices != nullptr ? p.topk : (at.position + 1) / p.ratio;
+  float peak[2] = {kLowest, kLowest}, total[2] = {0.0f, 0.0f};  // of heads g and g + 8, the same in every warp
+  float sum[kMaxPairs][2][4] = {};
+  for (int64_t begin = 0; begin < places; begin += kPlaces) {
+    if (thread_id() < kPlaces) {
+      const int64_t i = begin + thread_id();
+      PageRow row{nullptr, nullptr};
+      if (i < places) row = row_of_place<Packed>(p, at, t, i);
+      rows[thread_id()].payload = row.payload;
+      rows[thread_id()].scales = row.scales;
+    }
+    sync_block();
+    const int runs = static_cast<int>(dim / kRun);
+    for (int task = thread_id(); task < kPlaces * runs; task += kRowThreads) {  // 2 gather
+      const int row = task / runs, k0 = task % runs * kRun;
+      const Run v = widen_row<Packed>(p, rows[row], k0);
+      bf16* to = tile + row * stride + k0;
+      store_as(to, u32x4{v.pair[0], v.pair[1], v.pair[2], v.pair[3]});
+      store_as(to + 8, u32x4{v.pair[4], v.pair[5], v.pair[6], v.pair[7]});
+    }
+    sync_block();
+    float score[4] = {};
+    for (int64_t first = 0; first < p.head_dim; first += 64) {  // 1 load q   3 scores
+      const int64_t k0 = first + c * kRun;
+      Run a[2][1];
+      V4NPU_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        a[half][0] = {};
+        if (head0 + half * 8 + g < p.num_heads)
+          load_run<Format::kBfloat16>(q + (half * 8 + g) * p.head_dim, nullptr, k0, p.head_dim, q_aligned, a[half]);
+      }
+      const bf16* key = tile + (w * 8 + g) * stride + k0;
+      const u32x4 low = load_as<u32x4>(key), high = load_as<u32x4>(key + 8);
+      const uint32_t b[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+      V4NPU_UNROLL
+      for (int i = 0; i < kRun / 2; i += 2) {
+        const uint32_t left[4] = {a[0][0].pair[i], a[1][0].pair[i], a[0][0].pair[i + 1], a[1][0].pair[i + 1]};
+        const uint32_t right[2] = {b[i], b[i + 1]};
+        mma_bf16(score, left, right);
+      }
+    }
+    float rescale[2];
+    V4NPU_UNROLL
+    for (int half = 0; half < 2; ++half) {  // 4 online softmax
+      float largest = kLowest;
+      V4NPU_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        float& s = score[2 * half + i];
+        s = rows[w * 8 + 2 * c + i].payload != nullptr ? s * p.scale : -bits_float(0x7f800000);
+        largest = larger(largest, s);
+      }
+      V4NPU_UNROLL
+      for (int mask = 1; mask < 4; mask *= 2)
+        largest = larger(largest, bits_float(shuffle_xor(float_bits(largest), mask)));
+      if (c == 0) maxima[w * kHeadTile + half * 8 + g] = largest;
+    }
+    sync_block();
+    V4NPU_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float old = peak[half];
+      V4NPU_UNROLL
+      for (int i = 0; i < kRowWarps; ++i) peak[half] = larger(peak[half], maxima[i * kHeadTile + half * 8 + g]);
+      rescale[half] = expf(old - peak[half]);
+      const float a = expf(score[2 * half] - peak[half]), b = expf(score[2 * half + 1] - peak[half]);
+      float both = a + b;
+      V4NPU_UNROLL
+      for (int mask = 1; mask < 4; mask *= 2) both += bits_float(shuffle_xor(float_bits(both), mask));
+      if (c == 0) sums[w * kHeadTile + half * 8 + g] = both;
+      bf16* to = probabilities + (half * 8 + g) * kRow + w * 8 + 2 * c;
+      store_as(to, pack_bf16(a, b));
+      if (!Official) store_as(to + kPlane, pack_bf16(a - rounded<bf16>(a), b - rounded<bf16>(b)));
+    }
+    sync_block();
+    V4NPU_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      total[half] *= rescale[half];
+      V4NPU_UNROLL
+      for (int i = 0; i < kRowWarps; ++i) total[half] += sums[i * kHeadTile + half * 8 + g];
+    }
+    V4NPU_UNROLL
+    for (int n = 0; n < kMaxPairs; ++n) {  // 5 accumulate
+      if (n >= pairs) continue;
+      V4NPU_UNROLL
+      for (int i = 0; i < 8; ++i) sum[n][i / 4][i % 4] *= rescale[i % 4 / 2];
+    }
+    for (int k = 0; k < kPlaces; k += 16) {
+      V4NPU_UNROLL
+      for (int plane = Official ? 0 : 1; plane >= 0; --plane) {
+        uint32_t a[4];
+        load_matrices(a, probabilities + plane * kPlane + lane_id() % 16 * kRow + k + lane_id() / 16 * 8);
+        V4NPU_UNROLL
+        for (int n = 0; n < kMaxPairs; ++n) {
+          if (n >= pairs) continue;
+          uint32_t b[4];
+          load_matrices_transposed(b, tile + (k + lane_id() % 16) * stride + (w * pairs + n) * 16 + lane_id() / 16 * 8);
+          const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+          mma_bf16(sum[n][0], a, first);
+          mma_bf16(sum[n][1], a, second);
+        }
+      }
+    }
+  }
+  V4NPU_UNROLL
+  for (int half = 0; half < 2; ++half) {  // 6 sink, normalise   7 one rounding
+    const int64_t head = head0 + half * 8 + g;
+    if (head >= p.num_heads) continue;
+    if (p.attn_sink != nullptr) total[half] += expf(p.attn_sink[head] - peak[half]);
+    auto* out = static_cast<bf16*>(p.out) + (t * p.num_heads + head) * p.head_dim;
+    V4NPU_UNROLL
+    for (int n = 0; n < kMaxPairs; ++n) {
+      V4NPU_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int64_t d = (w * pairs + n) * 16 + i / 2 * 8 + 2 * c + i % 2;
+        if (n < pairs && d < p.head_dim) out[d] = narrow<bf16>(sum[n][i / 2][2 * half + i % 2] / total[half]);
+      }
+    }
+  }
+}
+
+}  // namespace v4npu::cuda

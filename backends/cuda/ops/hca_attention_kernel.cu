@@ -1,0 +1,19 @@
+// hca_attention on CUDA (sm_80 and later), for bfloat16: window and all complete entries, without an index list;
+// device/attention.cuh.
+// Limits: 152 registers, 0 bytes of stack, 0 bytes of shared memory.
+#include "v4npu/ops/hca_attention.h"
+
+#include "../device/attention.cuh"
+
+V4NPU_KERNEL(hca_attention_plain, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
+  v4npu::cuda::attend<false, false>(p);
+}
+V4NPU_KERNEL(hca_attention_plain_official, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
+  v4npu::cuda::attend<false, true>(p);
+}
+V4NPU_KERNEL(hca_attention_packed, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
+  v4npu::cuda::attend<true, false>(p);
+}
+V4NPU_KERNEL(hca_attention_packed_official, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
+  v4npu::cuda::attend<true, true>(p);
+}

@@ -1,0 +1,18 @@
+// window_attention on CUDA (sm_80 and later), for bfloat16: the last `window` tokens; device/attention.cuh.
+// Limits: 152 registers, 0 bytes of stack, 0 bytes of shared memory.
+#include "v4npu/ops/window_attention.h"
+
+#include "../device/attention.cuh"
+
+V4NPU_KERNEL(window_attention_plain, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
+  v4npu::cuda::attend<false, false>(p);
+}
+V4NPU_KERNEL(window_attention_plain_official, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
+  v4npu::cuda::attend<false, true>(p);
+}
+V4NPU_KERNEL(window_attention_packed, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
+  v4npu::cuda::attend<true, false>(p);
+}
+V4NPU_KERNEL(window_attention_packed_official, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
+  v4npu::cuda::attend<true, true>(p);
+}
