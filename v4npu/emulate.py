@@ -21,7 +21,6 @@ from v4npu.testing.ascend import ASCEND, ROOT, Source, compiler, library, skus
 from v4npu.testing.ascend_ops import OPS
 
 RUNTIME = ASCEND / "runtime"
-DEFAULT_SOC = "ascend950dt"
 # The SKU that a product name without a number stands for: 32 AI cores at 1.65 GHz, whose figures are published.
 PRODUCTS = {"ascend950dt": "ascend950dt_9581", "ascend950pr": "ascend950pr_9589"}
 # What torch-npu loads beside libascendcl.so and libopapi.so; each only leads to those.

@@ -1,4 +1,4 @@
-"""Our kernels, launched by torch's dispatcher through aclrtLaunchKernel* on the emulated chip, beside the reference."""
+"""Our kernels, launched by torch through aclrtLaunchKernel* on the emulated chip, against the reference."""
 
 from __future__ import annotations
 
