@@ -35,4 +35,9 @@ const T* pointer(const OptTensor& t) {
   return t ? pointer<T>(*t) : nullptr;
 }
 
+template <class T>
+T* writable(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
 }  // namespace v4npu

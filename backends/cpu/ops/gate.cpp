@@ -1,38 +1,21 @@
 #include "v4npu/ops/gate.h"
 
 #include "../launch.h"
+#include "ops/calls.h"
 
 namespace v4npu::cpu {
 
 V4NPU_CPU_KERNEL(gate, GateParams)
 
-std::tuple<Tensor, Tensor> launch_gate(const Tensor& x_, const Tensor& weight_, const OptTensor& bias_, int64_t topk,
+std::tuple<Tensor, Tensor> launch_gate(const Tensor& x, const Tensor& weight, const OptTensor& bias, int64_t topk,
                                        double route_scale) {
-  check_gate(x_, weight_, bias_, topk, route_scale);
-  if (!native(x_) || !native(weight_) || !is_float32(bias_))
-    return call_reference<Tensor, Tensor>("gate", x_, weight_, bias_, topk, route_scale);
+  check_gate(x, weight, bias, topk, route_scale);
+  if (!native(x) || !native(weight) || !is_float32(bias))
+    return call_reference<Tensor, Tensor>("gate", x, weight, bias, topk, route_scale);
 
-  const Tensor x = dense(x_), weight = dense(weight_);
-  const OptTensor bias = dense(bias_);
-  GateParams p{};
-  p.num_tokens = x.size(0);
-  p.hidden_size = x.size(1);
-  p.num_experts = weight.size(0);
-  p.topk = topk;
-  Tensor indices = torch::stable::new_empty(x, {p.num_tokens, topk}, ScalarType::Int);
-  Tensor weights = torch::stable::new_empty(x, {p.num_tokens, topk}, ScalarType::Float);
-  Tensor scores = torch::stable::new_empty(x, {p.num_tokens, p.num_experts}, ScalarType::Float);
-  p.x = pointer<void>(x);
-  p.weight = pointer<void>(weight);
-  p.bias = pointer<float>(bias);
-  p.topk_indices = static_cast<int32_t*>(indices.mutable_data_ptr());
-  p.topk_weights = static_cast<float*>(weights.mutable_data_ptr());
-  p.scores = static_cast<float*>(scores.mutable_data_ptr());
-  p.route_scale = static_cast<float>(route_scale);
-  p.dtype = dtype_of(x);
-  p.weight_dtype = dtype_of(weight);
-  run_kernel(p);
-  return {indices, weights};
+  const GateCall call(x, weight, bias, topk, route_scale);
+  run_kernel(call.p);
+  return {call.indices, call.weights};
 }
 
 }  // namespace v4npu::cpu

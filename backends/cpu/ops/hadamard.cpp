@@ -1,26 +1,20 @@
 #include "v4npu/ops/hadamard.h"
 
 #include "../launch.h"
+#include "ops/calls.h"
 
 namespace v4npu::cpu {
 
 V4NPU_CPU_KERNEL(hadamard, HadamardParams)
 
-Tensor launch_hadamard(const Tensor& x_) {
-  check_hadamard(x_);
+Tensor launch_hadamard(const Tensor& x) {
+  check_hadamard(x);
   constexpr int64_t kMaxRow = 8192;  // hadamard_kernel.cpp
-  if (!native(x_) || x_.size(x_.dim() - 1) > kMaxRow) return call_reference<Tensor>("hadamard", x_);
+  if (!native(x) || x.size(x.dim() - 1) > kMaxRow) return call_reference<Tensor>("hadamard", x);
 
-  const Tensor x = dense(x_);
-  Tensor out = torch::stable::empty_like(x);
-  HadamardParams p{};
-  p.x = pointer<void>(x);
-  p.out = out.mutable_data_ptr();
-  p.n = x.size(x.dim() - 1);
-  p.num_rows = x.numel() / p.n;
-  p.dtype = dtype_of(x);
-  run_kernel(p);
-  return out;
+  const HadamardCall call(x);
+  run_kernel(call.p);
+  return call.out;
 }
 
 }  // namespace v4npu::cpu

@@ -1,7 +1,7 @@
 #include "v4npu/ops/hash_gate.h"
 
 #include "../launch.h"
-#include "ops/check.h"
+#include "ops/calls.h"
 
 namespace v4npu::cpu {
 
@@ -20,33 +20,16 @@ void check_ids(const HashGateParams& p) {
   }
 }
 
-std::tuple<Tensor, Tensor> launch_hash_gate(const Tensor& x_, const Tensor& weight_, const Tensor& tid2eid_,
-                                            const Tensor& input_ids_, double route_scale) {
-  check_hash_gate(x_, weight_, tid2eid_, input_ids_, route_scale);
-  if (!native(x_) || !native(weight_))
-    return call_reference<Tensor, Tensor>("hash_gate", x_, weight_, tid2eid_, input_ids_, route_scale);
+std::tuple<Tensor, Tensor> launch_hash_gate(const Tensor& x, const Tensor& weight, const Tensor& tid2eid,
+                                            const Tensor& input_ids, double route_scale) {
+  check_hash_gate(x, weight, tid2eid, input_ids, route_scale);
+  if (!native(x) || !native(weight))
+    return call_reference<Tensor, Tensor>("hash_gate", x, weight, tid2eid, input_ids, route_scale);
 
-  const Tensor x = dense(x_), weight = dense(weight_), tid2eid = dense(tid2eid_), input_ids = dense(input_ids_);
-  HashGateParams p{};
-  p.num_tokens = x.size(0);
-  p.hidden_size = x.size(1);
-  p.num_experts = weight.size(0);
-  p.vocab_size = tid2eid.size(0);
-  p.topk = tid2eid.size(1);
-  p.tid2eid = pointer<int64_t>(tid2eid);
-  p.input_ids = pointer<int64_t>(input_ids);
-  check_ids(p);
-  Tensor indices = torch::stable::new_empty(x, {p.num_tokens, p.topk}, ScalarType::Int);
-  Tensor weights = torch::stable::new_empty(x, {p.num_tokens, p.topk}, ScalarType::Float);
-  p.x = pointer<void>(x);
-  p.weight = pointer<void>(weight);
-  p.topk_indices = static_cast<int32_t*>(indices.mutable_data_ptr());
-  p.topk_weights = static_cast<float*>(weights.mutable_data_ptr());
-  p.route_scale = static_cast<float>(route_scale);
-  p.dtype = dtype_of(x);
-  p.weight_dtype = dtype_of(weight);
-  run_kernel(p);
-  return {indices, weights};
+  const HashGateCall call(x, weight, tid2eid, input_ids, route_scale);
+  check_ids(call.p);
+  run_kernel(call.p);
+  return {call.indices, call.weights};
 }
 
 }  // namespace v4npu::cpu

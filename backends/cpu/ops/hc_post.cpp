@@ -1,32 +1,22 @@
 #include "v4npu/ops/hc_post.h"
 
 #include "../launch.h"
+#include "ops/calls.h"
 
 namespace v4npu::cpu {
 
 V4NPU_CPU_KERNEL(hc_post, HcPostParams)
 
-Tensor launch_hc_post(const Tensor& x_, const Tensor& streams_, const Tensor& post_, const Tensor& comb_) {
-  check_hc_post(x_, streams_, post_, comb_);
+Tensor launch_hc_post(const Tensor& x, const Tensor& streams, const Tensor& post, const Tensor& comb) {
+  check_hc_post(x, streams, post, comb);
   constexpr int64_t kMaxStreams = 16;  // hc_post_kernel.cpp
-  if (!native(streams_) || x_.scalar_type() != streams_.scalar_type() || !is_float32(post_) || !is_float32(comb_) ||
-      streams_.size(1) > kMaxStreams)
-    return call_reference<Tensor>("hc_post", x_, streams_, post_, comb_);
+  if (!native(streams) || x.scalar_type() != streams.scalar_type() || !is_float32(post) || !is_float32(comb) ||
+      streams.size(1) > kMaxStreams)
+    return call_reference<Tensor>("hc_post", x, streams, post, comb);
 
-  const Tensor x = dense(x_), streams = dense(streams_), post = dense(post_), comb = dense(comb_);
-  Tensor out = torch::stable::empty_like(streams);
-  HcPostParams p{};
-  p.x = pointer<void>(x);
-  p.streams = pointer<void>(streams);
-  p.post = pointer<float>(post);
-  p.comb = pointer<float>(comb);
-  p.out = out.mutable_data_ptr();
-  p.num_tokens = streams.size(0);
-  p.hc_mult = streams.size(1);
-  p.hidden_size = streams.size(2);
-  p.dtype = dtype_of(streams);
-  run_kernel(p);
-  return out;
+  const HcPostCall call(x, streams, post, comb);
+  run_kernel(call.p);
+  return call.out;
 }
 
 }  // namespace v4npu::cpu

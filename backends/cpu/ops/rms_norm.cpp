@@ -1,29 +1,19 @@
 #include "v4npu/ops/rms_norm.h"
 
 #include "../launch.h"
+#include "ops/calls.h"
 
 namespace v4npu::cpu {
 
 V4NPU_CPU_KERNEL(rms_norm, RmsNormParams)
 
-Tensor launch_rms_norm(const Tensor& x_, const OptTensor& weight_, double eps) {
-  check_rms_norm(x_, weight_, eps);
-  if (!native(x_) || !native(weight_)) return call_reference<Tensor>("rms_norm", x_, weight_, eps);
+Tensor launch_rms_norm(const Tensor& x, const OptTensor& weight, double eps) {
+  check_rms_norm(x, weight, eps);
+  if (!native(x) || !native(weight)) return call_reference<Tensor>("rms_norm", x, weight, eps);
 
-  const Tensor x = dense(x_);
-  const OptTensor weight = dense(weight_);
-  Tensor out = torch::stable::empty_like(x);
-  RmsNormParams p{};
-  p.x = pointer<void>(x);
-  p.weight = pointer<void>(weight);
-  p.out = out.mutable_data_ptr();
-  p.n = x.size(x.dim() - 1);
-  p.num_rows = p.n > 0 ? x.numel() / p.n : 0;
-  p.eps = static_cast<float>(eps);
-  p.dtype = dtype_of(x);
-  p.weight_dtype = weight ? dtype_of(*weight) : p.dtype;
-  run_kernel(p);
-  return out;
+  const RmsNormCall call(x, weight, eps);
+  run_kernel(call.p);
+  return call.out;
 }
 
 }  // namespace v4npu::cpu

@@ -1,30 +1,19 @@
 #include "v4npu/ops/rope.h"
 
 #include "../launch.h"
+#include "ops/calls.h"
 
 namespace v4npu::cpu {
 
 V4NPU_CPU_KERNEL(rope, RopeParams)
 
-Tensor launch_rope(const Tensor& x_, const Tensor& positions_, const Tensor& freqs_, bool inverse) {
-  check_rope(x_, positions_, freqs_, inverse);
-  if (!native(x_)) return call_reference<Tensor>("rope", x_, positions_, freqs_, inverse);
+Tensor launch_rope(const Tensor& x, const Tensor& positions, const Tensor& freqs, bool inverse) {
+  check_rope(x, positions, freqs, inverse);
+  if (!native(x)) return call_reference<Tensor>("rope", x, positions, freqs, inverse);
 
-  const Tensor x = dense(x_), positions = dense(positions_), freqs = dense(freqs_);
-  Tensor out = torch::stable::empty_like(x);
-  RopeParams p{};
-  p.x = pointer<void>(x);
-  p.positions = pointer<int64_t>(positions);
-  p.freqs = pointer<float>(freqs);
-  p.out = out.mutable_data_ptr();
-  p.num_tokens = x.size(0);
-  p.head_dim = x.size(x.dim() - 1);
-  p.num_heads = x.numel() > 0 ? x.numel() / (p.num_tokens * p.head_dim) : 0;
-  p.rope_dim = 2 * freqs.size(0);
-  p.inverse = inverse;
-  p.dtype = dtype_of(x);
-  run_kernel(p);
-  return out;
+  const RopeCall call(x, positions, freqs, inverse);
+  run_kernel(call.p);
+  return call.out;
 }
 
 }  // namespace v4npu::cpu

@@ -1,30 +1,20 @@
 #include "v4npu/ops/swiglu.h"
 
 #include "../launch.h"
+#include "ops/calls.h"
 
 namespace v4npu::cpu {
 
 V4NPU_CPU_KERNEL(swiglu, SwigluParams)
 
-Tensor launch_swiglu(const Tensor& gate_, const Tensor& up_, const OptTensor& weights_, double limit) {
-  check_swiglu(gate_, up_, weights_, limit);
-  if (!native(gate_) || up_.scalar_type() != gate_.scalar_type() || !is_float32(weights_))
-    return call_reference<Tensor>("swiglu", gate_, up_, weights_, limit);
+Tensor launch_swiglu(const Tensor& gate, const Tensor& up, const OptTensor& weights, double limit) {
+  check_swiglu(gate, up, weights, limit);
+  if (!native(gate) || up.scalar_type() != gate.scalar_type() || !is_float32(weights))
+    return call_reference<Tensor>("swiglu", gate, up, weights, limit);
 
-  const Tensor gate = dense(gate_), up = dense(up_);
-  const OptTensor weights = dense(weights_);
-  Tensor out = torch::stable::empty_like(gate);
-  SwigluParams p{};
-  p.gate = pointer<void>(gate);
-  p.up = pointer<void>(up);
-  p.weights = pointer<float>(weights);
-  p.out = out.mutable_data_ptr();
-  p.num_tokens = gate.size(0);
-  p.intermediate_size = gate.size(1);
-  p.limit = static_cast<float>(limit);
-  p.dtype = dtype_of(gate);
-  run_kernel(p);
-  return out;
+  const SwigluCall call(gate, up, weights, limit);
+  run_kernel(call.p);
+  return call.out;
 }
 
 }  // namespace v4npu::cpu

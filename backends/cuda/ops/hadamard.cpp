@@ -1,23 +1,18 @@
 #include "v4npu/ops/hadamard.h"
 
 #include "../launch.h"
+#include "ops/calls.h"
 
 namespace v4npu::cuda {
 
-Tensor launch_hadamard(const Tensor& x_) {
-  check_hadamard(x_);
-  if (!runs(x_) || x_.size(x_.dim() - 1) > kMaxHadamard) return call_reference<Tensor>("hadamard", x_);
+Tensor launch_hadamard(const Tensor& x) {
+  check_hadamard(x);
+  if (!runs(x) || x.size(x.dim() - 1) > kMaxHadamard) return call_reference<Tensor>("hadamard", x);
 
-  const Tensor x = dense(x_);
-  Tensor out = torch::stable::empty_like(x);
-  HadamardParams p{};
-  p.x = pointer<void>(x);
-  p.out = out.mutable_data_ptr();
-  p.n = x.size(x.dim() - 1);
-  p.num_rows = x.numel() / p.n;
-  p.dtype = dtype_of(x);
+  const HadamardCall call(x);
+  const HadamardParams& p = call.p;
   run("hadamard", kernel_name("hadamard", p.dtype), p, {ceil_of(p.num_rows, kRowWarps)}, kRowThreads, x);
-  return out;
+  return call.out;
 }
 
 }  // namespace v4npu::cuda
