@@ -22,7 +22,10 @@ namespace v4npu::cpu::V4NPU_ISA {
 constexpr bool kHasAmx = true;
 #else
 constexpr bool kHasAmx = false;
-V4NPU_INLINE bool decode_e4m3(const uint8_t*, uint8_t, bf16*, int64_t) { return false; }
+template <int GROUPS>
+V4NPU_INLINE bool decode_e4m3(const uint8_t*, uint8_t, bf16*, int64_t) {
+  return false;
+}
 V4NPU_INLINE bool decode_e2m1(const uint8_t*, const uint8_t*, bf16*, int64_t) { return false; }
 #endif
 
@@ -84,7 +87,7 @@ struct E4m3Rows {
       p = tail;
     }
     if constexpr (sizeof(E) == 2 && kHasAmx) {
-      if (n == kSegment && decode_e4m3(p, s, out, step)) return;
+      if (n == kSegment && decode_e4m3<kSegment / 32>(p, s, out, step)) return;
     }
     const f32x16 factor = set1(e8m0_decode(s));
     for (int64_t i = 0; i < n; i += 32, out += step) {

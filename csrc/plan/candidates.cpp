@@ -20,6 +20,10 @@ std::string refuses_ascendc(const DeviceCaps& caps) {
   return "written for npus of the Ascend 910B, 910C and 950, not for " + caps.name;
 }
 
+void add_cuda(std::vector<Candidate>& list, const char* op, const char* why) {
+  list.push_back({op, "cuda", "sm80", why, &refuses_cuda});
+}
+
 // One text for every architecture (backends/ascend/README.md).
 void add_ascendc(std::vector<Candidate>& list, const char* op, const char* why) {
   list.push_back({op, "npu", "ascendc", why, &refuses_ascendc});
@@ -30,44 +34,24 @@ void add_ascendc(std::vector<Candidate>& list, const char* op, const char* why) 
 const std::vector<Candidate>& candidates() {
   static const std::vector<Candidate> list = [] {
     std::vector<Candidate> all;
-    const char* const kFloat32Bfloat16 = "float32 and bfloat16; other dtypes run the reference";
-    add_cpu(all, "rms_norm", kFloat32Bfloat16);
-    add_cpu(all, "rope", kFloat32Bfloat16);
-    add_cpu(all, "hadamard", kFloat32Bfloat16);
-    add_cpu(all, "act_quant", kFloat32Bfloat16);
-    add_cpu(all, "fp4_act_quant", kFloat32Bfloat16);
-    add_cpu(all, "linear", kFloat32Bfloat16);
-    add_cpu(all, "fp8_linear", kFloat32Bfloat16);
-    add_cpu(all, "fp4_linear", kFloat32Bfloat16);
-    add_cpu(all, "grouped_linear", kFloat32Bfloat16);
-    add_cpu(all, "hc_pre", kFloat32Bfloat16);
-    add_cpu(all, "hc_post", kFloat32Bfloat16);
-    add_cpu(all, "hc_head", kFloat32Bfloat16);
-    add_cpu(all, "qkv_prepare", kFloat32Bfloat16);
-    add_cpu(all, "compressor", kFloat32Bfloat16);
-    add_cpu(all, "indexer_query", kFloat32Bfloat16);
-    add_cpu(all, "indexer_scores", kFloat32Bfloat16);
-    add_cpu(all, "indexer_topk", kFloat32Bfloat16);
-    add_cpu(all, "window_attention", kFloat32Bfloat16);
-    add_cpu(all, "csa_attention", kFloat32Bfloat16);
-    add_cpu(all, "hca_attention", kFloat32Bfloat16);
-    add_cpu(all, "gate", kFloat32Bfloat16);
-    add_cpu(all, "hash_gate", kFloat32Bfloat16);
-    add_cpu(all, "swiglu", kFloat32Bfloat16);
-    add_cpu(all, "moe_experts", kFloat32Bfloat16);
     for (const char* op :
-         {"rms_norm",         "rope",          "hadamard",      "act_quant",      "fp4_act_quant", "hc_pre",
-          "hc_post",          "hc_head",       "indexer_query", "gate",           "hash_gate",     "swiglu",
-          "linear",           "fp8_linear",    "fp4_linear",    "grouped_linear", "moe_experts",   "indexer_scores",
-          "window_attention", "csa_attention", "hca_attention"}) {
-      all.push_back({op, "cuda", "sm80", kFloat32Bfloat16, &refuses_cuda});
+         {"rms_norm",      "rope",          "hadamard",       "act_quant",      "fp4_act_quant", "linear",
+          "fp8_linear",    "fp4_linear",    "grouped_linear", "hc_pre",         "hc_post",       "hc_head",
+          "qkv_prepare",   "compressor",    "indexer_query",  "indexer_scores", "indexer_topk",  "window_attention",
+          "csa_attention", "hca_attention", "gate",           "hash_gate",      "swiglu",        "moe_experts"}) {
+      add_cpu(all, op, "float32 and bfloat16; other dtypes run the reference");
     }
-    const char* const kNeverRun = "never run on a device; dtypes and sizes beyond its limits run the reference";
-    add_ascendc(all, "rms_norm", kNeverRun);
-    add_ascendc(all, "rope", kNeverRun);
-    add_ascendc(all, "act_quant", kNeverRun);
-    add_ascendc(all, "fp4_act_quant", kNeverRun);
-    add_ascendc(all, "gate", kNeverRun);
+    for (const char* op :
+         {"rms_norm", "rope", "hadamard", "act_quant", "fp4_act_quant", "hc_pre", "hc_post", "hc_head", "indexer_query",
+          "gate", "hash_gate", "swiglu", "linear", "fp8_linear", "fp4_linear", "grouped_linear"}) {
+      add_cuda(all, op, "float32 and bfloat16, never run on a device; what is beyond its limits runs the reference");
+    }
+    for (const char* op : {"moe_experts", "indexer_scores", "window_attention", "csa_attention", "hca_attention"}) {
+      add_cuda(all, op, "bfloat16, never run on a device; what is beyond its limits runs the reference");
+    }
+    for (const char* op : {"rms_norm", "rope", "act_quant", "fp4_act_quant", "gate"}) {
+      add_ascendc(all, op, "never run on a device; what is beyond its limits runs the reference");
+    }
     return all;
   }();
   return list;

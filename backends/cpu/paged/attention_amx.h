@@ -14,30 +14,6 @@ namespace v4npu::cpu::V4NPU_ISA {
 constexpr int64_t kTileValues = 16 * 32;  // of bf16
 constexpr int64_t kTileSums = 16 * 16;    // of float
 
-// 64 codes of one scale to two groups of 32 bf16, a tile apart. False when integers cannot do it, as decode_e4m3.
-V4NPU_INLINE bool widen_e4m3(const uint8_t* p, uint8_t scale, bf16* out) {
-  if (scale < 10 || scale > 246) return false;
-  const __m512i codes = _mm512_loadu_si512(p), sign = _mm512_set1_epi8(static_cast<char>(0x80));
-  if (_mm512_cmpeq_epi8_mask(_mm512_or_si512(codes, sign), _mm512_set1_epi8(-1)) != 0) return false;
-  const __m512i shift = _mm512_set1_epi16(static_cast<short>((scale - kE8m0Bias) * 128));
-  const __m512i bias = _mm512_add_epi16(shift, _mm512_set1_epi16(120 * 128));
-  // bfloat16 of 0 .. 7 times 2^-9: the subnormals, which an exponent cannot be added to.
-  alignas(64) static const uint16_t kSubnormal[32] = {0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60};
-  const __m512i table = _mm512_mask_add_epi16(_mm512_setzero_si512(), 0xfe, _mm512_load_si512(kSubnormal), shift);
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    const __m256i half = i == 0 ? _mm512_castsi512_si256(codes) : _mm512_extracti64x4_epi64(codes, 1);
-    const __m512i wide = _mm512_cvtepi8_epi16(half);
-    const __m512i shifted = _mm512_slli_epi16(wide, 4);  // exponent and mantissa in place, the sign at bit 15
-    const __m512i normal = _mm512_add_epi16(_mm512_and_si512(shifted, _mm512_set1_epi16(0x7f0)), bias);
-    const __mmask32 subnormal = _mm512_testn_epi16_mask(shifted, _mm512_set1_epi16(0x780));
-    const __m512i magnitude = _mm512_mask_permutexvar_epi16(normal, subnormal, wide, table);
-    _mm512_storeu_si512(out + i * kTileValues,
-                        _mm512_ternarylogic_epi32(_mm512_set1_epi16(0x7fff), magnitude, shifted, 0xca));
-  }
-  return true;
-}
-
 // The n values at p and zeros behind them, in groups of 32, a tile apart.
 V4NPU_INLINE void copy_groups(const bf16* p, int64_t n, bf16* out) {
   for (int64_t i = 0; i < n; i += 32, out += kTileValues) {
@@ -105,7 +81,8 @@ struct TileWorker {
     const int64_t keep = a.head_dim - a.rope_dim;
     bool done = keep % kFp8Block == 0;
     for (int64_t i = 0; i < keep && done; i += kFp8Block) {
-      done = widen_e4m3(row.payload + i, row.scales[i / kFp8Block], to + i / 32 * kTileValues);
+      done = decode_e4m3<kFp8Block / 32>(row.payload + i, row.scales[i / kFp8Block], to + i / 32 * kTileValues,
+                                         kTileValues);
     }
     if (done) {
       const auto* turned = reinterpret_cast<const bf16*>(row.payload + keep);

@@ -42,55 +42,37 @@ V4NPU_INLINE void tile_configure(int columns) {
 // Leaves no tile state for the kernel to save at every context switch.
 V4NPU_INLINE void tile_release() { asm volatile("tilerelease"); }
 
-// v[i] lane j <-> v[j] lane i, for 16x16 lanes of 32 bits.
+// As of floats: bits are moved, none is looked at.
 V4NPU_INLINE void transpose(__m512i (&v)[16]) {
-  __m512i t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {  // pairs of rows, then fours
-    t[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {  // then quarters of a register
-    t[i] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    v[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    v[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    v[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    v[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-  }
+  f32x16 t[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) t[i].v = _mm512_castsi512_ps(v[i]);
+  transpose(t);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) v[i] = _mm512_castps_si512(t[i].v);
 }
 
-// ---- 128 codes, scaled, to four groups of 32 bfloat16, `step` values apart. False when integers cannot do it: a scale
-// whose products leave the normal range of bfloat16, or a NaN.
+// ---- codes, scaled, to groups of 32 bfloat16, `step` values apart. False when integers cannot do it: a scale whose
+// products leave the normal range of bfloat16, or a NaN.
 
+// GROUPS * 32 codes of one scale; GROUPS is even.
+template <int GROUPS>
 V4NPU_INLINE bool decode_e4m3(const uint8_t* p, uint8_t scale, bf16* out, int64_t step) {
   if (scale < 10 || scale > 246) return false;
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), all = _mm512_set1_epi8(-1);
-  const __m512i first = _mm512_loadu_si512(p), second = _mm512_loadu_si512(p + 64);
-  if ((_mm512_cmpeq_epi8_mask(_mm512_or_si512(first, sign), all) |
-       _mm512_cmpeq_epi8_mask(_mm512_or_si512(second, sign), all)) != 0) {
-    return false;
+  __mmask64 nan = 0;
+#pragma GCC unroll 2
+  for (int i = 0; i < GROUPS / 2; ++i) {
+    nan |= _mm512_cmpeq_epi8_mask(_mm512_or_si512(_mm512_loadu_si512(p + int64_t{64} * i), sign), all);
   }
+  if (nan != 0) return false;
   const auto exponent = static_cast<short>((scale - kE8m0Bias) * 128);
   const __m512i shift = _mm512_set1_epi16(exponent), bias = _mm512_add_epi16(shift, _mm512_set1_epi16(120 * 128));
   // bfloat16 of 0 .. 7 times 2^-9: the subnormals, which an exponent cannot be added to.
   alignas(64) static const uint16_t kSubnormal[32] = {0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60};
   const __m512i table = _mm512_mask_add_epi16(_mm512_setzero_si512(), 0xfe, _mm512_load_si512(kSubnormal), shift);
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < GROUPS; ++i) {
     const __m512i codes =
         _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + int64_t{32} * i)));
     const __m512i shifted = _mm512_slli_epi16(codes, 4);  // exponent and mantissa in place, the sign at bit 15
