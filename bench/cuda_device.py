@@ -15,7 +15,6 @@ a write that is larger than any second-level cache. GB/s counts tensors read and
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -31,7 +30,7 @@ from torch import Tensor
 from v4npu import fallback, reference
 from v4npu.testing.cases import SEQUENCED, measured, sized
 from v4npu.testing.compare import complaint, oracle_args
-from v4npu.testing.cuda import BFLOAT16_ONLY, FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS, kernel_sources
+from v4npu.testing.cuda import BFLOAT16_ONLY, FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS, kernel_sources, script
 from v4npu.testing.tolerances import ERROR_RATIO
 
 ROOT = Path(__file__).parents[1]
@@ -153,13 +152,8 @@ def table(rows: Sequence[Row]) -> str:
 
 def build_kernels(ops: Sequence[str]) -> Path:
     """Fatbins of the kernels in build/cuda, by nvcc."""
-    spec = importlib.util.spec_from_file_location("cuda_build", ROOT / "backends/cuda/build.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["cuda_build"] = module
-    spec.loader.exec_module(module)
     needed = {*ops, "act_quant"} if ops else []  # moe_experts quantises with the kernel of act_quant
-    module.build(ROOT / "build/cuda", sorted(needed))
+    script("backends/cuda/build.py").build(ROOT / "build/cuda", sorted(needed))
     return ROOT / "build/cuda"
 
 

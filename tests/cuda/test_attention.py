@@ -9,7 +9,7 @@ from torch import Tensor
 from v4npu import _C, reference
 from v4npu.reference import pages
 from v4npu.reference.qkv_prepare import round_kv
-from v4npu.testing.cases import Draw
+from v4npu.testing.cases import Draw, int32
 from v4npu.testing.compare import oracle_args
 from v4npu.testing.cuda import EmulatedGpu
 
@@ -17,10 +17,6 @@ BF16 = torch.bfloat16
 OPS = ["window_attention", "csa_attention", "hca_attention"]
 HEADS, ROPE, WINDOW, RATIO, TOPK = 20, 16, 70, 4, 30
 LENGTHS, STARTS = (3, 0, 1), (150, 5, 290)  # of three sequences, one without tokens; lists of up to 142 places
-
-
-def int32(*values: int) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32)
 
 
 def paged(rows: list[Tensor], block: int, packed: bool) -> tuple[Tensor, Tensor]:

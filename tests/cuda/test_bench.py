@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from v4npu.testing.cuda import ROOT, EmulatedGpu, kernel_sources
+from v4npu.testing.cuda import EmulatedGpu, kernel_sources, script
 
-
-def load_bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cuda_device", ROOT / "bench/cuda_device.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["cuda_device"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = load_bench()
+bench = script("bench/cuda_device.py")
 
 
 def test_every_kernel_has_a_case_and_arguments() -> None:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from v4npu.testing.cuda import FOLDER, kernel_sources
+from v4npu.testing.cuda import FOLDER, kernel_sources, script
 
 NVCC = shutil.which("nvcc")
 
 
-def load_build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cuda_build", FOLDER / "build.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["cuda_build"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-build = load_build()
+build = script("backends/cuda/build.py")
 
 REPORT = """ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function 'f_bf16' for 'sm_80'

@@ -9,16 +9,12 @@ from torch import Tensor
 from v4npu import _C, reference
 from v4npu.reference import pages
 from v4npu.reference.formats import round_fp4
-from v4npu.testing.cases import Draw
+from v4npu.testing.cases import Draw, int32
 from v4npu.testing.cuda import EmulatedGpu
 
 BF16 = torch.bfloat16
 RATIO, HEADS = 4, 20
 LENGTHS, STARTS = (9, 0, 1, 14), (30, 5, 3, 0)  # of four sequences, one without tokens in this call
-
-
-def int32(*values: int) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32)
 
 
 def key_pages(keys: list[Tensor], block: int, packed: bool) -> tuple[Tensor, Tensor]:

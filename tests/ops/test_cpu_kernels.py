@@ -5,7 +5,7 @@ An operator joins by a line in v4npu/testing/tolerances.py and one in `sized` of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,19 +14,15 @@ from torch import Tensor
 
 from v4npu import _C, reference
 from v4npu.testing.cases import SEQUENCED, SIZES, sized
+from v4npu.testing.compare import ALWAYS_FLOAT32, argument_names, oracle_args
 from v4npu.testing.guard import run_guarded
 from v4npu.testing.tolerances import ERROR_RATIO
 
 OPS = list(ERROR_RATIO)
 DTYPES = [torch.float32, torch.bfloat16]
-ALWAYS_FLOAT32 = ("freqs",)  # float32 by contract, in the oracle too
 
 
-@pytest.fixture(params=_C.cpu_isas(), autouse=True)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    _C.use_cpu_isa(request.param)
-    yield request.param
-    _C.use_cpu_isa("")
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 def run(op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
@@ -45,22 +41,6 @@ def outcome(function: Callable[..., tuple[Tensor, ...]], op: str, args: tuple[An
         return function(op, args)
     except ValueError as refusal:
         return str(refusal)
-
-
-def names(op: str) -> list[str]:
-    return [a.name for a in getattr(torch.ops.v4npu, op).default._schema.arguments]
-
-
-def oracle_args(op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same values in float64."""
-
-    def wide(name: str, value: Any) -> Any:
-        if isinstance(value, torch.dtype):
-            return torch.float64
-        widens = isinstance(value, Tensor) and value.dtype in DTYPES and name not in ALWAYS_FLOAT32
-        return value.double() if widens else value
-
-    return tuple(wide(name, value) for name, value in zip(names(op), args, strict=False))
 
 
 def pick(args: tuple[Any, ...], rows: int, chosen: slice | Tensor) -> tuple[Any, ...]:
@@ -107,7 +87,7 @@ def test_nan_and_infinity_where_the_reference_has_them(op: str, dtype: torch.dty
     args = sized(op, 11, 126, dtype)
     for value in (torch.nan, torch.inf, -torch.inf):
         for at, arg in enumerate(args):
-            if isinstance(arg, Tensor) and arg.dtype == dtype and names(op)[at] not in ALWAYS_FLOAT32:
+            if isinstance(arg, Tensor) and arg.dtype == dtype and argument_names(op)[at] not in ALWAYS_FLOAT32:
                 poisoned = list(args)
                 poisoned[at] = arg.clone()
                 poisoned[at].view(-1)[arg.numel() // 2] = value

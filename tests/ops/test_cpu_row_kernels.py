@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from v4npu import _C, reference
+from v4npu import reference
 from v4npu.reference.formats import round_fp4
 from v4npu.reference.gate import router_scores
 from v4npu.reference.rope import rope_frequencies
@@ -19,11 +18,7 @@ ALL_BF16 = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(torch.bf
 QUANTISERS = {"act_quant": range(-23, 120), "fp4_act_quant": range(-127, 127)}  # every exponent a scale may have
 
 
-@pytest.fixture(params=_C.cpu_isas(), autouse=True)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    _C.use_cpu_isa(request.param)
-    yield request.param
-    _C.use_cpu_isa("")
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 def same(got: tuple[Tensor, ...], want: tuple[Tensor, ...]) -> bool:

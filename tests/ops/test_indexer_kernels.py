@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +9,7 @@ from torch import Tensor
 from v4npu import _C, reference
 from v4npu.reference import pages
 from v4npu.reference.formats import round_fp4
-from v4npu.testing.cases import Draw
+from v4npu.testing.cases import Draw, int32
 from v4npu.testing.tolerances import ERROR_RATIO
 
 ENTRIES, TOKENS, BLOCK = 150, 45, 24
@@ -19,15 +17,7 @@ SHAPES = [(64, 128), (48, 128), (16, 64), (20, 40), (4, 64), (3, 128), (1, 256)]
 DTYPES = [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]  # and official
 
 
-@pytest.fixture(params=_C.cpu_isas(), autouse=True)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    _C.use_cpu_isa(request.param)
-    yield request.param
-    _C.use_cpu_isa("")
-
-
-def int32(*values: int) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32)
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 def stored(keys: Tensor, packed: bool) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -14,7 +13,7 @@ from v4npu.reference import pages
 from v4npu.reference.formats import round_fp4
 from v4npu.reference.qkv_prepare import round_kv
 from v4npu.reference.rope import rope_frequencies
-from v4npu.testing.cases import Draw
+from v4npu.testing.cases import Draw, int32
 
 TOKENS, HEADS, DIM, ROPE, WINDOW, RATIO = 41, 20, 80, 16, 8, 4
 ATTENTIONS = ["window_attention", "csa_attention", "hca_attention"]
@@ -23,15 +22,7 @@ KINDS = [(torch.float32, False, False), (torch.bfloat16, False, False), (torch.b
          (torch.bfloat16, True, True)]  # dtype, official, packed  # fmt: skip
 
 
-@pytest.fixture(params=_C.cpu_isas(), autouse=True)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    _C.use_cpu_isa(request.param)
-    yield request.param
-    _C.use_cpu_isa("")
-
-
-def int32(*values: int) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32)
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 def paged(rows: Tensor, block: int, seed: int, quant: str = "", rope: int = ROPE) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from v4npu import _C, ops, reference
+from v4npu import ops, reference
 from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
 from v4npu.testing.cases import Draw
 from v4npu.testing.tolerances import ERROR_RATIO
@@ -19,11 +18,7 @@ TOKENS = 97  # six tiles of 16 and one token; 1, 15, 16, 17, 32, 33, 96 of them 
 FORMATS = ("fp4", "fp8", "plain")
 
 
-@pytest.fixture(params=_C.cpu_isas(), autouse=True)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    _C.use_cpu_isa(request.param)
-    yield request.param
-    _C.use_cpu_isa("")
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 def weight(kind: str, w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

@@ -9,16 +9,13 @@ import torch
 
 from v4npu import ops
 from v4npu.reference.rope import rope_frequencies
+from v4npu.testing.cases import int32
 from v4npu.testing.rounding import assert_rounded, bf16, fp4, fp8, norm, rope, unrounded
 
 TIES = 0.002
 FREQS = rope_frequencies(32, 10000.0)
 WINDOW, TOKENS, HEADS, DIM = 128, 150, 4, 64
 PICKED = 100
-
-
-def int32(*values):
-    return torch.tensor(values, dtype=torch.int32)
 
 
 @pytest.fixture

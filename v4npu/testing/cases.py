@@ -29,7 +29,7 @@ class Draw:
         return torch.rand(rows, high, generator=self.generator).argsort(-1)[:, :count].int()
 
 
-def _int32(*values: int) -> Tensor:
+def int32(*values: int) -> Tensor:
     return torch.tensor(values, dtype=torch.int32)
 
 
@@ -38,14 +38,14 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
     draw = Draw(dtype, seed)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     tokens, d, heads, head_dim, rope_dim, m = 12, 64, 3, 80, 16, 4
-    cu, start = _int32(0, 7, 12), _int32(9, 0)
+    cu, start = int32(0, 7, 12), int32(9, 0)
     positions = torch.tensor([*range(9, 16), *range(5)])
     freqs = rope_frequencies(rope_dim, 10000.0)
     x = draw.normal(tokens, d)
     q = draw.normal(tokens, heads, head_dim)
     streams = draw.normal(tokens, m, d)
-    window_kv, window_table = draw.normal(5, 8, head_dim), _int32(3, 0, 1, -1).view(2, 2)
-    pages, table = draw.normal(3, 2, head_dim), _int32(2, 0, 1, 1).view(2, 2)
+    window_kv, window_table = draw.normal(5, 8, head_dim), int32(3, 0, 1, -1).view(2, 2)
+    pages, table = draw.normal(3, 2, head_dim), int32(2, 0, 1, 1).view(2, 2)
     sink = draw.normal(heads, dtype=wide)
     where, windows = (cu, start, sink, head_dim**-0.5, 8), (window_kv, window_table)
 
@@ -80,7 +80,7 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
         ),
         "compressor": lambda: (
             draw.normal(tokens, 64, dtype=wide), draw.normal(tokens, 64, dtype=wide), draw.normal(4, 64, dtype=wide),
-            draw.normal(32), freqs, cu, start, draw.normal(3, 2, 16, 64, dtype=wide), _int32(2, 0), 4, True, 1e-6,
+            draw.normal(32), freqs, cu, start, draw.normal(3, 2, 16, 64, dtype=wide), int32(2, 0), 4, True, 1e-6,
             "hadamard_fp4" if official else "none", 3, dtype,
         ),
         "indexer_query": lambda: (index_q, positions, freqs, official),
@@ -127,12 +127,12 @@ def _sized_paged(op: str, rows: int, width: int, dtype: torch.dtype, draw: Draw,
         torch.randperm(tokens // 8 + 1, generator=draw.generator).int()[None],
     )
     pages, table = draw.normal(entries // 2 + 1, 2, width), torch.arange(entries // 2, -1, -1).int()[None]
-    where = (_int32(0, rows), _int32(5), sink, width**-0.5, 8)
+    where = (int32(0, rows), int32(5), sink, width**-0.5, 8)
 
     def index_args(blocks: int, start: int) -> tuple[Any, ...]:
         shapes = ((rows, 4, width), (rows, 4), (blocks, 2, width))
         integers = [(draw.integers(5, *shape) - 2).to(dtype) for shape in shapes]
-        return (*integers, torch.arange(blocks).int()[None], _int32(0, rows), _int32(start), 4)
+        return (*integers, torch.arange(blocks).int()[None], int32(0, rows), int32(start), 4)
 
     cases: dict[str, Any] = {
         "qkv_prepare": lambda: (
@@ -141,7 +141,7 @@ def _sized_paged(op: str, rows: int, width: int, dtype: torch.dtype, draw: Draw,
         ),
         "compressor": lambda: (
             draw.normal(rows, 2 * width, dtype=wide), draw.normal(rows, 2 * width, dtype=wide),
-            draw.normal(4, 2 * width, dtype=wide), draw.normal(width), freqs, _int32(0, rows), _int32(0), None, None, 4,
+            draw.normal(4, 2 * width, dtype=wide), draw.normal(width), freqs, int32(0, rows), int32(0), None, None, 4,
             True, 1e-6, "none", rows // 4, dtype,
         ),
         "indexer_scores": lambda: (*index_args(9, 71), False),  # all 18 visible

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.util
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -53,6 +56,17 @@ GPUS = {
     "B200": Gpu(10, 0, 148, 227 << 10),
     "RTX 4090": Gpu(8, 9, 128, 99 << 10),
 }
+
+
+def script(path: str) -> ModuleType:
+    """The checkout's Python file at `path`, which belongs to no package, as a module."""
+    name = "cuda_" + Path(path).stem
+    spec = importlib.util.spec_from_file_location(name, ROOT / path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def kernel_sources() -> dict[str, Path]:
