@@ -203,16 +203,24 @@ void fill_view(const View& to, const aclScalar& value) {
 }
 
 // index: values on the host.
-Work index_fill(const aclTensor* self, int64_t dim, const aclIntArray* index, const aclScalar* value,
-                const aclTensor* out) {
+// The places are known now, or when the work is done if they lie on the device.
+std::function<Sizes()> places(const aclIntArray* index) {
+  return [where = index->values] { return where; };
+}
+std::function<Sizes()> places(const aclTensor* index) {
+  return [where = view(index)] { return gathered<int64_t>(where); };
+}
+
+template <class Index>
+Work index_fill(const aclTensor* self, int64_t dim, const Index* index, const aclScalar* value, const aclTensor* out) {
   const View x = view(self), y = view(out);
   require_sizes(y, x.sizes);
   const int64_t axis = x.axis(dim);
-  const Sizes where = index->values;
+  const auto where = places(index);
   const aclScalar fill = *value;
   return [=] {
     if (y.data != x.data) copy_view(y, x);
-    for (int64_t at : where) {
+    for (int64_t at : where()) {
       View slice = y;
       slice.sizes[axis] = 1;
       slice.data += checked(at, y.sizes[axis]) * y.strides[axis] * item_size(y.type);
@@ -352,14 +360,18 @@ ACLNN(aclnnIndexAdd)
   });
 }
 
-ACLNN(aclnnIndexFillTensor)
-(const aclTensor* self, int64_t dim, const aclIntArray* index, const aclScalar* value, aclTensor* out, PLANNED) {
-  return plan(HERE, [&] { return index_fill(self, dim, index, value, out); });
-}
-ACLNN(aclnnInplaceIndexFillTensor)
-(aclTensor* self, int64_t dim, const aclIntArray* index, const aclScalar* value, PLANNED) {
-  return plan(HERE, [&] { return index_fill(self, dim, index, value, self); });
-}
+// torch-npu calls the second pair on the 910B and 910C, the first on the 950.
+#define INDEX_FILL(name, Index)                                                                                      \
+  ACLNN(aclnn##name)(const aclTensor* self, int64_t dim, const Index* index, const aclScalar* value, aclTensor* out, \
+                     PLANNED) {                                                                                      \
+    return plan(HERE, [&] { return index_fill(self, dim, index, value, out); });                                     \
+  }                                                                                                                  \
+  ACLNN(aclnnInplace##name)(aclTensor * self, int64_t dim, const Index* index, const aclScalar* value, PLANNED) {    \
+    return plan(HERE, [&] { return index_fill(self, dim, index, value, self); });                                    \
+  }
+INDEX_FILL(IndexFillTensor, aclIntArray)
+INDEX_FILL(IndexFill, aclTensor)
+#undef INDEX_FILL
 
 ACLNN(aclnnNonzero)(const aclTensor* self, aclTensor* out, PLANNED) {
   return waiting(plan(HERE, [&] { return nonzero(self, out, false); }), executor);
