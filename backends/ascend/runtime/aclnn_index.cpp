@@ -371,7 +371,6 @@ ACLNN(aclnnIndexAdd)
   }
 INDEX_FILL(IndexFillTensor, aclIntArray)
 INDEX_FILL(IndexFill, aclTensor)
-#undef INDEX_FILL
 
 ACLNN(aclnnNonzero)(const aclTensor* self, aclTensor* out, PLANNED) {
   return waiting(plan(HERE, [&] { return nonzero(self, out, false); }), executor);
