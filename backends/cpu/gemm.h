@@ -32,13 +32,22 @@ V4NPU_INLINE bool decode_e2m1(const uint8_t*, const uint8_t*, bf16*, int64_t) { 
 namespace {
 
 // decode(row, k0, out, step): the values from k0 on, at most kSegment of them, as E: groups of 32, `step` apart in out;
-// the last group is filled up with zeros. k0 is a multiple of kSegment.
+// the last group is filled up with zeros. k0 is a multiple of kSegment. segment(row, k0).at(i): 16 of the same values,
+// i to i + 15 behind k0, of a segment that is whole.
 
 template <class T, bool kRoundToBf16 = false>
 struct PlainRows {
   const T* data;
   int64_t stride;  // elements
   int64_t k;
+
+  static constexpr int64_t kSegmentBytes = kSegment * static_cast<int64_t>(sizeof(T));
+  struct Segment {
+    const T* p;
+    inline __attribute__((always_inline)) f32x16 at(int64_t i) const { return load(p + i); }
+  };
+  bool direct(int64_t, int64_t) const { return true; }
+  inline __attribute__((always_inline)) Segment segment(int64_t row, int64_t k0) const { return {data + row * stride + k0}; }
 
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
@@ -72,10 +81,24 @@ struct E4m3Rows {
   int64_t k;
   int row_shift;
 
+  static constexpr int64_t kSegmentBytes = kSegment;
+  struct Segment {
+    const uint8_t* p;
+    f32x16 factor;
+    inline __attribute__((always_inline)) f32x16 at(int64_t i) const { return load_e4m3_units(p + i) * factor; }
+  };
+  uint8_t scale_of(int64_t row, int64_t k0) const {
+    return scale[(row >> row_shift) * ((k + 127) / 128) + k0 / 128];
+  }
+  bool direct(int64_t row, int64_t k0) const { return scale_of(row, k0) < 0xf0; }
+  inline __attribute__((always_inline)) Segment segment(int64_t row, int64_t k0) const {
+    return {codes + row * k + k0, set1(kE4m3Unit * e8m0_decode(scale_of(row, k0)))};
+  }
+
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
     const uint8_t* p = codes + row * k + k0;
-    const uint8_t s = scale[(row >> row_shift) * ((k + 127) / 128) + k0 / 128];
+    const uint8_t s = scale_of(row, k0);
     const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
     // Rows are read a segment at a time, many at once: more streams than the hardware follows.
     __builtin_prefetch(p + kAhead);
@@ -102,6 +125,16 @@ struct E2m1Rows {
   const uint8_t* codes;
   const uint8_t* scale;
   int64_t k;
+
+  static constexpr int64_t kSegmentBytes = kSegment / 2;
+  struct Segment {
+    const uint8_t *p, *s;
+    inline __attribute__((always_inline)) f32x16 at(int64_t i) const { return load_e2m1_units(p + i / 2) * set1(kE2m1Unit * e8m0_decode(s[i / 32])); }
+  };
+  bool direct(int64_t, int64_t) const { return true; }
+  inline __attribute__((always_inline)) Segment segment(int64_t row, int64_t k0) const {
+    return {codes + (row * k + k0) / 2, scale + (row * k + k0) / 32};
+  }
 
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
@@ -167,10 +200,83 @@ V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, fl
   }
 }
 
+// So few tokens that memory is the limit: rows are read from end to end, once, and their values go from the registers
+// where they are decoded into the sums. Bits as from dots().
+template <int kRows, int kTokens, class W>
+V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp, float* c, int64_t row_tiles,
+                           int64_t r) {
+  constexpr int64_t kPrefetch = 1024;  // bytes
+  for (int64_t k0 = 0; k0 < kp; k0 += kChunk) {
+    const int64_t end = kp - k0 < kChunk ? kp : k0 + kChunk;
+    f32x16 sum[kRows][kTokens];
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int t = 0; t < kTokens; ++t) sum[i][t] = zero();
+    }
+    const auto add = [&](const auto& rows, const float* from, int64_t n) __attribute__((always_inline)) {
+      for (int64_t j = 0; j < n; j += kLanes) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; ++i) {
+          const f32x16 a = rows[i].at(j);
+#pragma GCC unroll 4
+          for (int t = 0; t < kTokens; ++t) sum[i][t] = fma(a, load(from + t * kp + j), sum[i][t]);
+        }
+      }
+    };
+    for (int64_t j = k0; j < end; j += kSegment) {
+      bool direct = w.k - j >= kSegment;
+      for (int i = 0; i < kRows; ++i) direct = direct && w.direct(row0 + r + i, j);
+      if (direct) {
+        typename W::Segment rows[kRows];
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; ++i) {
+          rows[i] = w.segment(row0 + r + i, j);
+          for (int64_t line = 0; line < W::kSegmentBytes; line += 64)
+            __builtin_prefetch(reinterpret_cast<const char*>(rows[i].p) + kPrefetch + line);
+        }
+        add(rows, x + j, kSegment);
+      } else {
+        alignas(64) float tail[kRows][kSegment];
+        PlainRows<float>::Segment rows[kRows];
+        for (int i = 0; i < kRows; ++i) {
+          w.decode(row0 + r + i, j, tail[i], 32);
+          rows[i].p = tail[i];
+        }
+        add(rows, x + j, end - j < kSegment ? end - j : kSegment);
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int t = 0; t < kTokens; ++t) {
+        float* out = at(c, row_tiles, t, r + i);
+        const float total = reduce_add(sum[i][t]);
+        *out = k0 == 0 ? total : *out + total;
+      }
+    }
+  }
+}
+
+template <int kTokens, class W>
+void few(const W& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
+  // Memory delivers one row faster than two at once; what has to be decoded leaves it time, but not one chain of sums.
+  constexpr int kRows = W::kSegmentBytes > kSegment ? 1 : kTokens > 2 ? 1 : 2;
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows) few_dots<kRows, kTokens>(w, row0, x, kp, c, row_tiles, r);
+  for (; r < rows; ++r) few_dots<1, kTokens>(w, row0, x, kp, c, row_tiles, r);
+}
+
 // c(t, r) for weight rows row0 .. row0 + rows (at most kBlockRows) and packed tokens x.
 template <class W>
 void block(const W& w, int64_t row0, int64_t rows, const float* x, int64_t tokens, int64_t kp, float* c,
            int64_t row_tiles) {
+  switch (tokens) {
+    case 1: return few<1>(w, row0, rows, x, kp, c, row_tiles);
+    case 2: return few<2>(w, row0, rows, x, kp, c, row_tiles);
+    case 3: return few<3>(w, row0, rows, x, kp, c, row_tiles);
+    case 4: return few<4>(w, row0, rows, x, kp, c, row_tiles);
+  }
   alignas(64) float buffer[kRowsAtOnce * kChunk];
   for (int64_t k0 = 0; k0 < kp; k0 += kChunk) {
     const int64_t n = kp - k0 < kChunk ? kp - k0 : kChunk;

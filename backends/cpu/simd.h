@@ -14,6 +14,7 @@
 //              transpose(v[16])   above(v, x): a bit for every lane that is greater than x or NaN
 //   bits       keep_bits(v, mask)   join_bits   max_bits: the greater as unsigned, so NaN before infinity
 //   formats    load_e4m3(p): 16 codes   load_e2m1(p): 16 codes in 8 bytes, low nibble first
+//              load_e4m3_units load_e2m1_units: the same values over kE4m3Unit, kE2m1Unit, where -0 may become 0
 //              store_e4m3 store_e2m1 round_e4m3 round_e2m1: as formats.h encodes, bit for bit
 //   bf16x32    load_bf16x32, dot_bf16: an instruction where has_bf16_dot, a slow loop elsewhere
 //

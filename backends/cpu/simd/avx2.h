@@ -154,18 +154,17 @@ V4NPU_INLINE float reduce_max(f32x16 v) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
-// The code, shifted into a float16, is 2^-8 of its value, subnormals included.
-V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) {
-  const __m256i codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i low = _mm256_set1_epi16(0x7f), magnitude = _mm256_and_si256(codes, low);
-  const __m256i sign = _mm256_slli_epi16(_mm256_andnot_si256(low, codes), 8);
-  const __m256i nan = _mm256_cmpeq_epi16(magnitude, low);
-  const __m256i half =
-      _mm256_or_si256(sign, _mm256_blendv_epi8(_mm256_slli_epi16(magnitude, 7), _mm256_set1_epi16(0x7e00), nan));
-  const __m256 scale = _mm256_set1_ps(256.0f);
-  return {_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), scale),
-          _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), scale)};
+// The code, shifted into a float16, is 2^-8 of its value, subnormals included. Sign extension puts a copy of the sign
+// where the shift makes it the float16's.
+constexpr float kE4m3Unit = 256;
+V4NPU_INLINE f32x16 load_e4m3_units(const uint8_t* p) {
+  const __m256i codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i shifted = _mm256_slli_epi16(codes, 7), magnitude = _mm256_set1_epi16(0x3f80);
+  const __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(shifted, magnitude), magnitude);
+  const __m256i half = _mm256_or_si256(_mm256_and_si256(shifted, _mm256_set1_epi16(static_cast<short>(0xbf80))), nan);
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
 }
+V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) { return load_e4m3_units(p) * set1(kE4m3Unit); }
 
 V4NPU_INLINE __m256i to_half(f32x16 v, float scale) {
   const __m256 s = _mm256_set1_ps(scale);
@@ -193,17 +192,26 @@ V4NPU_INLINE void store_e2m1_exact(uint8_t* p, f32x16 v) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
 }
 
+V4NPU_INLINE __m128i e2m1_codes(const uint8_t* p) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), nibble = _mm_set1_epi8(15);
+  return _mm_unpacklo_epi8(_mm_and_si128(bytes, nibble), _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble));
+}
 // Looks up the upper 16 bits of each value, a byte at a time; the lower ones are zero.
 V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
   constexpr char k80 = static_cast<char>(0x80), kBf = static_cast<char>(0xbf), kC0 = static_cast<char>(0xc0);
   const __m128i high =
       _mm_setr_epi8(0, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, k80, kBf, kBf, kBf, kC0, kC0, kC0, kC0);
   const __m128i low = _mm_setr_epi8(0, 0, k80, kC0, 0, 0x40, k80, kC0, 0, 0, k80, kC0, 0, 0x40, k80, kC0);
-  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), nibble = _mm_set1_epi8(15);
-  const __m128i codes =
-      _mm_unpacklo_epi8(_mm_and_si128(bytes, nibble), _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble));
-  const __m128i l = _mm_shuffle_epi8(low, codes), h = _mm_shuffle_epi8(high, codes);
+  const __m128i codes = e2m1_codes(p), l = _mm_shuffle_epi8(low, codes), h = _mm_shuffle_epi8(high, codes);
   return {from_bf16(_mm_unpacklo_epi8(l, h)), from_bf16(_mm_unpackhi_epi8(l, h))};
+}
+// Twice the value is an integer.
+constexpr float kE2m1Unit = 0.5f;
+V4NPU_INLINE f32x16 load_e2m1_units(const uint8_t* p) {
+  const __m128i twice = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+  const __m128i values = _mm_shuffle_epi8(twice, e2m1_codes(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(values)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(values, 8)))};
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA

@@ -185,3 +185,5 @@ V4NPU_INLINE bf16x32 load_bf16x32(const bf16* p) {
 V4NPU_INLINE f32x16 dot_bf16(f32x16 acc, bf16x32 a, bf16x32 b) { return {_mm512_dpbf16_ps(acc.v, a.v, b.v)}; }
 
 }  // namespace v4npu::cpu::V4NPU_ISA
+
+#include "whole_units.h"
