@@ -202,7 +202,7 @@ struct VectorWorker {
   inline __attribute__((always_inline)) void attend(int64_t token, int64_t head, int64_t heads) const {
     const List l = list_of(a, token);
     const int64_t stride = tile_stride(a.head_dim), at = (token * a.num_heads + head) * a.head_dim;
-    transpose_heads(static_cast<const T*>(a.q) + at, heads, a.head_dim, s.q);  // 1 load q
+    transpose_heads(static_cast<const T*>(a.q) + at, heads, s.lanes, a.head_dim, s.q);  // 1 load q
     start(s.lanes, s.peak, s.total);
     std::memset(s.sums, 0, static_cast<size_t>(s.lanes * s.row) * sizeof(float));
     for (int64_t begin = 0; begin < l.places; begin += kPlaces) {

@@ -77,10 +77,9 @@ V4NPU_INLINE int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes
 // Rows of floats in a tile lie this far apart: a power of two would put them all into the same few cache sets.
 V4NPU_INLINE int64_t tile_stride(int64_t dim) { return whole_vectors(dim) + kLanes; }
 
-// Heads become lanes: q [heads, dim] to out [dim, padded heads], zero in the padding.
+// Heads become lanes: q [heads, dim] to out [dim, lanes], zero behind the last head.
 template <class T>
-V4NPU_INLINE void transpose_heads(const T* q, int64_t heads, int64_t dim, float* out) {
-  const int64_t lanes = whole_vectors(heads);
+V4NPU_INLINE void transpose_heads(const T* q, int64_t heads, int64_t lanes, int64_t dim, float* out) {
   for (int64_t h = 0; h < lanes; ++h) {
     for (int64_t d = 0; d < dim; ++d) out[d * lanes + h] = h < heads ? widen(q[h * dim + d]) : 0.0f;
   }
