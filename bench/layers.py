@@ -212,7 +212,7 @@ def rows_of(kind: str, result: dict[str, Any], read: float, flops: float) -> lis
 
 def show(rows: list[dict[str, Any]], title: str, read: float) -> None:
     table = Table(title=title)
-    for column in ("op", "calls", "ms", "MB", "GF", "GB/s", "GF/s", "floor"):
+    for column in ("op", "calls", "ms", "MB", "GF", "GB/s", "GF/s", "of floor"):
         table.add_column(column, justify="left" if column == "op" else "right")
     whole = 0.0
     for row in rows:
@@ -220,10 +220,11 @@ def show(rows: list[dict[str, Any]], title: str, read: float) -> None:
         if name == "layer":
             whole, name = s, f"{row['layer']}, {row['tokens']:,} behind {row['context']:,}"
             table.add_section()
-        if s >= 0.01 * whole:
-            table.add_row(name, str(int(row["calls"])), f"{s * 1e3:,.2f}", f"{row['bytes'] / 1e6:,.2f}",
-                          f"{row['flops'] / 1e9:,.2f}", f"{row['bytes'] / s / 1e9:.2f}", f"{row['flops'] / s / 1e9:.0f}",
-                          f"{row['limit']:.0%}")  # fmt: skip
+        if s < 0.01 * whole:
+            continue
+        rates = (f"{row['bytes'] / s / 1e9:.2f}", f"{row['flops'] / s / 1e9:.0f}", f"{row['limit']:.0%}")
+        table.add_row(name, str(int(row["calls"])), f"{s * 1e3:,.2f}", f"{row['bytes'] / 1e6:,.2f}",
+                      f"{row['flops'] / 1e9:,.2f}", *rates)  # fmt: skip
     console = Console()
     console.print(table)
     decode = [row for row in rows if row["tokens"] == 1]

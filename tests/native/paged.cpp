@@ -172,7 +172,7 @@ void indexer_of(const Batch& batch, int64_t heads, int64_t dim, bool packed, boo
     IndexerScoresParams p{};
     indexer(c, p, batch, heads, dim, packed, official, dtype);
     p.scores = c.out<float>(p.num_tokens * p.max_blocks * p.block_size * 4);
-    c.run([&] { kernels::indexer_scores(p); });
+    c.run([&] { kernels::indexer_scores(p); }, p.query_tile, {4, 32});
   }
   for (const int64_t topk : {9, 300}) {
     Case c("indexer_topk", dtype);
@@ -180,7 +180,7 @@ void indexer_of(const Batch& batch, int64_t heads, int64_t dim, bool packed, boo
     indexer(c, p, batch, heads, dim, packed, official, dtype);
     p.topk = topk;
     p.topk_indices = c.out<int32_t>(p.num_tokens * topk * 4);
-    c.run([&] { kernels::indexer_topk(p); });
+    c.run([&] { kernels::indexer_topk(p); }, p.query_tile, {4, 32});
   }
 }
 
@@ -239,7 +239,7 @@ void attentions_of(const Batch& batch, const Heads& h, Dtype dtype) {
     Case c("window_attention", dtype);
     WindowAttentionParams p{};
     attention(c, p, batch, h, dtype);
-    c.run([&] { kernels::window_attention(p); });
+    c.run([&] { kernels::window_attention(p); }, p.head_group, {16, 64});
   }
   {
     Case c("csa_attention", dtype);
@@ -248,14 +248,14 @@ void attentions_of(const Batch& batch, const Heads& h, Dtype dtype) {
     entries(c, p, batch, h, /*ratio=*/4, dtype);
     p.topk = 21;
     p.topk_indices = picks(c, batch, p.topk, 4);
-    c.run([&] { kernels::csa_attention(p); });
+    c.run([&] { kernels::csa_attention(p); }, p.head_group, {16, 64});
   }
   Case c("hca_attention", dtype);
   HcaAttentionParams p{};
   attention(c, p, batch, h, dtype);
   p.ratio = 6;
   entries(c, p, batch, h, p.ratio, dtype);
-  c.run([&] { kernels::hca_attention(p); });
+  c.run([&] { kernels::hca_attention(p); }, p.head_group, {16, 64});
 }
 
 }  // namespace
