@@ -215,7 +215,7 @@ struct VectorWorker {
       dots_of_tile(s.tile, n, stride, s.q, s.lanes, a.head_dim, s.scores);  // 3 scores
       for (int64_t h = 0; h < s.lanes; h += kLanes) softmax(a, s, h, n);
       int64_t d = 0;
-      for (; d + 4 * kLanes <= s.row; d += 4 * kLanes) accumulate_heads<4>(s, heads, d, n, stride);
+      for (; kRegisters >= 32 && d + 4 * kLanes <= s.row; d += 4 * kLanes) accumulate_heads<4>(s, heads, d, n, stride);
       for (; d < s.row; d += kLanes) accumulate_heads<1>(s, heads, d, n, stride);
     }
     add_sink(a, head, heads, s.lanes, s.peak, s.total);
