@@ -1,5 +1,6 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <thread>
 
 #include "../caps.h"
@@ -83,6 +84,9 @@ DeviceCaps machine() {
   caps.available = true;
   caps.features = isa_features();
   caps.num_cores = static_cast<int>(std::thread::hardware_concurrency());
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  caps.l2_bytes = std::max<int64_t>(0, sysconf(_SC_LEVEL2_CACHE_SIZE));
+#endif
   caps.memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
   return caps;
 }

@@ -7,6 +7,7 @@
 #include "ops/schema.h"
 #include "plan/candidates.h"
 #include "plan/cpu_isa.h"
+#include "plan/cpu_tiles.h"
 #include "plan/gpu.h"
 #include "runtime/heap.h"
 #include "v4npu/cache_layout.h"
@@ -26,7 +27,8 @@ PYBIND11_MODULE(_C, m) {
       .def_readwrite("features", &DeviceCaps::features)
       .def_readwrite("only", &DeviceCaps::only)
       .def_readwrite("num_cores", &DeviceCaps::num_cores)
-      .def_readwrite("memory_bytes", &DeviceCaps::memory_bytes);
+      .def_readwrite("memory_bytes", &DeviceCaps::memory_bytes)
+      .def_readwrite("l2_bytes", &DeviceCaps::l2_bytes);
   py::class_<Plan>(m, "Plan").def_readonly("variant", &Plan::variant).def_readonly("reason", &Plan::reason);
 
   using v4npu::CacheGeometry, v4npu::CacheLayout, v4npu::LayerLayout, v4npu::RowFormat;
@@ -81,6 +83,9 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("max_tiles", &v4npu::GpuExpertPlan::max_tiles);
   m.def("plan_gpu_experts", &v4npu::plan_gpu_experts, py::arg("num_assignments"), py::arg("num_experts"),
         py::arg("caps"));
+  m.def("plan_cpu_query_tile", &v4npu::plan_cpu_query_tile, py::arg("num_heads"), py::arg("head_dim"), py::arg("caps"));
+  m.def("plan_cpu_head_group", &v4npu::plan_cpu_head_group, py::arg("head_dim"), py::arg("caps"));
+  m.def("plan_cpu_block_tokens", &v4npu::plan_cpu_block_tokens, py::arg("k"), py::arg("element"), py::arg("caps"));
   m.def("op_names", &v4npu::op_names);
   m.def("schemas", [] { return std::vector<std::string>(v4npu::schemas().begin(), v4npu::schemas().end()); });
   m.def("caps", [] { return std::vector<DeviceCaps>{v4npu::cpu_caps(), v4npu::cuda_caps(), v4npu::ascend_caps()}; });

@@ -43,6 +43,30 @@ def test_the_same_question_has_the_same_answer() -> None:
     assert len(answers) == 1
 
 
+# The second cache of several machines; 0 is one that does not say.
+CACHES = [0, 1 << 18, 1 << 19, 1 << 20, 2 << 20, 64 << 20]
+
+
+def test_tiles_of_the_flash_and_pro_shapes_fit_the_second_cache() -> None:
+    """64 cores or 2 make no difference: what fits a core's own cache does."""
+    for cores in (2, 64):
+        cpus = [machine("cpu", num_cores=cores, l2_bytes=l2) for l2 in CACHES]
+        assert [_C.plan_cpu_query_tile(64, 128, c) for c in cpus] == [16, 4, 8, 16, 32, 32]
+        assert [_C.plan_cpu_head_group(512, c) for c in cpus] == [64, 16, 64, 64, 64, 64]
+        assert [_C.plan_cpu_block_tokens(1024, 4, c) for c in cpus] == [96, 96, 96, 96, 192, 480]
+        assert [_C.plan_cpu_block_tokens(1024, 2, c) for c in cpus] == [192, 96, 96, 192, 480, 480]
+
+
+@pytest.mark.parametrize("l2", CACHES)
+def test_tiles_are_what_kernels_have_room_for(l2: int) -> None:
+    cpu = machine("cpu", l2_bytes=l2)
+    for heads, dim in ((1, 1), (3, 80), (64, 128), (128, 512), (4096, 4096)):
+        assert _C.plan_cpu_query_tile(heads, dim, cpu) in (4, 8, 16, 32)
+        assert _C.plan_cpu_head_group(dim, cpu) in (16, 32, 64)
+        tokens = _C.plan_cpu_block_tokens(heads * dim, 4, cpu)
+        assert tokens % 96 == 0 and 96 <= tokens <= 480
+
+
 AVX2 = ["avx2", "fma", "f16c"]
 AVX512 = [*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16"]
 AMX = [*AVX512, "amx_tile", "amx_bf16"]

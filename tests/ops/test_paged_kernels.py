@@ -15,7 +15,7 @@ from v4npu.reference.qkv_prepare import round_kv
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.cases import Draw, int32
 
-TOKENS, HEADS, DIM, ROPE, WINDOW, RATIO = 41, 20, 80, 16, 8, 4
+TOKENS, HEADS, DIM, ROPE, WINDOW, RATIO = 41, 40, 80, 16, 8, 4  # two threads take 32 and 8 heads
 ATTENTIONS = ["window_attention", "csa_attention", "hca_attention"]
 INDEXERS = ["indexer_scores", "indexer_topk"]
 KINDS = [(torch.float32, False, False), (torch.bfloat16, False, False), (torch.bfloat16, True, False),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from v4npu.model.config import Config
 from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
 from v4npu.reference.rope import rope_frequencies
 
@@ -237,3 +239,18 @@ def measured(op: str, tokens: int, dtype: torch.dtype = torch.bfloat16) -> tuple
         ),
     }  # fmt: skip
     return cases[op]()
+
+
+# What bench/layers.py runs: contexts of decode, and a prefill chunk behind two of them.
+LAYER_CONTEXTS = (8_192, 65_536, 262_144, 1_048_576)
+LAYER_CHUNK, LAYER_CHUNK_CONTEXTS = 4_096, (8_192, 65_536)
+DRAWN_EXPERTS = 8  # of a layer's routed experts; the others are copies
+
+
+def flash_layer(ratio: int, experts: int | None = None) -> Config:
+    """V4-Flash with one layer, of this compression ratio, and next to no vocabulary."""
+    config = Config.preset("flash")
+    return replace(
+        config, vocab_size=256, num_hidden_layers=1, compress_ratios=(ratio,), num_hash_layers=0,
+        num_nextn_predict_layers=0, n_routed_experts=experts or config.n_routed_experts,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ namespace {
 template <class T, class R>
 void tiles(const IndexerScoresParams& p, int64_t begin, int64_t end) {
   const int64_t width = p.max_blocks * p.block_size;
-  const int64_t bytes = IndexerTile::size(p.num_heads, p.head_dim) * static_cast<int64_t>(sizeof(float));
+  const int64_t bytes = IndexerTile::size(p.query_tile, p.num_heads, p.head_dim) * static_cast<int64_t>(sizeof(float));
   auto* memory = static_cast<float*>(scratch(Scratch::kBody, bytes));
   for (int64_t i = begin; i < end; ++i) {
     const QueryTile t = query_tile(p, i);
@@ -29,7 +29,7 @@ void tiles(const IndexerScoresParams& p, int64_t begin, int64_t end) {
 void indexer_scores(const IndexerScoresParams& p) {
   const auto exact = p.dtype == Dtype::kFloat32 ? &tiles<float, float> : &tiles<bf16, float>;
   const auto body = p.official && p.dtype == Dtype::kBfloat16 ? &tiles<bf16, bf16> : exact;
-  parallel_rows(query_tiles(p), kQueryTile * p.max_blocks * p.block_size * p.num_heads * p.head_dim,
+  parallel_rows(query_tiles(p), p.query_tile * p.max_blocks * p.block_size * p.num_heads * p.head_dim,
                 [&](int64_t begin, int64_t end) { body(p, begin, end); });
 }
 

@@ -41,6 +41,7 @@ Tensor launch_indexer_topk(const Tensor& q_, const Tensor& weights_, const Tenso
   p.packed = pages.packed();
   p.official = official;
   p.dtype = dtype_of(q);
+  p.query_tile = plan_cpu_query_tile(p.num_heads, p.head_dim, this_cpu());
   run_kernel(p);
   return out;
 }

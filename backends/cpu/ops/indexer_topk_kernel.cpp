@@ -1,4 +1,4 @@
-// indexer_topk on the CPU: a thread takes a tile of 32 queries and walks their keys (paged/indexer.h), keeping the best
+// indexer_topk on the CPU: a thread takes a tile of queries and walks their keys (paged/indexer.h), keeping the best
 // of each. Where there are fewer tiles than threads the keys are split too, and the best of the parts are merged: the
 // order of candidates is total, so that no split shows. Scratch beside the tile's: 16 * topk + 512 bytes per query.
 #include "v4npu/ops/indexer_topk.h"
@@ -23,23 +23,23 @@ V4NPU_INLINE void write(const IndexerTopkParams& p, int64_t token, uint64_t* bes
 
 // The parts of every query tile leave their candidates here; null when a tile is one part.
 struct Parts {
-  uint64_t* best;  // [tiles, parts, kQueryTile, topk], 0 = none: no score's rank is 0
+  uint64_t* best;  // [tiles, parts, query_tile, topk], 0 = none: no score's rank is 0
   int64_t parts;
 };
 
 template <class T, class R>
 void tiles(const IndexerTopkParams& p, const Parts& parts, int64_t begin, int64_t end) {
   const int64_t capacity = Best::capacity(p.topk);
-  const int64_t tile = IndexerTile::size(p.num_heads, p.head_dim) * static_cast<int64_t>(sizeof(float));
+  const int64_t tile = IndexerTile::size(p.query_tile, p.num_heads, p.head_dim) * static_cast<int64_t>(sizeof(float));
   auto* buffers = static_cast<uint64_t*>(
-      scratch(Scratch::kBody, tile + kQueryTile * capacity * static_cast<int64_t>(sizeof(uint64_t))));
-  auto* memory = reinterpret_cast<float*>(buffers + kQueryTile * capacity);
+      scratch(Scratch::kBody, tile + p.query_tile * capacity * static_cast<int64_t>(sizeof(uint64_t))));
+  auto* memory = reinterpret_cast<float*>(buffers + p.query_tile * capacity);
   for (int64_t item = begin; item < end; ++item) {
     const QueryTile t = query_tile(p, item / parts.parts);
     const int64_t all = visible(t.position + t.count - 1, p.ratio), part = item % parts.parts;
     const int64_t step = ((all + parts.parts - 1) / parts.parts + kKeyTile - 1) / kKeyTile * kKeyTile;
     const int64_t lo = part * step < all ? part * step : all, hi = lo + step < all ? lo + step : all;
-    Best best[kQueryTile];
+    Best best[kMostQueries];
     for (int64_t i = 0; i < t.count; ++i) best[i] = {buffers + i * capacity, 0, p.topk, -__builtin_inff()};
     if (lo < hi) {
       walk<T, R>(p, t, lo, hi, memory, [&](int64_t query, int64_t first, int64_t n, const float* scores) {
@@ -52,7 +52,7 @@ void tiles(const IndexerTopkParams& p, const Parts& parts, int64_t begin, int64_
         write(p, t.token + i, best[i].buffer, best[i].count);
         continue;
       }
-      uint64_t* to = parts.best + (item * kQueryTile + i) * p.topk;
+      uint64_t* to = parts.best + (item * p.query_tile + i) * p.topk;
       for (int64_t k = 0; k < p.topk; ++k) to[k] = k < best[i].count ? best[i].buffer[k] : 0;
     }
   }
@@ -65,7 +65,7 @@ void merge(const IndexerTopkParams& p, const Parts& parts, int64_t tile) {
   for (int64_t i = 0; i < t.count; ++i) {
     int64_t count = 0;
     for (int64_t part = 0; part < parts.parts; ++part) {
-      const uint64_t* from = parts.best + ((tile * parts.parts + part) * kQueryTile + i) * p.topk;
+      const uint64_t* from = parts.best + ((tile * parts.parts + part) * p.query_tile + i) * p.topk;
       for (int64_t k = 0; k < p.topk && from[k] != 0; ++k) all[count++] = from[k];
     }
     if (count > p.topk) {
@@ -90,10 +90,10 @@ void indexer_topk(const IndexerTopkParams& p) {
   Parts parts{nullptr, 1};
   if (count > 0 && count < threads && keys >= 2 * kLeastKeys) {
     parts.parts = (threads + count - 1) / count < keys / kLeastKeys ? (threads + count - 1) / count : keys / kLeastKeys;
-    const int64_t size = count * parts.parts * kQueryTile * p.topk * static_cast<int64_t>(sizeof(uint64_t));
+    const int64_t size = count * parts.parts * p.query_tile * p.topk * static_cast<int64_t>(sizeof(uint64_t));
     parts.best = static_cast<uint64_t*>(scratch(Scratch::kCall, size));
   }
-  const int64_t work = (p.num_tokens < kQueryTile ? p.num_tokens : kQueryTile) * (keys / parts.parts + 1);
+  const int64_t work = (p.num_tokens < p.query_tile ? p.num_tokens : p.query_tile) * (keys / parts.parts + 1);
   parallel_rows(count * parts.parts, work * p.num_heads * p.head_dim / 8,
                 [&](int64_t begin, int64_t end) { body(p, parts, begin, end); });
   if (parts.best == nullptr) return;

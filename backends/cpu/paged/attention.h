@@ -1,6 +1,6 @@
 // The attention of one query over its own list of rows, shared by window_attention, csa_attention and hca_attention.
 //
-// A thread takes a query and up to 64 of its heads, which are the lanes of the scores: all of them read a row once.
+// A thread takes a query and a group of its heads, which are the lanes of the scores: all of them read a row once.
 // The list is walked in blocks of 64 places, in its own order, whoever else is in the batch; of a block the rows that
 // exist are gathered and widened into a tile, so that nothing else is ever touched. Scratch for 64 heads of 512:
 // q 128 KiB, tile 132 KiB, scores 16 KiB, sums 128 KiB.
@@ -14,8 +14,7 @@
 
 namespace v4npu::cpu::V4NPU_ISA {
 
-constexpr int64_t kPlaces = 64;     // of the list per step of the softmax, by contract
-constexpr int64_t kHeadGroup = 64;  // heads of one query that one thread takes
+constexpr int64_t kPlaces = 64;  // of the list per step of the softmax, by contract
 constexpr float kLowest = -0x1.fffffep127f;
 
 // What the three have in common; entries.base is null where there is only a window.
@@ -26,7 +25,8 @@ struct Attention {
   const int32_t* topk_indices;  // null: every entry that is complete
   const float* sink;
   RowSource window_rows, entry_rows;  // less the tables
-  int64_t num_tokens, num_seqs, num_heads, head_dim, max_window_blocks, max_blocks, window, topk, ratio, rope_dim;
+  int64_t num_tokens, num_seqs, num_heads, head_dim, head_group, max_window_blocks, max_blocks, window, topk, ratio,
+      rope_dim;
   float scale;
   bool packed, round_p;
 };
@@ -44,6 +44,7 @@ V4NPU_INLINE Attention common(const Params& p) {
   a.num_seqs = p.num_seqs;
   a.num_heads = p.num_heads;
   a.head_dim = p.head_dim;
+  a.head_group = p.head_group;
   a.max_window_blocks = p.max_window_blocks;
   a.window = p.window;
   a.rope_dim = p.rope_dim;
@@ -202,7 +203,7 @@ struct VectorWorker {
   inline __attribute__((always_inline)) void attend(int64_t token, int64_t head, int64_t heads) const {
     const List l = list_of(a, token);
     const int64_t stride = tile_stride(a.head_dim), at = (token * a.num_heads + head) * a.head_dim;
-    transpose_heads(static_cast<const T*>(a.q) + at, heads, a.head_dim, s.q);  // 1 load q
+    transpose_heads(static_cast<const T*>(a.q) + at, heads, s.lanes, a.head_dim, s.q);  // 1 load q
     start(s.lanes, s.peak, s.total);
     std::memset(s.sums, 0, static_cast<size_t>(s.lanes * s.row) * sizeof(float));
     for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
@@ -214,7 +215,7 @@ struct VectorWorker {
       dots_of_tile(s.tile, n, stride, s.q, s.lanes, a.head_dim, s.scores);  // 3 scores
       for (int64_t h = 0; h < s.lanes; h += kLanes) softmax(a, s, h, n);
       int64_t d = 0;
-      for (; d + 4 * kLanes <= s.row; d += 4 * kLanes) accumulate_heads<4>(s, heads, d, n, stride);
+      for (; kRegisters >= 32 && d + 4 * kLanes <= s.row; d += 4 * kLanes) accumulate_heads<4>(s, heads, d, n, stride);
       for (; d < s.row; d += kLanes) accumulate_heads<1>(s, heads, d, n, stride);
     }
     add_sink(a, head, heads, s.lanes, s.peak, s.total);
@@ -239,7 +240,7 @@ namespace v4npu::cpu::V4NPU_ISA {
 // Few queries: their heads are split, so that all threads have work; the rows never are.
 template <class Worker>
 void attend_all(const Attention& a) {
-  int64_t group = a.num_heads < kHeadGroup ? a.num_heads : kHeadGroup;
+  int64_t group = a.num_heads < a.head_group ? a.num_heads : a.head_group;
   const int64_t threads = num_threads();
   if (a.num_tokens < 2 * threads && a.num_heads > kLanes) {
     const int64_t share = whole_vectors((a.num_heads + threads - 1) / threads);

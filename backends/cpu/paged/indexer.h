@@ -18,7 +18,7 @@
 
 namespace v4npu::cpu::V4NPU_ISA {
 
-constexpr int64_t kQueryTile = 32;
+constexpr int64_t kMostQueries = 32;      // of a tile, whatever the plan says
 constexpr int64_t kKeyTile = 2 * kLanes;  // with the heads of a query they stay in the first cache
 constexpr int64_t kLine = 64;             // bytes of a cache line
 constexpr int64_t kSpare = 31;            // columns that a matrix unit reads and writes behind the last
@@ -34,10 +34,10 @@ template <class Params>
 V4NPU_INLINE QueryTile query_tile(const Params& p, int64_t i) {
   for (int64_t b = 0;; ++b) {
     const int64_t first = p.cu_seqlens_q[b], length = p.cu_seqlens_q[b + 1] - first;
-    const int64_t tiles = (length + kQueryTile - 1) / kQueryTile;
+    const int64_t tiles = (length + p.query_tile - 1) / p.query_tile;
     if (i < tiles) {
-      const int64_t at = i * kQueryTile, rest = length - at;
-      return {b, first + at, rest < kQueryTile ? rest : kQueryTile, p.start_pos[b] + at};
+      const int64_t at = i * p.query_tile, rest = length - at;
+      return {b, first + at, rest < p.query_tile ? rest : p.query_tile, p.start_pos[b] + at};
     }
     i -= tiles;
   }
@@ -46,7 +46,7 @@ template <class Params>
 V4NPU_INLINE int64_t query_tiles(const Params& p) {
   int64_t tiles = 0;
   for (int64_t b = 0; b < p.num_seqs; ++b) {
-    tiles += (p.cu_seqlens_q[b + 1] - p.cu_seqlens_q[b] + kQueryTile - 1) / kQueryTile;
+    tiles += (p.cu_seqlens_q[b + 1] - p.cu_seqlens_q[b] + p.query_tile - 1) / p.query_tile;
   }
   return tiles;
 }
@@ -71,24 +71,25 @@ struct IndexerTile {
   float* scores;                                // [queries at once, keys]
   int64_t heads, steps, padded, row, together;  // together: queries whose heads meet the keys at once
 
-  static inline __attribute__((always_inline)) int64_t size(int64_t heads, int64_t dim) {
+  static inline __attribute__((always_inline)) int64_t size(int64_t queries, int64_t heads, int64_t dim) {
     const int64_t padded = whole_vectors(dim), once = at_once(heads) * heads;
-    return kQueryTile * heads * (padded + 1) + kSpare * padded + kLanes * tile_stride(dim) +
+    return queries * heads * (padded + 1) + kSpare * padded + kLanes * tile_stride(dim) +
            kKeyTile * (padded + once + kSpare + at_once(heads));
   }
   static inline __attribute__((always_inline)) int64_t at_once(int64_t heads) {
     const int64_t queries = heads > 0 ? kColumnsAtOnce / heads : 0;
-    return queries < 1 ? 1 : queries < kQueryTile ? queries : kQueryTile;
+    return queries < 1 ? 1 : queries < kMostQueries ? queries : kMostQueries;
   }
-  inline __attribute__((always_inline)) IndexerTile(float* memory, int64_t num_heads, int64_t dim, int64_t num_steps)
+  inline __attribute__((always_inline)) IndexerTile(float* memory, int64_t queries, int64_t num_heads, int64_t dim,
+                                                    int64_t num_steps)
       : q(memory),
         heads(num_heads),
         steps(num_steps),
         padded(whole_vectors(num_steps)),
         row(tile_stride(dim)),
         together(at_once(num_heads)) {
-    weights = q + (kQueryTile * heads + kSpare) * padded;
-    rows = weights + kQueryTile * heads;
+    weights = q + (queries * heads + kSpare) * padded;
+    rows = weights + queries * heads;
     keys = rows + kLanes * row;
     dots = keys + kKeyTile * padded;
     scores = dots + kKeyTile * (together * heads + kSpare);
@@ -288,8 +289,8 @@ V4NPU_INLINE int64_t visible(int64_t position, int64_t ratio) { return (position
 // query tile, in ascending order. lo is a multiple of kKeyTile; scores has whole vectors.
 template <class T, class R, class Params, class Each>
 V4NPU_INLINE void walk(const Params& p, const QueryTile& t, int64_t lo, int64_t hi, float* memory, const Each& each) {
-  const IndexerTile tile(memory, p.num_heads, p.head_dim, steps_of<T>(p.head_dim));
-  int64_t known[kQueryTile];
+  const IndexerTile tile(memory, p.query_tile, p.num_heads, p.head_dim, steps_of<T>(p.head_dim));
+  int64_t known[kMostQueries];
   for (int64_t i = 0; i < t.count; ++i) {  // 5 mask
     const int64_t all = visible(t.position + i, p.ratio);
     known[i] = all < hi ? all : hi;

@@ -5,9 +5,17 @@
 #include <stdexcept>
 #include <string>
 
+#include "../../caps.h"
 #include "../launch.h"
+#include "plan/cpu_tiles.h"
 
 namespace v4npu::cpu {
+
+// What plans ask about, found out once.
+inline const DeviceCaps& this_cpu() {
+  static const DeviceCaps caps = cpu_caps();
+  return caps;
+}
 
 inline void refuse(const std::string& text) { throw std::invalid_argument("v4npu" + text); }
 
@@ -188,6 +196,7 @@ struct AttentionCall {
     p.packed = window.packed();
     p.official = official;
     p.dtype = dtype_of(q);
+    p.head_group = plan_cpu_head_group(p.head_dim, this_cpu());
   }
   void entries(const Pages& pages) {
     p.compressed_kv = pointer<void>(pages.rows);

@@ -77,10 +77,9 @@ V4NPU_INLINE int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes
 // Rows of floats in a tile lie this far apart: a power of two would put them all into the same few cache sets.
 V4NPU_INLINE int64_t tile_stride(int64_t dim) { return whole_vectors(dim) + kLanes; }
 
-// Heads become lanes: q [heads, dim] to out [dim, padded heads], zero in the padding.
+// Heads become lanes: q [heads, dim] to out [dim, lanes], zero behind the last head.
 template <class T>
-V4NPU_INLINE void transpose_heads(const T* q, int64_t heads, int64_t dim, float* out) {
-  const int64_t lanes = whole_vectors(heads);
+V4NPU_INLINE void transpose_heads(const T* q, int64_t heads, int64_t lanes, int64_t dim, float* out) {
   for (int64_t h = 0; h < lanes; ++h) {
     for (int64_t d = 0; d < dim; ++d) out[d * lanes + h] = h < heads ? widen(q[h * dim + d]) : 0.0f;
   }
@@ -153,7 +152,8 @@ static void head_dots(const float* keys, int64_t key_stride, const float* q, int
 template <int VECTORS>
 V4NPU_INLINE void dots_of_all_keys(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
                                    int64_t dim, float* out) {
-  constexpr int kKeys = VECTORS == 4 ? 6 : 8;  // 24, 16 or 8 sums, and the vectors of heads, in 32 registers
+  // 24, 16 or 8 sums, and the vectors of heads, in 32 registers; 6 where there are 8 of 16 lanes.
+  constexpr int kKeys = VECTORS == 4 || kRegisters < 32 ? 6 : 8;
   int64_t k = 0;
   for (; k + kKeys <= n; k += kKeys) {
     head_dots<kKeys, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
@@ -165,10 +165,10 @@ V4NPU_INLINE void dots_of_all_keys(const float* keys, int64_t n, int64_t key_str
 V4NPU_INLINE void dots_of_tile(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
                                int64_t dim, float* out) {
   int64_t at = 0;
-  for (; at + 4 * kLanes <= lanes; at += 4 * kLanes) {
+  for (; kRegisters >= 32 && at + 4 * kLanes <= lanes; at += 4 * kLanes) {
     dots_of_all_keys<4>(keys, n, key_stride, q + at, lanes, dim, out + at);
   }
-  for (; at + 2 * kLanes <= lanes; at += 2 * kLanes) {
+  for (; kRegisters >= 32 && at + 2 * kLanes <= lanes; at += 2 * kLanes) {
     dots_of_all_keys<2>(keys, n, key_stride, q + at, lanes, dim, out + at);
   }
   for (; at < lanes; at += kLanes) dots_of_all_keys<1>(keys, n, key_stride, q + at, lanes, dim, out + at);

@@ -47,7 +47,8 @@ struct HcaAttentionParams {
   float softmax_scale;
   bool packed;  // rows of window_kv and compressed_kv are fp8_kv; T is bf16
   bool official;
-  Dtype dtype;  // T
+  Dtype dtype;         // T
+  int64_t head_group;  // heads that a CPU thread takes at a time; plan/cpu_tiles.h
 };
 
 }  // namespace v4npu

@@ -32,7 +32,8 @@ struct IndexerScoresParams {
   int64_t ratio;  // tokens per entry
   bool packed;    // keys are fp4_key rows; T is bf16
   bool official;
-  Dtype dtype;  // T
+  Dtype dtype;         // T
+  int64_t query_tile;  // queries that a CPU thread takes at a time; plan/cpu_tiles.h
 };
 
 }  // namespace v4npu

@@ -33,7 +33,8 @@ struct IndexerTopkParams {
   int64_t topk;
   bool packed;  // keys are fp4_key rows; T is bf16
   bool official;
-  Dtype dtype;  // T
+  Dtype dtype;         // T
+  int64_t query_tile;  // queries that a CPU thread takes at a time; plan/cpu_tiles.h
 };
 
 }  // namespace v4npu
