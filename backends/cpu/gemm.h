@@ -44,10 +44,10 @@ struct PlainRows {
   static constexpr int64_t kSegmentBytes = kSegment * static_cast<int64_t>(sizeof(T));
   struct Segment {
     const T* p;
-    inline __attribute__((always_inline)) f32x16 at(int64_t i) const { return load(p + i); }
+    V4NPU_MEMBER f32x16 at(int64_t i) const { return load(p + i); }
   };
   bool direct(int64_t, int64_t) const { return true; }
-  inline __attribute__((always_inline)) Segment segment(int64_t row, int64_t k0) const { return {data + row * stride + k0}; }
+  V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const { return {data + row * stride + k0}; }
 
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
@@ -85,13 +85,13 @@ struct E4m3Rows {
   struct Segment {
     const uint8_t* p;
     f32x16 factor;
-    inline __attribute__((always_inline)) f32x16 at(int64_t i) const { return load_e4m3_units(p + i) * factor; }
+    V4NPU_MEMBER f32x16 at(int64_t i) const { return load_e4m3_units(p + i) * factor; }
   };
-  uint8_t scale_of(int64_t row, int64_t k0) const {
-    return scale[(row >> row_shift) * ((k + 127) / 128) + k0 / 128];
+  uint8_t scale_of(int64_t row, int64_t k0) const { return scale[(row >> row_shift) * ((k + 127) / 128) + k0 / 128]; }
+  bool direct(int64_t row, int64_t k0) const {
+    return scale_of(row, k0) < 240 && has_e4m3_units(codes + row * k + k0, kSegment);
   }
-  bool direct(int64_t row, int64_t k0) const { return scale_of(row, k0) < 0xf0; }
-  inline __attribute__((always_inline)) Segment segment(int64_t row, int64_t k0) const {
+  V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const {
     return {codes + row * k + k0, set1(kE4m3Unit * e8m0_decode(scale_of(row, k0)))};
   }
 
@@ -129,10 +129,18 @@ struct E2m1Rows {
   static constexpr int64_t kSegmentBytes = kSegment / 2;
   struct Segment {
     const uint8_t *p, *s;
-    inline __attribute__((always_inline)) f32x16 at(int64_t i) const { return load_e2m1_units(p + i / 2) * set1(kE2m1Unit * e8m0_decode(s[i / 32])); }
+    V4NPU_MEMBER f32x16 at(int64_t i) const {
+      return load_e2m1_units(p + i / 32 * 16, i % 32 != 0) * set1(kE2m1Unit * bits_float(uint32_t{s[i / 32]} << 23));
+    }
   };
-  bool direct(int64_t, int64_t) const { return true; }
-  inline __attribute__((always_inline)) Segment segment(int64_t row, int64_t k0) const {
+  // Scales whose product with the unit has an exponent of its own.
+  bool direct(int64_t row, int64_t k0) const {
+    const uint8_t* s = scale + (row * k + k0) / 32;
+    bool all = true;
+    for (int i = 0; i < kSegment / 32; ++i) all &= s[i] >= 32 && s[i] != 255;
+    return all;
+  }
+  V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const {
     return {codes + (row * k + k0) / 2, scale + (row * k + k0) / 32};
   }
 
@@ -164,6 +172,8 @@ constexpr int64_t kChunk = 1024;
 // As many sums as registers hold, next to the operands.
 #if defined(__AVX512F__)
 constexpr int kRowsAtOnce = 4, kTokensAtOnce = 6;
+#elif defined(__AVX2__)
+constexpr int kRowsAtOnce = 4, kTokensAtOnce = 3;
 #else
 constexpr int kRowsAtOnce = 2, kTokensAtOnce = 2;
 #endif
@@ -172,21 +182,30 @@ constexpr int kRowsAtOnce = 2, kTokensAtOnce = 2;
 template <int kTokens>
 V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, float* c, int64_t row_tiles,
                        int64_t token, int64_t row, bool first) {
-  f32x16 sum[kRowsAtOnce][kTokens];
+  f32part sums[kRowsAtOnce][kTokens][kParts];
+#pragma GCC unroll 2
+  for (int part = 0; part < kParts; ++part) {
+    f32part sum[kRowsAtOnce][kTokens];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRowsAtOnce; ++r) {
+    for (int r = 0; r < kRowsAtOnce; ++r) {
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) sum[r][t] = zero();
-  }
-  for (int64_t i = 0; i < n; i += kLanes) {
-    f32x16 a[kRowsAtOnce];
+      for (int t = 0; t < kTokens; ++t) sum[r][t] = zero_part();
+    }
+    for (int64_t i = part * (kLanes / kParts); i < n; i += kLanes) {
+      f32part b[kTokens];
 #pragma GCC unroll 8
-    for (int r = 0; r < kRowsAtOnce; ++r) a[r] = load(w + r * kChunk + i);
+      for (int t = 0; t < kTokens; ++t) b[t] = load_part(x + t * kp + i);
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-      const f32x16 b = load(x + t * kp + i);
+      for (int r = 0; r < kRowsAtOnce; ++r) {
+        const f32part a = load_part(w + r * kChunk + i);
 #pragma GCC unroll 8
-      for (int r = 0; r < kRowsAtOnce; ++r) sum[r][t] = fma(a[r], b, sum[r][t]);
+        for (int t = 0; t < kTokens; ++t) sum[r][t] = fma(a, b[t], sum[r][t]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) sums[r][t][part] = sum[r][t];
     }
   }
 #pragma GCC unroll 8
@@ -194,7 +213,7 @@ V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, fl
 #pragma GCC unroll 8
     for (int r = 0; r < kRowsAtOnce; ++r) {
       float* out = at(c, row_tiles, token + t, row + r);
-      const float total = reduce_add(sum[r][t]);
+      const float total = reduce_add(join_parts(sums[r][t]));
       *out = first ? total : *out + total;
     }
   }
@@ -215,6 +234,7 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp,
       for (int t = 0; t < kTokens; ++t) sum[i][t] = zero();
     }
     const auto add = [&](const auto& rows, const float* from, int64_t n) __attribute__((always_inline)) {
+#pragma GCC unroll 8
       for (int64_t j = 0; j < n; j += kLanes) {
 #pragma GCC unroll 4
         for (int i = 0; i < kRows; ++i) {

@@ -11,10 +11,13 @@
 //   f32x16     zero() set1(x) load(p) load_partial(p, n) store(p, v) store_partial(p, v, n)   p: float* or bf16*
 //              + - * /   fma(a, b, c) = a * b + c   max min   sqrt   swap_pairs   swap_lanes<W>   round   exp2i   exp
 //              sigmoid   softplus   reduce_add reduce_max first_lane   rounded<T>   kRegisters
-//              transpose(v[16])   above(v, x): a bit for every lane that is greater than x or NaN
+//              f32part: one of the kParts registers of an f32x16, first lanes first, for sums that would not fit at
+//              once: zero_part() load_part(p) fma join_parts(parts) transpose(v[16])   above(v, x): a bit for every
+//              lane that is greater than x or NaN
 //   bits       keep_bits(v, mask)   join_bits   max_bits: the greater as unsigned, so NaN before infinity
 //   formats    load_e4m3(p): 16 codes   load_e2m1(p): 16 codes in 8 bytes, low nibble first
-//              load_e4m3_units load_e2m1_units: the same values over kE4m3Unit, kE2m1Unit, where -0 may become 0
+//              load_e4m3_units(p), if has_e4m3_units(p, n)   load_e2m1_units(p, upper): either 16 of 32 codes; the same
+//              values over kE4m3Unit and kE2m1Unit, in fewer steps where a scale follows anyway. -0 may become 0
 //              store_e4m3 store_e2m1 round_e4m3 round_e2m1: as formats.h encodes, bit for bit
 //   bf16x32    load_bf16x32, dot_bf16: an instruction where has_bf16_dot, a slow loop elsewhere
 //
@@ -31,7 +34,8 @@
 #error "backends/cpu/simd.h is for kernels: kernels.cmake defines V4NPU_ISA"
 #endif
 
-#define V4NPU_INLINE static inline __attribute__((always_inline))
+#define V4NPU_MEMBER inline __attribute__((always_inline))
+#define V4NPU_INLINE static V4NPU_MEMBER
 
 namespace v4npu::cpu::V4NPU_ISA {
 
@@ -122,7 +126,7 @@ V4NPU_INLINE f32x16 rounded(f32x16 v) {
   return load(all);
 }
 template <>
-inline __attribute__((always_inline)) f32x16 rounded<float>(f32x16 v) {
+V4NPU_MEMBER f32x16 rounded<float>(f32x16 v) {
   return v;
 }
 

@@ -181,12 +181,11 @@ struct VectorWorker {
   const Attention& a;
   State s{};
 
-  static inline __attribute__((always_inline)) int64_t bytes(const Attention& a, int64_t group) {
+  V4NPU_INLINE int64_t bytes(const Attention& a, int64_t group) {
     const int64_t lanes = whole_vectors(group), row = whole_vectors(a.head_dim);
     return 4 * (a.head_dim * lanes + kPlaces * (tile_stride(a.head_dim) + lanes) + lanes * row + 3 * lanes);
   }
-  inline __attribute__((always_inline)) VectorWorker(const Attention& attention, int64_t group, void* memory)
-      : a(attention) {
+  V4NPU_MEMBER VectorWorker(const Attention& attention, int64_t group, void* memory) : a(attention) {
     s.lanes = whole_vectors(group);
     s.row = whole_vectors(a.head_dim);
     s.q = static_cast<float*>(memory);
@@ -198,9 +197,9 @@ struct VectorWorker {
     s.rescale = s.total + s.lanes;
   }
 
-  inline __attribute__((always_inline)) void finish() const {}
+  V4NPU_MEMBER void finish() const {}
 
-  inline __attribute__((always_inline)) void attend(int64_t token, int64_t head, int64_t heads) const {
+  V4NPU_MEMBER void attend(int64_t token, int64_t head, int64_t heads) const {
     const List l = list_of(a, token);
     const int64_t stride = tile_stride(a.head_dim), at = (token * a.num_heads + head) * a.head_dim;
     transpose_heads(static_cast<const T*>(a.q) + at, heads, s.lanes, a.head_dim, s.q);  // 1 load q

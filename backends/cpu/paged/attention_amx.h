@@ -34,12 +34,12 @@ struct TileWorker {
   float* scores;                 // [64, lanes]
   float *peak, *total, *wide;    // [lanes], [lanes], [dims]
 
-  static inline __attribute__((always_inline)) int64_t bytes(const Attention& a, int64_t group) {
+  V4NPU_INLINE int64_t bytes(const Attention& a, int64_t group) {
     const int64_t lanes = whole_vectors(group), steps = (a.head_dim + 31) / 32;
     const int64_t values = lanes * steps * 32 + 2 * kPlaces * steps * 32 + lanes * kPlaces;
     return 2 * values + 4 * (lanes * steps * 32 + kPlaces * lanes + 2 * lanes + steps * 32);
   }
-  inline __attribute__((always_inline)) TileWorker(const Attention& attention, int64_t group, void* memory)
+  V4NPU_MEMBER TileWorker(const Attention& attention, int64_t group, void* memory)
       : a(attention), lanes(whole_vectors(group)), groups(lanes / kLanes), steps((a.head_dim + 31) / 32) {
     const int64_t dims = steps * 32;
     q = static_cast<bf16*>(memory);
@@ -53,10 +53,10 @@ struct TileWorker {
     wide = total + lanes;
     tile_configure(kLanes);
   }
-  inline __attribute__((always_inline)) void finish() const { tile_release(); }
+  V4NPU_MEMBER void finish() const { tile_release(); }
 
   // 1 load q
-  inline __attribute__((always_inline)) void load_q(const bf16* from, int64_t heads) const {
+  V4NPU_MEMBER void load_q(const bf16* from, int64_t heads) const {
     for (int64_t g = 0; g < groups; ++g) {
       for (int64_t s = 0; s < steps; ++s) {
         const int64_t left = a.head_dim - 32 * s, first = g * kLanes;
@@ -75,7 +75,7 @@ struct TileWorker {
   }
 
   // 2 gather kv, as gather in attention.h.
-  inline __attribute__((always_inline)) void load_row(RowAt row, int64_t n) const {
+  V4NPU_MEMBER void load_row(RowAt row, int64_t n) const {
     bf16* to = rows + n / 16 * steps * kTileValues + n % 16 * 32;
     if (!a.packed) return copy_groups(reinterpret_cast<const bf16*>(row.payload), a.head_dim, to);
     const int64_t keep = a.head_dim - a.rope_dim;
@@ -96,7 +96,7 @@ struct TileWorker {
 
   // Rows 2i and 2i + 1 side by side, up to a multiple of 32 rows, those from n on zero. Within a quarter of a register:
   // a tile of 16 dims has the lower or the upper four of every eight; `store_out` knows.
-  inline __attribute__((always_inline)) void interleave(int64_t n) const {
+  V4NPU_MEMBER void interleave(int64_t n) const {
     for (int64_t i = 0; 2 * i < (n + 31) / 32 * 32; ++i) {
       const bf16* from = rows + 2 * i / 16 * steps * kTileValues + 2 * i % 16 * 32;
       bf16* to = pairs + i / 16 * kTileValues + i % 16 * 32;
@@ -110,7 +110,7 @@ struct TileWorker {
   }
 
   // 3 scores of all heads and n rows, of whose last tiles the rest is anything.
-  inline __attribute__((always_inline)) void score(int64_t n) const {
+  V4NPU_MEMBER void score(int64_t n) const {
     const int64_t row = steps * kTileValues, next = lanes * kLanes;  // from one tile of rows or scores to the next
     for (int64_t k = 0; k < n; k += 32) {
       for (int64_t g = 0; g < groups; g += 2) {
@@ -142,7 +142,7 @@ struct TileWorker {
   }
 
   // 4 online softmax of the heads of group g, as softmax in attention.h; scales their sums.
-  inline __attribute__((always_inline)) void weigh(int64_t g, int64_t n, bool first) const {
+  V4NPU_MEMBER void weigh(int64_t g, int64_t n, bool first) const {
     const float* from = scores + g * kLanes;
     const f32x16 scale = set1(a.scale), old = load(peak + g * kLanes);
     f32x16 most = old;
@@ -178,7 +178,7 @@ struct TileWorker {
   }
 
   // 5 accumulate
-  inline __attribute__((always_inline)) void accumulate(int64_t n, bool first) const {
+  V4NPU_MEMBER void accumulate(int64_t n, bool first) const {
     for (int64_t g = 0; g < groups; g += 2) {
       const bool two = g + 1 < groups;
       for (int64_t d = 0; d < 2 * steps; d += 2) {
@@ -215,7 +215,7 @@ struct TileWorker {
   }
 
   // 7 one rounding
-  inline __attribute__((always_inline)) void store_out(bf16* out, int64_t heads) const {
+  V4NPU_MEMBER void store_out(bf16* out, int64_t heads) const {
     const __m512i lower = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
     const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
     for (int64_t h = 0; h < heads; ++h) {
@@ -231,7 +231,7 @@ struct TileWorker {
     }
   }
 
-  inline __attribute__((always_inline)) void attend(int64_t token, int64_t head, int64_t heads) const {
+  V4NPU_MEMBER void attend(int64_t token, int64_t head, int64_t heads) const {
     const List l = list_of(a, token);
     const int64_t at = (token * a.num_heads + head) * a.head_dim;
     load_q(static_cast<const bf16*>(a.q) + at, heads);

@@ -71,17 +71,16 @@ struct IndexerTile {
   float* scores;                                // [queries at once, keys]
   int64_t heads, steps, padded, row, together;  // together: queries whose heads meet the keys at once
 
-  static inline __attribute__((always_inline)) int64_t size(int64_t queries, int64_t heads, int64_t dim) {
+  V4NPU_INLINE int64_t size(int64_t queries, int64_t heads, int64_t dim) {
     const int64_t padded = whole_vectors(dim), once = at_once(heads) * heads;
     return queries * heads * (padded + 1) + kSpare * padded + kLanes * tile_stride(dim) +
            kKeyTile * (padded + once + kSpare + at_once(heads));
   }
-  static inline __attribute__((always_inline)) int64_t at_once(int64_t heads) {
+  V4NPU_INLINE int64_t at_once(int64_t heads) {
     const int64_t queries = heads > 0 ? kColumnsAtOnce / heads : 0;
     return queries < 1 ? 1 : queries < kMostQueries ? queries : kMostQueries;
   }
-  inline __attribute__((always_inline)) IndexerTile(float* memory, int64_t queries, int64_t num_heads, int64_t dim,
-                                                    int64_t num_steps)
+  V4NPU_MEMBER IndexerTile(float* memory, int64_t queries, int64_t num_heads, int64_t dim, int64_t num_steps)
       : q(memory),
         heads(num_heads),
         steps(num_steps),

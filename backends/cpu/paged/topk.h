@@ -82,7 +82,7 @@ struct Best {
 
   // Scores of the indices from `first` on, which rise from call to call: a later equal score never wins. Whole vectors
   // are read.
-  inline __attribute__((always_inline)) void take(const float* scores, int64_t n, int64_t first) {
+  V4NPU_MEMBER void take(const float* scores, int64_t n, int64_t first) {
     for (int64_t at = 0; at < n; at += kLanes) {
       uint32_t better = above(load(scores + at), least);
       if (n - at < kLanes) better &= (1u << (n - at)) - 1;
@@ -93,7 +93,7 @@ struct Best {
       }
     }
   }
-  inline __attribute__((always_inline)) void shrink() {
+  V4NPU_MEMBER void shrink() {
     if (count <= k) return;
     keep_largest(buffer, count, k);
     count = k;

@@ -154,17 +154,45 @@ V4NPU_INLINE float reduce_max(f32x16 v) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
-// The code, shifted into a float16, is 2^-8 of its value, subnormals included. Sign extension puts a copy of the sign
-// where the shift makes it the float16's.
-constexpr float kE4m3Unit = 256;
-V4NPU_INLINE f32x16 load_e4m3_units(const uint8_t* p) {
-  const __m256i codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i shifted = _mm256_slli_epi16(codes, 7), magnitude = _mm256_set1_epi16(0x3f80);
-  const __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(shifted, magnitude), magnitude);
-  const __m256i half = _mm256_or_si256(_mm256_and_si256(shifted, _mm256_set1_epi16(static_cast<short>(0xbf80))), nan);
-  return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
+using f32part = __m256;
+constexpr int kParts = 2;
+V4NPU_INLINE f32part zero_part() { return _mm256_setzero_ps(); }
+V4NPU_INLINE f32part load_part(const float* p) { return _mm256_loadu_ps(p); }
+V4NPU_INLINE f32part fma(f32part a, f32part b, f32part c) { return _mm256_fmadd_ps(a, b, c); }
+V4NPU_INLINE f32x16 join_parts(const f32part (&parts)[kParts]) { return {parts[0], parts[1]}; }
+
+// The code, shifted into a float16, is 2^-8 of its value, subnormals included.
+V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) {
+  const __m256i codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i low = _mm256_set1_epi16(0x7f), magnitude = _mm256_and_si256(codes, low);
+  const __m256i sign = _mm256_slli_epi16(_mm256_andnot_si256(low, codes), 8);
+  const __m256i nan = _mm256_cmpeq_epi16(magnitude, low);
+  const __m256i half =
+      _mm256_or_si256(sign, _mm256_blendv_epi8(_mm256_slli_epi16(magnitude, 7), _mm256_set1_epi16(0x7e00), nan));
+  const __m256 scale = _mm256_set1_ps(256.0f);
+  return {_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), scale),
+          _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), scale)};
 }
-V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) { return load_e4m3_units(p) * set1(kE4m3Unit); }
+
+// Without NaN half the work is left: an arithmetic shift copies the sign to where the float16 has it.
+constexpr float kE4m3Unit = 256;
+V4NPU_INLINE __m256 e4m3_units(__m128i codes_above) {
+  const __m128i half = _mm_and_si128(_mm_srai_epi16(codes_above, 1), _mm_set1_epi16(static_cast<short>(0xbf80)));
+  return _mm256_cvtph_ps(half);
+}
+V4NPU_INLINE f32x16 load_e4m3_units(const uint8_t* p) {
+  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), none = _mm_setzero_si128();
+  return {e4m3_units(_mm_unpacklo_epi8(none, codes)), e4m3_units(_mm_unpackhi_epi8(none, codes))};
+}
+V4NPU_INLINE bool has_e4m3_units(const uint8_t* p, int64_t n) {
+  const __m256i low = _mm256_set1_epi8(0x7f);
+  __m256i nan = _mm256_setzero_si256();
+  for (int64_t i = 0; i < n; i += 32) {
+    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i));
+    nan = _mm256_or_si256(nan, _mm256_cmpeq_epi8(_mm256_and_si256(codes, low), low));
+  }
+  return _mm256_testz_si256(nan, nan);
+}
 
 V4NPU_INLINE __m256i to_half(f32x16 v, float scale) {
   const __m256 s = _mm256_set1_ps(scale);
@@ -192,26 +220,35 @@ V4NPU_INLINE void store_e2m1_exact(uint8_t* p, f32x16 v) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
 }
 
-V4NPU_INLINE __m128i e2m1_codes(const uint8_t* p) {
-  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), nibble = _mm_set1_epi8(15);
-  return _mm_unpacklo_epi8(_mm_and_si128(bytes, nibble), _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble));
-}
 // Looks up the upper 16 bits of each value, a byte at a time; the lower ones are zero.
 V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
   constexpr char k80 = static_cast<char>(0x80), kBf = static_cast<char>(0xbf), kC0 = static_cast<char>(0xc0);
   const __m128i high =
       _mm_setr_epi8(0, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, k80, kBf, kBf, kBf, kC0, kC0, kC0, kC0);
   const __m128i low = _mm_setr_epi8(0, 0, k80, kC0, 0, 0x40, k80, kC0, 0, 0, k80, kC0, 0, 0x40, k80, kC0);
-  const __m128i codes = e2m1_codes(p), l = _mm_shuffle_epi8(low, codes), h = _mm_shuffle_epi8(high, codes);
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), nibble = _mm_set1_epi8(15);
+  const __m128i codes =
+      _mm_unpacklo_epi8(_mm_and_si128(bytes, nibble), _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble));
+  const __m128i l = _mm_shuffle_epi8(low, codes), h = _mm_shuffle_epi8(high, codes);
   return {from_bf16(_mm_unpacklo_epi8(l, h)), from_bf16(_mm_unpackhi_epi8(l, h))};
 }
-// Twice the value is an integer.
-constexpr float kE2m1Unit = 0.5f;
-V4NPU_INLINE f32x16 load_e2m1_units(const uint8_t* p) {
-  const __m128i twice = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-  const __m128i values = _mm_shuffle_epi8(twice, e2m1_codes(p));
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(values)),
-          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(values, 8)))};
+
+// Twice the value is an integer; as the upper byte of an int32 it needs no sign extension. Both halves of the register
+// hold the same 16 bytes, so that no shuffle crosses between them.
+constexpr float kE2m1Unit = 0x1p-25f;
+V4NPU_INLINE f32x16 load_e2m1_units(const uint8_t* p, bool upper) {
+  const __m256i twice =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+  const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i nibble = _mm256_set1_epi8(15);
+  const __m256i even = _mm256_shuffle_epi8(twice, _mm256_and_si256(bytes, nibble));
+  const __m256i odd = _mm256_shuffle_epi8(twice, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble));
+  const __m256i values = upper ? _mm256_unpackhi_epi8(even, odd) : _mm256_unpacklo_epi8(even, odd);
+  const __m256i first = _mm256_setr_epi32(0x0080'8080, 0x0180'8080, 0x0280'8080, 0x0380'8080,  //
+                                          0x0480'8080, 0x0580'8080, 0x0680'8080, 0x0780'8080);
+  const __m256i second = _mm256_add_epi32(first, _mm256_set1_epi32(0x0800'0000));
+  return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(values, first)),
+          _mm256_cvtepi32_ps(_mm256_shuffle_epi8(values, second))};
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA

@@ -186,4 +186,4 @@ V4NPU_INLINE f32x16 dot_bf16(f32x16 acc, bf16x32 a, bf16x32 b) { return {_mm512_
 
 }  // namespace v4npu::cpu::V4NPU_ISA
 
-#include "whole_units.h"
+#include "defaults.h"

@@ -185,5 +185,5 @@ V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
 
 }  // namespace v4npu::cpu::V4NPU_ISA
 
+#include "defaults.h"
 #include "no_bf16_dot.h"
-#include "whole_units.h"
