@@ -1,8 +1,8 @@
 // Products of activations with weights of any stored format, for kernels: out[t,n] = sum_k x[t,k] w[n,k].
 //
 // Rows of either operand are a struct with decode(); activations are decoded once and packed in tiles of 16 tokens,
-// weights are decoded into a buffer in L1 at the moment of use, once per block of at most kBlockTokens tokens. Work
-// items are (block of tokens, 32 weight rows), taken by whichever thread is free.
+// weights are decoded into a buffer in L1 at the moment of use, once per block of tokens, as many as the plan says.
+// Work items are (block of tokens, 32 weight rows), taken by whichever thread is free.
 //
 // Order of a sum: it depends on k alone, so that one token gets the same bits alone and in any batch.
 //   float32   16 lanes, lane i sums k = i mod 16 of 1024 values; lanes are halved (reduce_add); these sums in order of
@@ -370,21 +370,20 @@ V4NPU_INLINE void each_item(int64_t n, int64_t workers, const Item& item) {
   });
 }
 
-// Tokens per block: as many as half of an L2 of 2 MB holds, for they are read once per 32 weight rows.
+// What the plan says for sums of this type.
 template <class E>
-V4NPU_INLINE int64_t block_tokens(int64_t kp) {
-  const int64_t fit = (int64_t{1} << 20) / (kp * static_cast<int64_t>(sizeof(E)) + 1) / 96 * 96;
-  return fit < 96 ? 96 : fit > kBlockTokens ? kBlockTokens : fit;
+V4NPU_INLINE int64_t planned_tokens(const int64_t (&block_tokens)[2]) {
+  return block_tokens[sizeof(E) == 4 ? 0 : 1];
 }
 
 // out[t * ld + n - row_begin] for the weight rows [row_begin, row_end), rounded once.
-template <class E, class X, class W, class Out>
+template <class E, class X, class W, class Out, class Params>
 void product(const X& x, const W& w, Out* out, int64_t ld, int64_t tokens, int64_t row_begin, int64_t row_end,
-             void* workspace, int64_t workers) {
+             const Params& p) {
   const int64_t kp = round_up(x.k, 32), n = row_end - row_begin, tiles = (tokens + kTile - 1) / kTile;
   if (tokens == 0 || n == 0) return;
-  auto* packed = reinterpret_cast<E*>(aligned(workspace));
-  auto* sums = reinterpret_cast<float*>(aligned(workspace) + packed_bytes(tokens, kp));
+  auto* packed = reinterpret_cast<E*>(aligned(p.workspace));
+  auto* sums = reinterpret_cast<float*>(aligned(p.workspace) + packed_bytes(tokens, kp));
   const int64_t columns = tokens < kTile ? tokens : kTile;
   parallel_rows(tiles, kTile * kp, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -393,9 +392,9 @@ void product(const X& x, const W& w, Out* out, int64_t ld, int64_t tokens, int64
     }
   });
 
-  const int64_t step = block_tokens<E>(kp), row_blocks = (n + kBlockRows - 1) / kBlockRows;
+  const int64_t step = planned_tokens<E>(p.block_tokens), row_blocks = (n + kBlockRows - 1) / kBlockRows;
   const int64_t items = (tokens + step - 1) / step * row_blocks;
-  each_item(items, workers_for((tokens + 8) * n * kp, workers), [&](int64_t i, int64_t worker) {
+  each_item(items, workers_for((tokens + 8) * n * kp, p.num_workers), [&](int64_t i, int64_t worker) {
     const int64_t t0 = i / row_blocks * step, r0 = i % row_blocks * kBlockRows;
     const int64_t m = tokens - t0 < step ? tokens - t0 : step, rows = n - r0 < kBlockRows ? n - r0 : kBlockRows;
     float* c = sums + worker * kBlockTokens * kBlockRows;
@@ -414,9 +413,9 @@ void quantised_linear(const Params& p, const W& w) {
   const auto run = [&](auto e, const auto& x) {
     using E = decltype(e);
     if (p.out_dtype == Dtype::kFloat32) {
-      product<E>(x, w, static_cast<float*>(p.out), p.num_rows, p.num_tokens, 0, p.num_rows, p.workspace, p.num_workers);
+      product<E>(x, w, static_cast<float*>(p.out), p.num_rows, p.num_tokens, 0, p.num_rows, p);
     } else {
-      product<E>(x, w, static_cast<bf16*>(p.out), p.num_rows, p.num_tokens, 0, p.num_rows, p.workspace, p.num_workers);
+      product<E>(x, w, static_cast<bf16*>(p.out), p.num_rows, p.num_tokens, 0, p.num_rows, p);
     }
   };
   const bool narrow_out = p.out_dtype == Dtype::kBfloat16;

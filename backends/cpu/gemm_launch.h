@@ -4,13 +4,22 @@
 #include "gemm_workspace.h"
 #include "launch.h"
 #include "parallel.h"
+#include "plan/cpu_tiles.h"
 
 namespace v4npu::cpu {
 
-// Sets workspace and num_workers for one product of these sizes; the result owns the memory.
+// The tokens that meet the same weight rows, rows of k.
+template <class Params>
+void plan_blocks(Params& p, int64_t k) {
+  p.block_tokens[0] = plan_cpu_block_tokens(k, 4, this_cpu());
+  p.block_tokens[1] = plan_cpu_block_tokens(k, 2, this_cpu());
+}
+
+// Sets workspace, num_workers and block_tokens for one product of these sizes; the result owns the memory.
 template <class Params>
 Tensor reserve(Params& p, const Tensor& x, int64_t tokens, int64_t k) {
   p.num_workers = num_threads();
+  plan_blocks(p, k);
   Tensor workspace = bytes(x, gemm_workspace(tokens, k, p.num_workers));
   p.workspace = workspace.mutable_data_ptr();
   return workspace;

@@ -58,6 +58,11 @@ Isa isa() {
   return static_cast<Isa>(value);
 }
 
+const DeviceCaps& this_cpu() {
+  static const DeviceCaps caps = cpu_caps();
+  return caps;
+}
+
 }  // namespace cpu
 
 void use_cpu_isa(const std::string& name) {

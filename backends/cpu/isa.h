@@ -13,6 +13,9 @@ enum class Isa { amx, avx512, avx2, neon, portable };
 // Throws std::invalid_argument when V4NPU_CPU_ISA names none that this machine can run.
 Isa isa();
 
+// What plans ask about, found out once.
+const DeviceCaps& this_cpu();
+
 // The name that the user asks for, checked against what `machine` can run; "" = none.
 std::string requested_isa(const DeviceCaps& machine);
 

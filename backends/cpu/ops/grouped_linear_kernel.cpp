@@ -12,7 +12,7 @@ void run(const GroupedLinearParams& p, const W& w) {
     const PlainRows<T> x{static_cast<const T*>(p.x) + g * p.k, p.num_groups * p.k, p.k};
     T* out = static_cast<T*>(p.out) + g * p.rows_per_group;
     product<E>(x, w, out, p.num_groups * p.rows_per_group, p.num_tokens, g * p.rows_per_group,
-               (g + 1) * p.rows_per_group, p.workspace, p.num_workers);
+               (g + 1) * p.rows_per_group, p);
   }
 }
 

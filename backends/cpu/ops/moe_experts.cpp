@@ -1,5 +1,6 @@
 #include "v4npu/ops/moe_experts.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "../gemm_launch.h"
@@ -40,6 +41,7 @@ Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices_, const T
   p.weight_dtype = s1 ? p.dtype : dtype_of(type);
   p.swiglu_limit = static_cast<float>(swiglu_limit), p.official = official;
   p.num_workers = num_threads();
+  plan_blocks(p, std::max(p.hidden_size, p.intermediate_size));
   const MoeWorkspace space(p.num_tokens, p.hidden_size, p.intermediate_size, p.num_experts, p.topk, p.num_workers);
   Tensor workspace = bytes(x, space.size);
   p.workspace = workspace.mutable_data_ptr();

@@ -3,7 +3,7 @@
 //   pack x        tiles of 16 tokens of one expert                                     step 1 was done for each token
 //   once up            item = (expert, 128 rows of w1 and w3): steps 2, 3, 4 while the sums are in cache pack hidden
 //   down          item = 32 rows of w2 of every expert in turn: steps 5, 6 into columns of out that are the item's own
-// so each weight is read once per call (per kBlockTokens tokens), and the sum over experts needs no atomics.
+// so each weight is read once per call (per block_tokens of the plan), and the sum over experts needs no atomics.
 #include "v4npu/ops/moe_experts.h"
 
 #include "gemm.h"
@@ -133,6 +133,7 @@ void run(const Params& p, const MakeRows& rows_of) {
   });
 
   const int64_t dp = round_up(d, 32), wp = round_up(width, 32), up_blocks = (width + kExpertRows - 1) / kExpertRows;
+  const int64_t step = planned_tokens<E>(p.block_tokens);
   auto* hidden = reinterpret_cast<E*>(memory + space.hidden);
   auto* packed = reinterpret_cast<E*>(memory + space.packed);
   // Of the experts [first, last), the rows that `index` names, or those of the pairs in turn.
@@ -165,7 +166,6 @@ void run(const Params& p, const MakeRows& rows_of) {
     };
 
     pack_all(first, last, PlainRows<E>{tokens, d, d}, plan.token, dp);
-    const int64_t step = block_tokens<E>(dp);
     each_item((last - first) * up_blocks, worth(d, 2 * width), [&](int64_t item, int64_t worker) {
       const Expert& e = plan.experts[first + item / up_blocks];
       const int64_t r0 = item % up_blocks * kExpertRows;
@@ -192,7 +192,6 @@ void run(const Params& p, const MakeRows& rows_of) {
     });
 
     pack_all(first, last, PlainRows<E>{hidden, width, width}, nullptr, wp);
-    const int64_t down_step = block_tokens<E>(wp);
     each_item((d + kBlockRows - 1) / kBlockRows, worth(width, d), [&](int64_t item, int64_t worker) {
       const int64_t r0 = item * kBlockRows, rows = d - r0 < kBlockRows ? d - r0 : kBlockRows;
       float* c = reinterpret_cast<float*>(memory + space.sums) + worker * 2 * kBlockTokens * kExpertRows;
@@ -200,8 +199,8 @@ void run(const Params& p, const MakeRows& rows_of) {
       for (int64_t i = first; i < last; ++i) {
         const Expert& e = plan.experts[i];
         const auto w2 = rows_of(p.w2, p.w2_scale, e.index, d, width);
-        for (int64_t t0 = 0; t0 < e.count; t0 += down_step) {
-          const int64_t m = e.count - t0 < down_step ? e.count - t0 : down_step;
+        for (int64_t t0 = 0; t0 < e.count; t0 += step) {
+          const int64_t m = e.count - t0 < step ? e.count - t0 : step;
           block(w2, r0, rows, packed + (e.tile * kTile + t0) * wp, m, wp, c, kBlockRows / kTile);  // 5
           for (int64_t t = 0; t < m; ++t) {                                                        // 6
             float* out = p.out + plan.token[e.first + t0 + t] * d + r0;

@@ -5,17 +5,10 @@
 #include <stdexcept>
 #include <string>
 
-#include "../../caps.h"
 #include "../launch.h"
 #include "plan/cpu_tiles.h"
 
 namespace v4npu::cpu {
-
-// What plans ask about, found out once.
-inline const DeviceCaps& this_cpu() {
-  static const DeviceCaps caps = cpu_caps();
-  return caps;
-}
 
 inline void refuse(const std::string& text) { throw std::invalid_argument("v4npu" + text); }
 

@@ -23,9 +23,10 @@ struct Fp8LinearParams {
   int64_t num_tokens;
   int64_t num_rows;
   int64_t k;
-  void* workspace;      // bytes [the backend's need]
-  int64_t num_workers;  // that workspace has room for
-  Dtype x_dtype;        // of x when x_scale is null
+  void* workspace;          // bytes [the backend's need]
+  int64_t num_workers;      // that workspace has room for
+  int64_t block_tokens[2];  // that a CPU thread takes at a time, in float32 and in bfloat16; plan/cpu_tiles.h
+  Dtype x_dtype;            // of x when x_scale is null
   Dtype out_dtype;
 };
 

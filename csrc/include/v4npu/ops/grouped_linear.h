@@ -21,9 +21,10 @@ struct GroupedLinearParams {
   int64_t num_groups;
   int64_t rows_per_group;
   int64_t k;
-  void* workspace;      // bytes [the backend's need]
-  int64_t num_workers;  // that workspace has room for
-  Dtype dtype;          // T
+  void* workspace;          // bytes [the backend's need]
+  int64_t num_workers;      // that workspace has room for
+  int64_t block_tokens[2];  // that a CPU thread takes at a time, in float32 and in bfloat16; plan/cpu_tiles.h
+  Dtype dtype;              // T
   // of weight
   enum class Format : int32_t { kFloat32, kBfloat16, kFp8 } format;
 };

@@ -19,8 +19,9 @@ struct LinearParams {
   int64_t num_tokens;
   int64_t num_rows;
   int64_t k;
-  void* workspace;      // bytes [the backend's need]
-  int64_t num_workers;  // that workspace has room for
+  void* workspace;          // bytes [the backend's need]
+  int64_t num_workers;      // that workspace has room for
+  int64_t block_tokens[2];  // that a CPU thread takes at a time, in float32 and in bfloat16; plan/cpu_tiles.h
   Dtype x_dtype;
   Dtype weight_dtype;
   Dtype out_dtype;

@@ -37,10 +37,11 @@ struct MoeExpertsParams {
   float swiglu_limit;  // 0 = no clamp
   enum class Format : int32_t { kPlain, kFp8, kFp4 } format;
   bool official;
-  Dtype dtype;          // T
-  Dtype weight_dtype;   // when kPlain
-  void* workspace;      // bytes [the backend's need]
-  int64_t num_workers;  // that workspace has room for
+  Dtype dtype;              // T
+  Dtype weight_dtype;       // when kPlain
+  void* workspace;          // bytes [the backend's need]
+  int64_t num_workers;      // that workspace has room for
+  int64_t block_tokens[2];  // that a CPU thread takes at a time, in float32 and in bfloat16; plan/cpu_tiles.h
 };
 
 }  // namespace v4npu
