@@ -12,3 +12,8 @@
 #include "vector.h"
 #include "vector_cast.h"
 #include "vector_reduce.h"
+#if __NPU_ARCH__ == 3510
+#include "reg_cast.h"
+#include "reg_compute.h"
+#include "reg_copy.h"
+#endif

@@ -131,8 +131,9 @@ class Op {
   template <typename T>
   std::pair<const T*, bool> read_unchecked(const Local<T>& source, int64_t count) {
     const auto [address, bytes] = range(source, count, kBlockBytes);
-    const bool valid = core_.read_local_unchecked(id_, address, bytes);
-    return {reinterpret_cast<const T*>(core_.local(address)), valid};
+    const auto valid = std::make_unique<bool[]>(bytes);
+    core_.read_local_unchecked(id_, address, bytes, valid.get());
+    return {reinterpret_cast<const T*>(core_.local(address)), valid[0]};
   }
 
   // One element of a source read in no order; what a gather does.
