@@ -189,7 +189,6 @@ class RegBlockQuantKernel {
     AscendC::LocalTensor<uint8_t> out = q_queue_.template AllocTensor<uint8_t>();
     asc_vf_call<encode_vf>(address<float>(value_buffer_), address<float>(inverse_buffer_),
                            address<uint32_t>(block_of_buffer_), address(out), count, registers_of(count));
-    AscendC::PipeBarrier<PIPE_V>();  // the next tile's values
     q_queue_.EnQue(out);
     out = q_queue_.template DeQue<uint8_t>();
     AscendC::DataCopyPad(q_[start], out, one_run<uint8_t>(count));
