@@ -5,6 +5,7 @@
 #include "cube.h"
 #include "cube_dav3510.h"
 #include "data_copy.h"
+#include "sort.h"
 #include "sync.h"
 #include "tensor.h"
 #include "tpipe.h"
