@@ -41,6 +41,7 @@ struct BlockMemory {
   std::vector<uint8_t> bytes[kCores][kSpaces];
   Shadow shadow;
   std::map<uint64_t, std::string> labels;
+  std::map<uint64_t, uint64_t> ends;  // of the buffers and tensors that the labels name
 };
 
 class Block {

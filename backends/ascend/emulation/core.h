@@ -89,9 +89,22 @@ class Core {
   // ---- instructions
 
   InstructionId issue(const char* instruction, Pipe pipe, const Where& at) {
-    if (++num_instructions_ > kMaxInstructions) fail("watchdog: still running at " + line_of(at));
+    if (in_vector_function_) fail(std::string(instruction) + " at " + line_of(at) + ": not in a vector function");
+    count_instruction(at);
     launch_.issued.push_back({instruction, at, lane(pipe), block_, clocks().issue(lane(pipe))});
     return static_cast<InstructionId>(launch_.issued.size() - 1);
+  }
+
+  void count_instruction(const Where& at) {
+    if (++num_instructions_ > kMaxInstructions) fail("watchdog: still running at " + line_of(at));
+  }
+
+  // A vector function is one instruction, whose faults name the line of the register code.
+  void enter_vector_function() { in_vector_function_ = true; }
+  void leave_vector_function() { in_vector_function_ = false; }
+  void rename(InstructionId id, const char* name, const Where& at) {
+    launch_.issued[id].name = name;
+    launch_.issued[id].at = at;
   }
 
   void occupy(InstructionId id, double cycles, bool global) {
@@ -107,11 +120,9 @@ class Core {
   void write_local(InstructionId writer, uint64_t address, uint64_t bytes) {
     write(shared_.memory.shadow, writer, address, bytes, [&](uint64_t at) { return describe_local(at); });
   }
-  // Orders a read, whatever the bytes hold; whether the first of them holds anything.
-  bool read_local_unchecked(InstructionId reader, uint64_t address, uint64_t bytes) {
-    bool valid = false;
-    read(shared_.memory.shadow, reader, address, bytes, [&](uint64_t at) { return describe_local(at); }, &valid);
-    return valid;
+  // Orders a read, whatever the bytes hold; which of them hold anything.
+  void read_local_unchecked(InstructionId reader, uint64_t address, uint64_t bytes, bool* valid) {
+    read(shared_.memory.shadow, reader, address, bytes, [&](uint64_t at) { return describe_local(at); }, valid);
   }
   void poison_local(uint64_t address, uint64_t bytes) {
     shared_.memory.shadow.set_valid(resolve(address), bytes, false);
@@ -150,6 +161,13 @@ class Core {
   Clock after(Pipe pipe) const { return clocks().after(lane(pipe)); }
   void join(Pipe pipe, const Clock& clock, const Where& at) {
     if (!ignored(at)) clocks().join(lane(pipe), clock);
+  }
+  // Notes that a wait was passed; whether it is the one that a test leaves out.
+  bool ignored(const Where& wait) {
+    std::string site = line_of(wait);
+    const bool ignored = site == launch_.ignored_wait;
+    launch_.waits.insert(std::move(site));
+    return ignored;
   }
   void barrier(Pipe pipe, const Where& at) { join(pipe, after(pipe), at); }
   void barrier_all(const Where& at) {
@@ -218,6 +236,7 @@ class Core {
     if (++num_buffers_ > kMaxBuffers) fail(call + "more than 64 buffers");
     const uint64_t address = address_in(0, space, used);
     labels()[resolve(address)] = label;
+    shared_.memory.ends[resolve(address)] = resolve(address) + size;
     used += size;
     return address;
   }
@@ -239,12 +258,21 @@ class Core {
     for (int core = 0; core < kCores; ++core) {
       const bool has = (core == kCubeCore) != (space == Space::UB);
       if (has && (core == core_ || is_cube() || core == kCubeCore)) {
-        labels().emplace(address_in(core, space, byte), "the tensor of " + line_of(at));
+        const uint64_t address = address_in(core, space, byte);
+        labels().emplace(address, "the tensor of " + line_of(at));
+        uint64_t& end = shared_.memory.ends[address];
+        end = std::max(end, address + bytes);
       }
     }
     uint64_t& placed = placed_[static_cast<int>(space)];
     placed = std::max(placed, byte + bytes);
     return address_in(0, space, byte);
+  }
+  // The end of the buffer or tensor that a resolved address lies in; the address itself if it lies in none.
+  uint64_t buffer_end(uint64_t resolved) const {
+    const std::map<uint64_t, uint64_t>& ends = shared_.memory.ends;
+    const auto after = ends.upper_bound(resolved);
+    return after == ends.begin() ? resolved : std::max(resolved, std::prev(after)->second);
   }
   uint64_t used(Space space) const { return used_[static_cast<int>(space)]; }
 
@@ -308,13 +336,6 @@ class Core {
     if (id < 0 || id >= kCrossFlags) fail(text + "flags are 0 to " + std::to_string(kCrossFlags - 1));
   }
 
-  bool ignored(const Where& wait) {
-    std::string site = line_of(wait);
-    const bool ignored = site == launch_.ignored_wait;
-    launch_.waits.insert(std::move(site));
-    return ignored;
-  }
-
   static uint64_t address_of(const uint8_t* data) { return reinterpret_cast<uint64_t>(data); }
   static std::string flag_name(const char* event_name, int id) {
     return "HardEvent::" + std::string(event_name) + ">(" + std::to_string(id) + ")";
@@ -361,12 +382,12 @@ class Core {
     shadow.for_range(address, bytes, [&](Shadow::Page& page, uint64_t first, uint64_t here, uint64_t base) {
       for (uint64_t i = 0; i < here; ++i) {
         if (valid != nullptr) {
-          if (base + i == address) *valid = page.valid[first + i];
+          valid[base + i - address] = page.valid[first + i];
         } else if (!page.valid[first + i]) {
           fail(describe(id) + " reads " + place(base + i) + ", which nothing has written");
         }
         const InstructionId writer = page.writer[first + i];
-        if (writer != good && writer != 0) {
+        if (writer != good && writer != 0 && writer != id) {
           if (!ordered(writer, now)) race(id, "reads", writer, "wrote", place(base + i));
           good = writer;
         }
@@ -435,6 +456,7 @@ class Core {
   Flag flags_[kEventKinds][kEventIds];
   EventUse events_[kEventKinds][kEventIds] = {};
   uint64_t used_[kSpaces] = {}, placed_[kSpaces] = {}, num_instructions_ = 0, num_buffers_ = 0;
+  bool in_vector_function_ = false;
   std::vector<std::function<void()>> end_checks_;
 };
 

@@ -5,6 +5,7 @@
 #include "cube.h"
 #include "cube_dav3510.h"
 #include "data_copy.h"
+#include "sort.h"
 #include "sync.h"
 #include "tensor.h"
 #include "tpipe.h"
@@ -12,3 +13,8 @@
 #include "vector.h"
 #include "vector_cast.h"
 #include "vector_reduce.h"
+#if __NPU_ARCH__ == 3510
+#include "reg_cast.h"
+#include "reg_compute.h"
+#include "reg_copy.h"
+#endif

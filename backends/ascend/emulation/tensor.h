@@ -131,8 +131,9 @@ class Op {
   template <typename T>
   std::pair<const T*, bool> read_unchecked(const Local<T>& source, int64_t count) {
     const auto [address, bytes] = range(source, count, kBlockBytes);
-    const bool valid = core_.read_local_unchecked(id_, address, bytes);
-    return {reinterpret_cast<const T*>(core_.local(address)), valid};
+    const auto valid = std::make_unique<bool[]>(bytes);
+    core_.read_local_unchecked(id_, address, bytes, valid.get());
+    return {reinterpret_cast<const T*>(core_.local(address)), valid[0]};
   }
 
   // One element of a source read in no order; what a gather does.
@@ -146,6 +147,18 @@ class Op {
   template <typename T>
   T* write(const Local<T>& destination, int64_t count, uint64_t alignment = kBlockBytes) {
     return write_to(core_.resolve(destination.GetPhyAddr()), destination, count, alignment);
+  }
+
+  // To where no source lies.
+  template <typename T>
+  T* write_apart(const Local<T>& destination, int64_t count) {
+    const uint64_t address = core_.resolve(destination.GetPhyAddr());
+    for (const Range& source : sources_) {
+      const bool apart = address + static_cast<uint64_t>(count) * sizeof(T) <= source.address ||
+                         source.address + source.bytes <= address;
+      if (!apart) core_.fail(core_.describe(id_) + ": " + core_.describe_local(address) + " overlaps a source");
+    }
+    return write(destination, count);
   }
 
   // To the UB of a vector core.
@@ -177,6 +190,9 @@ class Op {
 
   // The two vector cores get half of what is written each.
   void to_both_vectors() { both_vectors_ = true; }
+
+  // What sorting counts: it is slower than its bytes.
+  void takes(double cycles) { at_least_ = cycles; }
 
   // What a multiplication counts: products of two fractals.
   void multiply(int64_t products) { products_ += products; }
@@ -212,7 +228,7 @@ class Op {
     const Sku& sku = core_.launch().sku;
     switch (pipe_) {
       case Pipe::S: return 0;
-      case Pipe::V: return largest_ / kVectorRate;
+      case Pipe::V: return std::max(at_least_, largest_ / kVectorRate);
       case Pipe::M: return products_ / kFractalProducts;
       case Pipe::MTE1: return written_ / l1_rate(sku.arch, written_to_);
       default: break;
@@ -259,6 +275,7 @@ class Op {
   Pipe pipe_;
   InstructionId id_;
   uint64_t largest_ = 0, written_ = 0, global_ = 0, products_ = 0;  // bytes, products
+  double at_least_ = 0;
   Space written_to_ = Space::UB;
   bool both_vectors_ = false;
   std::vector<Range> sources_;

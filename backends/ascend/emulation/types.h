@@ -10,6 +10,9 @@
 
 // What the vendor's compiler predefines. On the host, kernels are plain functions and all memory is one address space.
 #define __aicore__
+#define __simd_vf__
+#define __simd_callee__
+#define __ubuf__
 #define __global__
 #define __gm__
 #define GM_ADDR __gm__ uint8_t*
@@ -88,7 +91,7 @@ enum class HardEvent : uint8_t {
   FIX_M
 };
 
-enum class RoundMode : uint8_t { CAST_NONE, CAST_RINT, CAST_FLOOR, CAST_CEIL, CAST_ROUND, CAST_TRUNC };
+enum class RoundMode : uint8_t { CAST_NONE, CAST_RINT, CAST_FLOOR, CAST_CEIL, CAST_ROUND, CAST_TRUNC, UNKNOWN = 0xff };
 
 enum class CMPMODE : uint8_t { LT, GT, EQ, LE, GE, NE };
 enum class SELMODE : uint8_t { VSEL_CMPMASK_SPR, VSEL_TENSOR_SCALAR_MODE, VSEL_TENSOR_TENSOR_MODE };

@@ -18,6 +18,7 @@ inline float rounded(float x, RoundMode mode) {
     case RoundMode::CAST_CEIL: return std::ceil(x);
     case RoundMode::CAST_ROUND: return std::round(x);
     case RoundMode::CAST_TRUNC: return std::trunc(x);
+    case RoundMode::UNKNOWN: break;
   }
   return x;
 }
