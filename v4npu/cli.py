@@ -1,4 +1,4 @@
-"""The command line: generate, perplexity, inspect, doctor, emulate.
+"""The command line: generate, perplexity, inspect, doctor, build-kernels, emulate.
 
 Results go to stdout, progress and prose to stderr. Exit status: 0 done, 2 wrong arguments or unusable input (one line
 says which), 1 failed. V4NPU_DEBUG=1 shows tracebacks.
@@ -232,6 +232,23 @@ def doctor(as_json: JsonOption = False) -> None:
         _print_json(report.to_dict())
     else:
         print(report)
+
+
+@app.command()
+def build_kernels(
+    soc: Annotated[
+        str | None, typer.Option(help="Chip: ascend910b1, ascend910_9391, ascend950dt, ...; the one found here.")
+    ] = None,
+    compiler: Annotated[str, typer.Option(help="Path or name of CANN's compiler.")] = "bisheng",
+) -> None:
+    """Compile the Ascend kernels ahead of time; prints the binary's path. Kept; never run on a device.
+
+    Example: v4npu build-kernels --soc ascend910b1
+    """
+    from v4npu.build_kernels import build
+    from v4npu.device import npu_soc
+
+    print(build(soc or npu_soc(), compiler))
 
 
 @app.command()

@@ -120,8 +120,37 @@ def status(kind: str) -> DeviceStatus:
         runtime, absent = sys.modules["torch_npu"].npu, "torch_npu finds no device"
     if not runtime.is_available():
         return DeviceStatus(kind, 0, absent)
-    count = runtime.device_count()
-    return DeviceStatus(kind, count, "", tuple(runtime.get_device_name(i) for i in range(count)))
+    names = tuple(runtime.get_device_name(i) for i in range(runtime.device_count()))
+    if kind == "npu" and names:
+        _prepare_kernels(names[0])
+    return DeviceStatus(kind, len(names), "", names)
+
+
+@functools.cache
+def _prepare_kernels(soc: str) -> str:
+    """Sees to compiled kernels for an NPU, on first use; the reason when there are none."""
+    if os.environ.get("V4NPU_ASCEND_KERNELS"):
+        return ""
+    from v4npu.build_kernels import build
+
+    try:
+        os.environ["V4NPU_ASCEND_KERNELS"] = str(build(soc))
+    except (RuntimeError, ValueError) as error:
+        return f"no compiled kernels: {error}"
+    return ""
+
+
+def npu_soc() -> str:
+    """The chip of this machine: as torch-npu names it, or SOC_VERSION, which Ascend builds are told.
+
+    Raises:
+        ValueError: neither says.
+    """
+    found = status("npu")
+    soc = found.names[0] if found.available else os.environ.get("SOC_VERSION")
+    if not soc:
+        raise ValueError(f"no NPU to compile for ({found.reason}): name the chip with --soc")
+    return soc
 
 
 def resolve(device: str | torch.device = "auto") -> torch.device:
@@ -257,7 +286,10 @@ def _valid(policy: str, name: str) -> str:
 
 
 def _caps(kind: str) -> _C.DeviceCaps:
+    found_npu = status(kind) if kind == "npu" else None  # first: it may compile what C++ then finds
     caps = next(caps for caps in _C.caps() if caps.kind == kind)
+    if found_npu and found_npu.available and (reason := _prepare_kernels(found_npu.names[0])):
+        caps.reason = reason
     if kind == "cuda" and status(kind).available:
         found = torch.cuda.get_device_properties(0)
         caps.name, caps.num_cores, caps.available = f"sm_{found.major}{found.minor}", found.multi_processor_count, True

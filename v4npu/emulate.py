@@ -6,19 +6,17 @@ torch-npu names and the runtime lacks are compiled as calls that fail with their
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from v4npu.testing.ascend import ASCEND, ROOT, Source, compiler, library, skus
-from v4npu.testing.ascend_ops import OPS
+from v4npu.kernel_cache import ASCEND, ROOT, built, cache_folder, kernel_ops
+from v4npu.testing.ascend import Source, compiler, library, skus
 
 RUNTIME = ASCEND / "runtime"
 # The SKU that a product name without a number stands for: 32 AI cores at 1.65 GHz, whose figures are published.
@@ -60,10 +58,11 @@ def environment(soc: str, environ: Mapping[str, str], force: bool = False) -> di
         RuntimeError: torch-npu or a C++ compiler is missing, or the compiler failed.
     """
     sku = sku_of(soc)
+    arch = skus()[sku]
     if (found := real_runtime(environ)) and not force:
         raise ValueError(f"this machine has a real Ascend runtime ({found}); --force emulates one all the same")
     home = build(cache_folder(environ))
-    kernels = library([Source.of(op) for op in OPS], skus()[sku], cache_folder(environ))
+    kernels = library([Source.of(op, arch) for op in kernel_ops()], arch, cache_folder(environ))
     libraries = [str(home / "lib64"), *filter(None, [environ.get("LD_LIBRARY_PATH")])]
     return {
         **environ,
@@ -74,11 +73,6 @@ def environment(soc: str, environ: Mapping[str, str], force: bool = False) -> di
         "V4NPU_EMULATE_SOC": sku,
         "V4NPU_ASCEND_KERNELS": str(kernels),
     }
-
-
-def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Where compiled code is kept."""
-    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "v4npu"
 
 
 def build(cache: Path) -> Path:
@@ -93,19 +87,11 @@ def build(cache: Path) -> Path:
     stamp = (wheel / "lib/libtorch_npu.so").stat()
     version = subprocess.run([cxx, "--version"], check=True, capture_output=True, text=True).stdout
     key = [version, *FLAGS, str(stamp.st_size), str(stamp.st_mtime_ns), *(p.read_text() for p in sorted(texts))]
-    home = cache / ("ascend-" + hashlib.sha256("\0".join(key).encode()).hexdigest()[:16])
-    if home.exists():
-        return home
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        built = Path(scratch) / "home"
-        _compile(cxx, sources, wheel, Path(scratch), built)
-        try:
-            os.replace(built, home)
-        except OSError:  # another process was faster
-            if not home.exists():
-                raise
-    return home
+
+    def make(scratch: Path, target: Path) -> None:
+        _compile(cxx, sources, wheel, scratch, target)
+
+    return built(cache, "ascend-{}", key, make)
 
 
 def _torch_npu() -> Path:

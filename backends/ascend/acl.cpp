@@ -58,9 +58,4 @@ const char* kernel_path() {
   return path == nullptr || *path == '\0' ? nullptr : path;
 }
 
-std::string architecture_of(const std::string& soc) {
-  if (soc.rfind("ascend910b", 0) == 0 || soc.rfind("ascend910_93", 0) == 0) return "dav_2201";
-  return soc.rfind("ascend950", 0) == 0 ? "dav_3510" : "";
-}
-
 }  // namespace v4npu::ascend

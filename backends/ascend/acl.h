@@ -29,7 +29,4 @@ void require_success(int status, const char* call);
 // The path of the compiled kernels, V4NPU_ASCEND_KERNELS; null if there is none.
 const char* kernel_path();
 
-// Of a chip in the spelling of the SKUs ("ascend950dt_9581"): "dav_2201", "dav_3510" or "".
-std::string architecture_of(const std::string& soc);
-
 }  // namespace v4npu::ascend

@@ -5,6 +5,7 @@
 
 #include "acl.h"
 #include "launch.h"
+#include "plan/ascend.h"
 
 namespace v4npu {
 
@@ -19,10 +20,10 @@ DeviceCaps ascend_caps() {
   caps.name = name == nullptr ? "" : name;
   std::transform(caps.name.begin(), caps.name.end(), caps.name.begin(),
                  [](unsigned char c) { return std::tolower(c); });
-  const std::string architecture = ascend::architecture_of(caps.name);
-  if (!architecture.empty()) caps.features.push_back(architecture);
+  if (const int architecture = ascend_architecture(caps.name); architecture != 0)
+    caps.features.push_back("dav_" + std::to_string(architecture));
   if (ascend::kernel_path() == nullptr)
-    caps.reason = "no compiled kernels, V4NPU_ASCEND_KERNELS is not set";
+    caps.reason = "no compiled kernels (v4npu build-kernels)";
   else if (!ascend::ready())
     caps.reason = "launching needs torch 2.13 or newer";
   caps.available = caps.reason.empty();

@@ -5,6 +5,7 @@
 #include "../../backends/caps.h"
 #include "ops/reference.h"
 #include "ops/schema.h"
+#include "plan/ascend.h"
 #include "plan/candidates.h"
 #include "plan/cpu_isa.h"
 #include "plan/cpu_tiles.h"
@@ -83,6 +84,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("max_tiles", &v4npu::GpuExpertPlan::max_tiles);
   m.def("plan_gpu_experts", &v4npu::plan_gpu_experts, py::arg("num_assignments"), py::arg("num_experts"),
         py::arg("caps"));
+  m.def("ascend_architecture", &v4npu::ascend_architecture, py::arg("soc"));
   m.def("plan_cpu_query_tile", &v4npu::plan_cpu_query_tile, py::arg("num_heads"), py::arg("head_dim"), py::arg("caps"));
   m.def("plan_cpu_head_group", &v4npu::plan_cpu_head_group, py::arg("head_dim"), py::arg("caps"));
   m.def("plan_cpu_block_tokens", &v4npu::plan_cpu_block_tokens, py::arg("k"), py::arg("element"), py::arg("caps"));

@@ -1,6 +1,7 @@
 #include "plan/candidates.h"
 
 #include "ops/schema.h"
+#include "plan/ascend.h"
 #include "plan/cpu_isa.h"
 #include "plan/gpu.h"
 
@@ -10,14 +11,6 @@ namespace {
 // A CPU kernel is one source for every instruction set, so an operator has all of them or none.
 void add_cpu(std::vector<Candidate>& list, const char* op, const char* why) {
   for (const CpuIsa& isa : cpu_isas()) list.push_back({op, "cpu", isa.name, why, isa.refuses});
-}
-
-std::string refuses_ascendc(const DeviceCaps& caps) {
-  if (!caps.available) return "no npu that it can be launched on: " + caps.reason;
-  for (const char* known : {"ascend910b", "ascend910_93", "ascend950"}) {
-    if (caps.name.rfind(known, 0) == 0) return "";
-  }
-  return "written for npus of the Ascend 910B, 910C and 950, not for " + caps.name;
 }
 
 void add_cuda(std::vector<Candidate>& list, const char* op, const char* why) {

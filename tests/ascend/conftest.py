@@ -24,7 +24,7 @@ def emulated(cache: Path) -> Callable[..., EmulatedOps]:
     def on(sku: str, num_blocks: int = 3, ignored_wait: str = "") -> EmulatedOps:
         arch = skus()[sku]
         if arch not in built:
-            built[arch] = Kernels([Source.of(op) for op in OPS], arch, cache)
+            built[arch] = Kernels([Source.of(op, arch) for op in OPS], arch, cache)
         return EmulatedOps(built[arch], sku, num_blocks, ignored_wait)
 
     return on

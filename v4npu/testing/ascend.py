@@ -6,20 +6,18 @@ Kernels and emulator are C++ text under backends/ascend, which a wheel carries i
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-ROOT = next(p for p in (Path(__file__).parents[2], Path(__file__).parents[1] / "native") if (p / "backends").is_dir())
-ASCEND = ROOT / "backends/ascend"
+from v4npu.kernel_cache import ASCEND, ROOT, built, kernel_path
+
 INCLUDES = (ASCEND / "emulation", ASCEND / "ops", ROOT / "csrc/include")
 FLAGS = ("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread", "-ffp-contract=off")
 _ENTRY = re.compile(r'extern "C" __global__ __aicore__ void (\w+)\(([^)]*)\) \{\s*KERNEL_TASK_TYPE_DEFAULT\((\w+)\);')
@@ -66,8 +64,9 @@ class Source:
     suffix: str = ""
 
     @staticmethod
-    def of(op: str) -> Source:
-        path = ASCEND / f"ops/{op}_kernel.asc"
+    def of(op: str, arch: int | None = None) -> Source:
+        """The kernel of `op`: that of an architecture, or the one for all."""
+        path = kernel_path(op, arch)
         return Source(path.name, path.read_text())
 
     def entries(self) -> dict[str, list[tuple[str, str]]]:
@@ -219,16 +218,13 @@ def library(sources: Sequence[Source], arch: int, cache: Path) -> Path:
         raise RuntimeError("the emulator needs a C++ compiler: set CXX or install g++")
     version = subprocess.run([cxx, "--version"], check=True, capture_output=True, text=True).stdout
     headers = sorted(p for folder in (*INCLUDES, ASCEND / "common") for p in folder.rglob("*.h"))
-    texts = [unit, str(arch), version, *FLAGS, *(p.read_text() for p in headers)]
-    built = cache / (hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24] + ".so")
-    if built.exists():
-        return built
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        source, target = Path(scratch) / "unit.cpp", Path(scratch) / "unit.so"
+
+    def make(scratch: Path, target: Path) -> None:
+        source = scratch / "unit.cpp"
         source.write_text(unit)
         flags = [*FLAGS, f"-D__NPU_ARCH__={arch}", *(f"-I{folder}" for folder in INCLUDES)]
         done = subprocess.run([cxx, *flags, str(source), "-o", str(target)], capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"{cxx} failed on a kernel for {arch}:\n{done.stderr}")
-        os.replace(target, built)
-    return built
+
+    return built(cache, "{}.so", [unit, str(arch), version, *FLAGS, *(p.read_text() for p in headers)], make)
