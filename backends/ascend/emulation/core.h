@@ -54,6 +54,8 @@ struct Launch {
   int64_t num_blocks;
   std::vector<Region> regions;
   std::string ignored_wait;         // "file:line" of a wait that orders nothing: how the tests seed a missing one
+  bool flags;                       // the kernel's type has flags between cores
+  bool together;                    // all blocks run at once, as far as flags of mode 0 are concerned
   std::vector<Instruction> issued;  // by InstructionId; entry 0 stands for none
   Shadow global;
   std::set<std::string> waits;  // "file:line" of every wait and barrier that was passed
@@ -62,14 +64,14 @@ struct Launch {
 
 class Core {
  public:
-  Core(Launch& launch, Block& shared, int block, int core)
-      : launch_(launch), shared_(shared), block_(block), core_(core), limits_(limits_of(launch.sku)) {}
+  Core(Launch& launch, Block& shared, int core)
+      : launch_(launch), shared_(shared), block_(shared.number), core_(core), limits_(limits_of(launch.sku)) {}
 
   int block() const { return block_; }
   int number() const { return core_; }
   bool is_cube() const { return core_ == kCubeCore; }
   int vector_index() const { return is_cube() ? 0 : core_ - 1; }
-  bool mixed() const { return shared_.mixed(); }
+  bool mixed() const { return shared_.mixed; }
   Launch& launch() { return launch_; }
   const ArchLimits& limits() const { return limits_; }
   uint8_t* local(uint64_t address) {
@@ -84,7 +86,7 @@ class Core {
                       static_cast<uint32_t>(address));
   }
 
-  [[noreturn]] void fail(const std::string& what) const { throw Fault(shared_.label() + what); }
+  [[noreturn]] void fail(const std::string& what) const { throw Fault(shared_.label + what); }
 
   // ---- instructions
 
@@ -174,20 +176,22 @@ class Core {
     if (!ignored(at)) clocks().join_all(core_, clocks().after_all(core_));
   }
 
-  // ---- flags between the cores of a block
+  // ---- flags between cores
 
-  void set_cross(Pipe from, int id, const Where& at) {
-    check_cross("CrossCoreSetFlag", id, at);
-    if (!shared_.set_cross(core_, id, after(from), at)) {
-      fail("CrossCoreSetFlag(" + std::to_string(id) + ") at " + line_of(at) + ": set 16 times and not waited for");
-    }
+  void set_cross(int mode, Pipe from, int id, const Where& at) {
+    const std::string call = "CrossCoreSetFlag(" + std::to_string(id) + ") at " + line_of(at) + ": ";
+    check_cross(call, mode, from, id);
+    if (const auto wrong = shared_.flags.set(block_, core_, mode, id, after(from), at)) fail(call + *wrong);
   }
-  // 2201 holds back all further instructions of the core, 3510 those of the pipe.
-  void wait_cross(Pipe pipe, int id, const Where& at) {
-    check_cross("CrossCoreWaitFlag", id, at);
-    const Clock clock = shared_.wait_cross(core_, id, at);
+  // 2201 heeds neither mode nor pipe and holds back all further instructions of the core, 3510 those of the pipe.
+  void wait_cross(int mode, Pipe pipe, int id, const Where& at) {
+    const std::string call = "CrossCoreWaitFlag(" + std::to_string(id) + ") at " + line_of(at) + ": ";
+    const bool all_pipes = launch_.sku.arch == 2201;
+    check_cross(call, mode, all_pipes ? Pipe::MTE2 : pipe, id);
+    const auto [set_mode, clock] = shared_.flags.take(block_, core_, mode, id, at);
+    if (!all_pipes && set_mode != mode) fail(call + "the flag was set in mode " + std::to_string(set_mode));
     if (ignored(at)) return;
-    if (launch_.sku.arch == 2201) {
+    if (all_pipes || pipe == Pipe::S) {  // the scalar unit issues to all pipes
       clocks().join_all(core_, clock);
     } else {
       clocks().join(lane(pipe), clock);
@@ -330,10 +334,15 @@ class Core {
   const PipeClocks& clocks() const { return shared_.clocks; }
   Lane lane(Pipe pipe) const { return {core_, pipe}; }
 
-  void check_cross(const char* call, int id, const Where& at) const {
-    const std::string text = std::string(call) + "(" + std::to_string(id) + ") at " + line_of(at) + ": ";
-    if (!mixed()) fail(text + "the kernel's type runs no cores together");
-    if (id < 0 || id >= kCrossFlags) fail(text + "flags are 0 to " + std::to_string(kCrossFlags - 1));
+  // A call for a pipe that the core does not have is compiled to nothing (3510) or never done.
+  void check_cross(const std::string& call, int mode, Pipe pipe, int id) const {
+    if (!launch_.flags) fail(call + "the kernel's type runs no cores together");
+    const bool of_cube = pipe == Pipe::M || pipe == Pipe::MTE1 || pipe == Pipe::FIX;
+    const bool of_vector = pipe == Pipe::V || (pipe == Pipe::MTE3 && launch_.sku.arch == 3510);
+    if (is_cube() ? of_vector : of_cube) {
+      fail(call + "a " + (is_cube() ? "cube" : "vector") + " core has no pipe " + name(pipe));
+    }
+    if (const auto wrong = shared_.flags.refusal(core_, mode, id, launch_.together)) fail(call + *wrong);
   }
 
   static uint64_t address_of(const uint8_t* data) { return reinterpret_cast<uint64_t>(data); }
@@ -351,7 +360,8 @@ class Core {
 
   bool ordered(InstructionId earlier, const Instruction& now) const {
     const Instruction& e = launch_.issued[earlier];
-    return e.block == now.block && clocks().complete(e.lane, e.number, now.lane);
+    return e.block == now.block ? clocks().complete(e.lane, e.number, now.lane)
+                                : clocks().complete_in(e.block, e.lane, e.number, now.lane);
   }
 
   // On one pipe an earlier instruction reads before a later one writes, and the scalar unit has its value before it
@@ -370,7 +380,8 @@ class Core {
     if (a.lane.core != b.lane.core) {
       missing = std::string("no CrossCoreWaitFlag of ") + kCoreNames[b.lane.core] + " for " + kCoreNames[a.lane.core];
     }
-    if (a.block != b.block) missing = "blocks are not ordered";
+    if (a.block != b.block)
+      missing = launch_.together ? "no CrossCoreWaitFlag<0> orders the blocks" : "blocks are not ordered";
     fail("race: " + describe(now) + " " + does + " " + where + " that " + describe(earlier) + " " + did + ": " +
          missing + " in between");
   }
@@ -392,9 +403,7 @@ class Core {
           good = writer;
         }
       }
-      std::unique_ptr<InstructionId[]>& reader = page.reader[now.lane.index()];
-      if (reader == nullptr) reader = std::make_unique<InstructionId[]>(Shadow::kPageBytes);
-      std::fill_n(reader.get() + first, here, id);
+      std::fill_n(page.reader(now.lane.index() + (launch_.together ? now.block * kLanes : 0)) + first, here, id);
     });
   }
 
@@ -412,8 +421,7 @@ class Core {
         page.writer[first + i] = id;
         page.valid[first + i] = true;
       }
-      for (const std::unique_ptr<InstructionId[]>& readers : page.reader) {
-        if (readers == nullptr) continue;
+      for (const auto& [lane, readers] : page.readers) {
         for (uint64_t i = 0; i < here; ++i) {
           const InstructionId reader = readers[first + i];
           if (reader == good_reader || reader == 0) continue;

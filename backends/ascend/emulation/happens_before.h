@@ -6,7 +6,7 @@
 //   SetFlag<A_B>    the flag carries what A has issued so far and what A itself waited for
 //   WaitFlag<A_B>   B takes that over
 //   PipeBarrier<P>  P takes over all it has issued; PIPE_ALL: every pipe, from every pipe
-//   CrossCoreSetFlag, CrossCoreWaitFlag   the same between the cores of a block
+//   CrossCoreSetFlag, CrossCoreWaitFlag   the same between the cores of a block, and in mode 0 between blocks
 // The emulator runs instructions in program order, so a result never depends on a race; the clocks tell that one
 // exists. Scalar instructions are ordered among themselves: the hardware does that.
 #pragma once
@@ -14,6 +14,8 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 namespace v4npu::emulation {
 
@@ -26,6 +28,7 @@ constexpr const char* name(Pipe pipe) { return kPipeNames[index(pipe)]; }
 
 // A block is one core, or a cube core and its two vector cores.
 constexpr int kCores = 3;
+constexpr int kCubeCore = 0;
 constexpr const char* kCoreNames[kCores] = {"AIC", "AIV0", "AIV1"};
 
 // A pipe of a core of a block.
@@ -38,16 +41,56 @@ struct Lane {
 };
 constexpr int kLanes = kCores * kPipes;
 
-// Per lane, how many of its instructions are known to be complete; and the modelled cycle by which they are.
+// Per lane, how many of its instructions are known to be complete.
+using Steps = std::array<uint64_t, kLanes>;
+inline void join_into(Steps& mine, const Steps& other) {
+  for (int lane = 0; lane < kLanes; ++lane) mine[lane] = std::max(mine[lane], other[lane]);
+}
+
+// What is known of a block's lanes, and since blocks last met, of other blocks' (null before that; only meetings change
+// it, so clocks share it); and the modelled cycle by which all that is complete.
 struct Clock {
-  std::array<uint64_t, kLanes> steps{};
+  Steps steps{};
   double cycle = 0;
+  std::shared_ptr<const std::vector<Steps>> blocks;
 };
 
 inline void join_into(Clock& mine, const Clock& other) {
-  for (int lane = 0; lane < kLanes; ++lane) mine.steps[lane] = std::max(mine.steps[lane], other.steps[lane]);
+  join_into(mine.steps, other.steps);
   mine.cycle = std::max(mine.cycle, other.cycle);
+  if (other.blocks == nullptr || other.blocks == mine.blocks) return;
+  if (mine.blocks == nullptr) {
+    mine.blocks = other.blocks;
+    return;
+  }
+  auto both = std::make_shared<std::vector<Steps>>(*mine.blocks);
+  for (size_t block = 0; block < both->size(); ++block) join_into((*both)[block], (*other.blocks)[block]);
+  mine.blocks = both;
 }
+
+// What cores, of one block or of several, know together.
+class Meeting {
+ public:
+  Meeting(int num_blocks, int first_block)
+      : blocks_(std::make_shared<std::vector<Steps>>(num_blocks)), first_block_(first_block) {}
+
+  void add(int block, const Clock& clock) {
+    join_into((*blocks_)[block - first_block_], clock.steps);
+    for (size_t other = 0; clock.blocks != nullptr && other < blocks_->size(); ++other) {
+      join_into((*blocks_)[other], (*clock.blocks)[other]);
+    }
+    cycle_ = std::max(cycle_, clock.cycle);
+  }
+  // As the lanes of a block take it.
+  Clock seen_by(int block) const {
+    return {(*blocks_)[block - first_block_], cycle_, blocks_->size() > 1 ? blocks_ : nullptr};
+  }
+
+ private:
+  std::shared_ptr<std::vector<Steps>> blocks_;
+  int first_block_;
+  double cycle_ = 0;
+};
 
 // The clocks of a block.
 class PipeClocks {
@@ -58,6 +101,11 @@ class PipeClocks {
   // Whether instruction `number` of `earlier` is complete when the instruction last issued to `lane` starts.
   bool complete(Lane earlier, uint64_t number, Lane lane) const {
     return (earlier == lane && lane.pipe == Pipe::S) || known_[lane.index()].steps[earlier.index()] >= number;
+  }
+  // The same of an instruction of another block.
+  bool complete_in(int block, Lane earlier, uint64_t number, Lane lane) const {
+    const auto& blocks = known_[lane.index()].blocks;
+    return blocks != nullptr && (*blocks)[block][earlier.index()] >= number;
   }
 
   // What is complete once everything issued to `lane` so far is.

@@ -17,6 +17,33 @@ void call(void (*kernel)(Args...), void* const* values, std::index_sequence<I...
   kernel(*static_cast<Args*>(values[I])...);
 }
 
+// Runs `kernel` on every core of blocks that run at once; block_cycles gets the modelled cycles of each.
+inline void run_blocks(Launch& launch, int first, int num_blocks, const std::vector<int>& cores,
+                       std::vector<double>& block_cycles, const std::function<void()>& kernel) {
+  const std::string label = launch.kernel + " on " + std::string(launch.sku.name);
+  auto label_of = [&](int block) { return label + ", block " + std::to_string(block) + ": "; };
+  CrossFlags flags(first, num_blocks, cores, num_blocks > 1 ? label + ": " : label_of(first));
+  struct Running {
+    std::unique_ptr<Block> block;  // only while it runs: it is large
+    size_t ended = 0;
+  };
+  std::vector<Running> running(num_blocks);
+  flags.run([&](int number, int core_number) {
+    auto& [block, ended] = running[number - first];
+    if (block == nullptr) {
+      block = std::make_unique<Block>(Block{number, cores.size() > 1, label_of(number), flags});
+    }
+    Core core(launch, *block, core_number);
+    Core::slot() = &core;
+    kernel();
+    core.finish();
+    Core::slot() = nullptr;
+    if (++ended < cores.size()) return;
+    block_cycles[number] = block->clocks.end();
+    block.reset();
+  });
+}
+
 }  // namespace detail
 
 struct Report {
@@ -30,8 +57,10 @@ struct Report {
 
 inline std::vector<int> cores_of(AscendC::KernelMetaType type) {
   switch (type) {
-    case AscendC::KERNEL_TYPE_AIV_ONLY: return {1};
-    case AscendC::KERNEL_TYPE_AIC_ONLY: return {kCubeCore};
+    case AscendC::KERNEL_TYPE_AIV_ONLY:
+    case AscendC::KERNEL_TYPE_MIX_AIV_1_0: return {1};
+    case AscendC::KERNEL_TYPE_AIC_ONLY:
+    case AscendC::KERNEL_TYPE_MIX_AIC_1_0: return {kCubeCore};
     case AscendC::KERNEL_TYPE_MIX_AIC_1_2: return {kCubeCore, 1, 2};
   }
   return {};
@@ -51,20 +80,19 @@ const char* run(void (*kernel)(Args...), AscendC::KernelMetaType type, const cha
             : num_blocks < 1 || num_blocks > UINT16_MAX ? "the number of blocks must be in 1..65535"
                                                         : std::string();
   if (!message.empty()) return message.c_str();
-  Launch launch{*sku, kernel_name, num_blocks, {regions, regions + num_regions}, ignored_wait, {}, {}, {}};
+  const std::vector<int> cores = cores_of(type);
+  const int chip_cores = cores[0] == kCubeCore ? sku->num_cube : sku->num_vector;
+  const bool flags = type != AscendC::KERNEL_TYPE_AIV_ONLY && type != AscendC::KERNEL_TYPE_AIC_ONLY;
+  const bool together = flags && num_blocks <= chip_cores;
+  Launch launch{*sku, kernel_name, num_blocks, {regions, regions + num_regions}, ignored_wait, flags, together,
+                {},   {},          {}};
   launch.issued.resize(1);
-  std::vector<double> block_cycles;
+  std::vector<double> block_cycles(num_blocks);
   try {
-    for (int block = 0; block < num_blocks; ++block) {
-      Block shared(cores_of(type), launch.kernel + " on " + sku_name + ", block " + std::to_string(block) + ": ");
-      shared.run([&](int number) {
-        Core core(launch, shared, block, number);
-        Core::slot() = &core;
-        detail::call(kernel, values, std::index_sequence_for<Args...>{});
-        core.finish();
-        Core::slot() = nullptr;
-      });
-      block_cycles.push_back(shared.clocks.end());
+    const int group = together ? static_cast<int>(num_blocks) : 1;
+    for (int first = 0; first < num_blocks; first += group) {
+      detail::run_blocks(launch, first, group, cores, block_cycles,
+                         [&] { detail::call(kernel, values, std::index_sequence_for<Args...>{}); });
     }
   } catch (const Fault& fault) {
     message = fault.what();
@@ -79,11 +107,10 @@ const char* run(void (*kernel)(Args...), AscendC::KernelMetaType type, const cha
              trace.c_str(),
              0,
              {}};
-  if (sku->memory_rate > 0 && !block_cycles.empty()) {
+  if (sku->memory_rate > 0 && message.empty()) {
     const double cycles_per_us = sku->ghz * 1e3;
     bound_by_memory(launch, block_cycles);
-    const int cores = type == AscendC::KERNEL_TYPE_AIV_ONLY ? sku->num_vector : sku->num_cube;
-    report->modelled_us = makespan(block_cycles, cores) / cycles_per_us;
+    report->modelled_us = makespan(block_cycles, chip_cores) / cycles_per_us;
     for (const Instruction& i : launch.issued) report->busy_us[index(i.lane.pipe)] += i.cycles / cycles_per_us;
   }
   return message.empty() ? nullptr : message.c_str();

@@ -1,12 +1,13 @@
-// For each byte of a memory: the instruction that last wrote it, the last reader on each lane, and whether its value
-// means anything. Kept in pages, made on first touch, so that global memory of any size costs only what is used.
+// For each byte of a memory: the instruction that last wrote it, the last readers (one for each key: a lane, or a lane
+// of a block), and whether its value means anything. Kept in pages, made on first touch, so that global memory of any
+// size costs only what is used.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <unordered_map>
-
-#include "happens_before.h"
+#include <utility>
+#include <vector>
 
 namespace v4npu::emulation {
 
@@ -18,8 +19,15 @@ class Shadow {
 
   struct Page {
     InstructionId writer[kPageBytes] = {};
-    std::unique_ptr<InstructionId[]> reader[kLanes];  // made when the lane first reads here
+    std::vector<std::pair<int, std::unique_ptr<InstructionId[]>>> readers;
     bool valid[kPageBytes] = {};
+
+    InstructionId* reader(int key) {
+      for (auto& [known, ids] : readers) {
+        if (known == key) return ids.get();
+      }
+      return readers.emplace_back(key, std::make_unique<InstructionId[]>(kPageBytes)).second.get();
+    }
   };
 
   // Calls visit(page, first byte in the page, bytes in the page, address of that byte) along [address, address +

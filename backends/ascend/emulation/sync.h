@@ -8,6 +8,12 @@ namespace v4npu::emulation {
 
 inline bool runs_on_cube() { return Core::current().is_cube(); }
 
+template <uint8_t mode, pipe_t pipe>
+constexpr void check_cross_call() {
+  static_assert(mode <= 2 || (mode == 4 && kIs3510), "modes are 0, 1, 2, and on 3510 also 4");
+  static_assert(pipe != PIPE_ALL && (pipe != PIPE_S || mode == 4), "PIPE_ALL is no pipe, PIPE_S one of mode 4 only");
+}
+
 }  // namespace v4npu::emulation
 
 namespace AscendC {
@@ -35,21 +41,17 @@ void PipeBarrier(const v4npu::emulation::Where& at = v4npu::emulation::Where::cu
   }
 }
 
-// Between a cube core and its two vector cores (mode 2). On 2201 the mode and pipe of a wait mean nothing: all pipes
-// wait.
+// Between cores (cross_flags.h has the modes). On 2201 the mode and pipe of a wait mean nothing: all pipes wait.
 template <uint8_t modeId, pipe_t pipe>
 void CrossCoreSetFlag(uint16_t flagId, const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  static_assert(modeId == 2, "only mode 2 is emulated");
-  static_assert(pipe != PIPE_S && pipe != PIPE_ALL, "modes 0 to 2 take neither PIPE_S nor PIPE_ALL");
-  v4npu::emulation::Core::current().set_cross(v4npu::emulation::pipe_of(pipe), flagId, at);
+  v4npu::emulation::check_cross_call<modeId, pipe>();
+  v4npu::emulation::Core::current().set_cross(modeId, v4npu::emulation::pipe_of(pipe), flagId, at);
 }
 
 template <uint8_t modeId = 0, pipe_t pipe = PIPE_S>
 void CrossCoreWaitFlag(uint16_t flagId, const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  static_assert(modeId == 2, "3510 heeds the mode, and only mode 2 is emulated");
-  static_assert(pipe != PIPE_S && pipe != PIPE_ALL,
-                "3510 heeds the pipe, and modes 0 to 2 take neither PIPE_S nor PIPE_ALL");
-  v4npu::emulation::Core::current().wait_cross(v4npu::emulation::pipe_of(pipe), flagId, at);
+  v4npu::emulation::check_cross_call<modeId, pipe>();  // 3510 heeds both
+  v4npu::emulation::Core::current().wait_cross(modeId, v4npu::emulation::pipe_of(pipe), flagId, at);
 }
 
 // Of a mixed kernel, the vector cores are numbered through all blocks.

@@ -63,8 +63,14 @@ using TEventID = int8_t;
 template <typename T, typename U>
 struct IsSameType : std::is_same<T, U> {};
 
-// One vector core, one cube core, or a cube core with two vector cores to a block.
-enum KernelMetaType { KERNEL_TYPE_AIV_ONLY, KERNEL_TYPE_AIC_ONLY, KERNEL_TYPE_MIX_AIC_1_2 };
+// One vector core, one cube core, or a cube core with two vector cores to a block; MIX: with flags between cores.
+enum KernelMetaType {
+  KERNEL_TYPE_AIV_ONLY,
+  KERNEL_TYPE_AIC_ONLY,
+  KERNEL_TYPE_MIX_AIV_1_0,
+  KERNEL_TYPE_MIX_AIC_1_0,
+  KERNEL_TYPE_MIX_AIC_1_2
+};
 
 enum class TPosition : uint8_t { GM, A1, A2, B1, B2, CO1, VECIN, VECOUT, VECCALC };
 
