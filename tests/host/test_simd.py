@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -75,7 +76,8 @@ def test_arithmetic(table: Table) -> None:
     lanes = torch.arange(16)
     for width in (1, 2, 4, 8):
         assert torch.equal(table[f"swap{width}"], a[lanes ^ width])
-    assert torch.equal(table["sqrt"], a.sqrt()) and torch.equal(table["magnitude"], b.abs())
+    root = torch.tensor([math.sqrt(value) for value in a.tolist()])  # torch's own may be off in the last place
+    assert torch.equal(table["sqrt"], root) and torch.equal(table["magnitude"], b.abs())
     assert torch.equal(table["negative"], -a) and torch.equal(table["max_bits"], torch.maximum(a, b.abs()))
     assert table["nan_max"].isnan().all() and table["nan_min"].isnan().all()
 
