@@ -30,7 +30,7 @@ from torch import Tensor
 from v4npu import fallback, reference
 from v4npu.testing.cases import SEQUENCED, measured, sized
 from v4npu.testing.compare import complaint, oracle_args
-from v4npu.testing.cuda import BFLOAT16_ONLY, FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS, kernel_sources, script
+from v4npu.testing.cuda import BFLOAT16_ONLY, BORROWED, FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS, kernel_sources, script
 from v4npu.testing.tolerances import ERROR_RATIO
 
 ROOT = Path(__file__).parents[1]
@@ -152,7 +152,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def build_kernels(ops: Sequence[str]) -> Path:
     """Fatbins of the kernels in build/cuda, by nvcc."""
-    needed = {*ops, "act_quant"} if ops else []  # moe_experts quantises with the kernel of act_quant
+    needed = {name for op in ops for name in (op, *BORROWED.get(op, ()))}
     script("backends/cuda/build.py").build(ROOT / "build/cuda", sorted(needed))
     return ROOT / "build/cuda"
 

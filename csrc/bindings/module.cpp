@@ -84,6 +84,8 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("max_tiles", &v4npu::GpuExpertPlan::max_tiles);
   m.def("plan_gpu_experts", &v4npu::plan_gpu_experts, py::arg("num_assignments"), py::arg("num_experts"),
         py::arg("caps"));
+  m.def("plan_gpu_topk_parts", &v4npu::plan_gpu_topk_parts, py::arg("num_tokens"), py::arg("num_keys"),
+        py::arg("caps"));
   m.def("ascend_architecture", &v4npu::ascend_architecture, py::arg("soc"));
   m.def("plan_cpu_query_tile", &v4npu::plan_cpu_query_tile, py::arg("num_heads"), py::arg("head_dim"), py::arg("caps"));
   m.def("plan_cpu_head_group", &v4npu::plan_cpu_head_group, py::arg("head_dim"), py::arg("caps"));

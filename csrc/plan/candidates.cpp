@@ -39,7 +39,8 @@ const std::vector<Candidate>& candidates() {
           "gate", "hash_gate", "swiglu", "linear", "fp8_linear", "fp4_linear", "grouped_linear"}) {
       add_cuda(all, op, "float32 and bfloat16, never run on a device; what is beyond its limits runs the reference");
     }
-    for (const char* op : {"moe_experts", "indexer_scores", "window_attention", "csa_attention", "hca_attention"}) {
+    for (const char* op :
+         {"moe_experts", "indexer_scores", "indexer_topk", "window_attention", "csa_attention", "hca_attention"}) {
       add_cuda(all, op, "bfloat16, never run on a device; what is beyond its limits runs the reference");
     }
     for (const char* op : {"rms_norm", "rope", "act_quant", "fp4_act_quant", "gate"}) {

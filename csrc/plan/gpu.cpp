@@ -40,4 +40,10 @@ GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, con
   return plan;
 }
 
+int64_t plan_gpu_topk_parts(int64_t num_tokens, int64_t num_keys, const DeviceCaps& caps) {
+  const int64_t blocks = num_tokens > 0 ? caps.num_cores / num_tokens : 1, most = num_keys / 2048;
+  const int64_t parts = blocks < most ? blocks : most;
+  return parts > 1 ? parts : 1;
+}
+
 }  // namespace v4npu

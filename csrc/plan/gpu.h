@@ -32,4 +32,9 @@ struct GpuExpertPlan {
 };
 GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, const DeviceCaps& caps);
 
+// Into how many parts a token's index keys are split, a block to each: as many as fill the device, as long as a part
+// may have 2,048 of the at most `num_keys`. So the lists of the parts are never more than the device has
+// multiprocessors. No split shows in a result (backends/cuda/device/topk.cuh).
+int64_t plan_gpu_topk_parts(int64_t num_tokens, int64_t num_keys, const DeviceCaps& caps);
+
 }  // namespace v4npu

@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from v4npu import _C, reference
-from v4npu.reference import pages
+from v4npu import reference
 from v4npu.reference.qkv_prepare import round_kv
 from v4npu.testing.cases import Draw, int32
 from v4npu.testing.compare import oracle_args
 from v4npu.testing.cuda import EmulatedGpu
+from v4npu.testing.paging import paged
 
 BF16 = torch.bfloat16
 OPS = ["window_attention", "csa_attention", "hca_attention"]
 HEADS, ROPE, WINDOW, RATIO, TOPK = 20, 16, 70, 4, 30
 LENGTHS, STARTS = (3, 0, 1), (150, 5, 290)  # of three sequences, one without tokens; lists of up to 142 places
-
-
-def paged(rows: list[Tensor], block: int, packed: bool) -> tuple[Tensor, Tensor]:
-    """Rows of sequences in shuffled pages that lie apart in a pool of 0xFF (NaN), and the table, -1 behind them."""
-    dim = rows[0].shape[1]
-    row = _C.row_format("fp8_kv", dim, ROPE, 2).row if packed else 2 * dim
-    counts = [-(-len(r) // block) for r in rows]
-    pool = torch.full((sum(counts) + 1, block * row + 64), 0xFF, dtype=torch.uint8)
-    inside = pool[:, : block * row].unflatten(1, (block, row))
-    cache = inside if packed else pool.view(BF16)[:, : block * dim].unflatten(1, (block, dim))
-    order = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(5)).int().split(counts)
-    table = torch.full((len(rows), max(counts) + 1), -1, dtype=torch.int32)
-    for b, (values, blocks) in enumerate(zip(rows, order, strict=True)):
-        table[b, : len(blocks)] = blocks
-        pages.write_rows(cache, values, pages.slots(blocks, torch.arange(len(values)), block), ROPE, "fp8")
-    return cache, table
 
 
 def problem(op: str, dim: int, packed: bool, official: bool, rounded: bool = False) -> tuple:
@@ -44,12 +27,13 @@ def problem(op: str, dim: int, packed: bool, official: bool, rounded: bool = Fal
     picks = draw.distinct(STARTS[0] // RATIO, tokens, TOPK)
     picks[:, ::7] = -1
     where = (int32(0, *torch.tensor(LENGTHS).cumsum(0).tolist()), int32(*STARTS))
-    entries = () if op == "window_attention" else paged(kv[3:], 3, packed)
+    kind = "fp8_kv" if packed else "plain"
+    entries = () if op == "window_attention" else paged(kv[3:], 3, kind, ROPE)
     listed = (picks,) if op == "csa_attention" else ()
     ratio = (RATIO,) if op == "hca_attention" else ()
     sink, scale = draw.normal(HEADS, dtype=torch.float32), dim**-0.5
     q = draw.normal(tokens, HEADS, dim)
-    return (q, *paged(kv[:3], 8, packed), *entries, *listed, *where, sink, scale, WINDOW, *ratio, ROPE, official)
+    return (q, *paged(kv[:3], 8, kind, ROPE), *entries, *listed, *where, sink, scale, WINDOW, *ratio, ROPE, official)
 
 
 @pytest.mark.parametrize("packed,official", [(False, False), (True, False), (False, True), (True, True)])

@@ -9,7 +9,7 @@ from torch import Tensor
 from v4npu import _C, reference
 from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
 from v4npu.testing.cases import Draw
-from v4npu.testing.cuda import GPUS, EmulatedGpu
+from v4npu.testing.cuda import EmulatedGpu
 
 BF16, FP32 = torch.bfloat16, torch.float32
 FORMATS = ["bf16", "fp8", "fp4"]
@@ -106,24 +106,16 @@ def test_a_float32_is_three_bfloat16(gpu: EmulatedGpu) -> None:
     assert got[0, 0] == torch.inf and got[1, 1] == -torch.inf
 
 
-def machine(name: str) -> _C.DeviceCaps:
-    gpu, caps = GPUS[name], _C.DeviceCaps()
-    caps.kind, caps.name, caps.num_cores = "cuda", f"sm_{gpu.major}{gpu.minor}", gpu.multiprocessors
-    return caps
-
-
-@pytest.mark.parametrize("name", GPUS)
 @pytest.mark.parametrize("tokens", [1, 16, 17, 128, 4096])
 @pytest.mark.parametrize("rows,groups", [(1, 1), (2048, 1), (4096, 8), (129280, 1)])
 def test_a_plan_covers_the_product_and_fills_the_device_when_it_is_wide(
-    name: str, tokens: int, rows: int, groups: int
+    invented: _C.DeviceCaps, tokens: int, rows: int, groups: int
 ) -> None:
-    caps = machine(name)
-    plan = _C.plan_gpu_gemm(tokens, rows, groups, caps)
+    plan = _C.plan_gpu_gemm(tokens, rows, groups, invented)
     high, wide = (256, 32) if plan.wide else (16, 16)
     assert (plan.row_tiles - 1) * high < rows <= plan.row_tiles * high
     assert (plan.token_tiles - 1) * wide < tokens <= plan.token_tiles * wide
     if plan.wide:
-        assert plan.row_tiles * plan.token_tiles * groups >= caps.num_cores
+        assert plan.row_tiles * plan.token_tiles * groups >= invented.num_cores
     else:
-        assert -(-rows // 256) * -(-tokens // 32) * groups < caps.num_cores
+        assert -(-rows // 256) * -(-tokens // 32) * groups < invented.num_cores

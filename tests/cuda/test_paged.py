@@ -6,31 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from v4npu import _C, reference
-from v4npu.reference import pages
+from v4npu import reference
 from v4npu.reference.formats import round_fp4
 from v4npu.testing.cases import Draw, int32
 from v4npu.testing.cuda import EmulatedGpu
+from v4npu.testing.paging import paged
 
 BF16 = torch.bfloat16
 RATIO, HEADS = 4, 20
+KIND = ("plain", "fp4_key")  # of keys
 LENGTHS, STARTS = (9, 0, 1, 14), (30, 5, 3, 0)  # of four sequences, one without tokens in this call
-
-
-def key_pages(keys: list[Tensor], block: int, packed: bool) -> tuple[Tensor, Tensor]:
-    """Keys of sequences in shuffled pages that lie apart in a pool of 0xFF (NaN), and the table, -1 behind them."""
-    dim = keys[0].shape[1]
-    row = _C.row_format("fp4_key", dim, 0, 2).row if packed else 2 * dim
-    counts = [-(-len(k) // block) for k in keys]
-    pool = torch.full((sum(counts) + 1, block * row + 64), 0xFF, dtype=torch.uint8)
-    inside = pool[:, : block * row].unflatten(1, (block, row))
-    cache = inside if packed else pool.view(BF16)[:, : block * dim].unflatten(1, (block, dim))
-    order = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(5)).int().split(counts)
-    table = torch.full((len(keys), max(counts) + 1), -1, dtype=torch.int32)
-    for b, (rows, blocks) in enumerate(zip(keys, order, strict=True)):
-        table[b, : len(blocks)] = blocks
-        pages.write_rows(cache, rows, pages.slots(blocks, torch.arange(len(rows)), block), 0, "hadamard_fp4")
-    return cache, table
 
 
 def problem(dim: int, packed: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -41,9 +26,9 @@ def problem(dim: int, packed: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
 
 
 def run(
-    gpu: EmulatedGpu, q: Tensor, weights: Tensor, paged: tuple[Tensor, Tensor], where: tuple, official: bool
+    gpu: EmulatedGpu, q: Tensor, weights: Tensor, keys: tuple[Tensor, Tensor], where: tuple, official: bool
 ) -> Tensor:
-    (out,) = gpu.run("indexer_scores", (q, weights, *paged, *where, RATIO, official))
+    (out,) = gpu.run("indexer_scores", (q, weights, *keys, *where, RATIO, official))
     assert gpu.launches()
     return out
 
@@ -53,10 +38,10 @@ def run(
 def test_indexer_scores_of_ragged_sequences(gpu: EmulatedGpu, dim: int, packed: bool, official: bool) -> None:
     q, weights, keys = problem(dim, packed)
     cu, start = int32(0, *torch.tensor(LENGTHS).cumsum(0).tolist()), int32(*STARTS)
-    paged = key_pages(keys, 2, packed)
-    got = run(gpu, q, weights, paged, (cu, start), official)
-    naive = reference.indexer_scores(q, weights, *paged, cu, start, RATIO, official)
-    wide_pages = paged if packed else (paged[0].double(), paged[1])
+    cached = paged(keys, 2, KIND[packed])
+    got = run(gpu, q, weights, cached, (cu, start), official)
+    naive = reference.indexer_scores(q, weights, *cached, cu, start, RATIO, official)
+    wide_pages = cached if packed else (cached[0].double(), cached[1])
     exact = reference.indexer_scores(q.double(), weights.double(), *wide_pages, cu, start, RATIO, official)
     seen = naive.isfinite()
     assert torch.equal(got.isfinite(), seen) and bool((got[~seen] == -torch.inf).all())
@@ -64,7 +49,7 @@ def test_indexer_scores_of_ragged_sequences(gpu: EmulatedGpu, dim: int, packed: 
     assert (got.double() - exact)[seen].abs().max() <= allowed
 
     # Each token by itself, in pages of another size.
-    other = key_pages(keys, 3, packed)
+    other = paged(keys, 3, KIND[packed])
     for b, (lo, n) in enumerate(zip(cu.tolist(), LENGTHS, strict=False)):
         for i in range(0, n, 4):
             one = slice(lo + i, lo + i + 1)
@@ -76,7 +61,7 @@ def test_indexer_scores_of_ragged_sequences(gpu: EmulatedGpu, dim: int, packed: 
 
 def test_a_key_that_is_not_visible_is_never_read(gpu: EmulatedGpu) -> None:
     q, weights, keys = problem(128, True)
-    cache, table = key_pages(keys[:1], 2, True)
+    cache, table = paged(keys[:1], 2, "fp4_key")
     start = int32(7)
     args = (q[:1], weights[:1], (cache, table), (int32(0, 1), start), True)
     got = run(gpu, *args)

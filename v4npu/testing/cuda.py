@@ -36,7 +36,8 @@ READ, WRITE, READ_WRITE = range(3)
 # Times the error ratio, for float32 activations on tensor cores, whose sums are cut off instead of rounded.
 FLOAT32_ON_TENSOR_CORES = 3.0
 TENSOR_CORE_OPS = ("linear", "fp8_linear", "fp4_linear", "grouped_linear")
-BFLOAT16_ONLY = ("moe_experts", "indexer_scores", "window_attention", "csa_attention", "hca_attention")
+BFLOAT16_ONLY = ("moe_experts", "indexer_scores", "indexer_topk", "window_attention", "csa_attention", "hca_attention")
+BORROWED = {"moe_experts": ("act_quant",)}  # whose kernels an operator launches besides its own
 STREAM = 'extern "C" int aoti_torch_get_current_cuda_stream(int, void** stream) { *stream = nullptr; return 0; }'
 
 
@@ -53,6 +54,7 @@ class Gpu:
 GPUS = {
     "A100": Gpu(8, 0, 108, 163 << 10),
     "H100": Gpu(9, 0, 132, 227 << 10),
+    "H200": Gpu(9, 0, 132, 227 << 10),
     "B200": Gpu(10, 0, 148, 227 << 10),
     "RTX 4090": Gpu(8, 9, 128, 99 << 10),
 }
@@ -78,7 +80,9 @@ class EmulatedGpu:
     """The operators with CUDA kernels on one emulated device; one at a time in a process."""
 
     def __init__(self, cache: Path, gpu: Gpu = GPUS["H100"]) -> None:
-        """Compiles what is not in the folder `cache` yet. The launchers ask for the device once in a process."""
+        """Operators are compiled when they are first run, unless they are in the folder `cache`. The launchers ask for
+        the device once in a process.
+        """
         self._cache = cache
         runtime = _library('#include "driver.h"', RUNTIME, ("-Wl,-soname,libcuda.so.1",), cache)
         stream = _library(STREAM, RUNTIME, ("-Wl,-soname,libtorch_cuda.so",), cache)
@@ -86,17 +90,19 @@ class EmulatedGpu:
         ctypes.CDLL(str(stream), mode=ctypes.RTLD_GLOBAL)
         self._driver.emulation_barriers.restype = self._driver.emulation_launches.restype = ctypes.c_char_p
         self._driver.emulation_device(gpu.major, gpu.minor, gpu.multiprocessors, gpu.shared_bytes)
-        kernels = cache / "kernels"
-        kernels.mkdir(exist_ok=True)
-        for op, path in kernel_sources().items():
-            link = kernels / f"{op}.fatbin.{os.getpid()}"
-            link.symlink_to(self.compile(path.read_text(), path))
-            os.replace(link, kernels / f"{op}.fatbin")
-        os.environ["V4NPU_CUDA_KERNELS"] = str(kernels)
+        self._folder = tempfile.TemporaryDirectory(prefix="kernels", dir=cache)  # of this process
+        os.environ["V4NPU_CUDA_KERNELS"] = self._folder.name
 
     def compile(self, text: str, path: Path) -> Path:
         """The file that the emulated driver loads in place of a fatbin of the kernel file `path` with this text."""
         return _library(text, KERNEL, (), self._cache, str(path))
+
+    def _provide(self, op: str) -> None:
+        """Puts the kernels that the launcher of `op` uses where it looks for them."""
+        for name in (op, *BORROWED.get(op, ())):
+            link, path = Path(self._folder.name) / f"{name}.fatbin", kernel_sources()[name]
+            if not link.exists():
+                link.symlink_to(self.compile(path.read_text(), path))
 
     def launch(
         self,
@@ -140,6 +146,7 @@ class EmulatedGpu:
             RuntimeError: the kernel did something wrong; the message ends with the emulator's sentence.
             ValueError: the launcher refused an argument.
         """
+        self._provide(op)
         self._driver.emulation_reset(ignored_barrier.encode())
         schema = getattr(torch.ops.v4npu, op).default._schema.arguments
         for argument, value in zip(schema, args, strict=False):
@@ -182,7 +189,8 @@ def _library(
     if cxx is None:
         raise RuntimeError("the emulator needs a C++ compiler: set CXX or install g++")
     version = subprocess.run([cxx, "--version"], check=True, capture_output=True, text=True).stdout
-    headers = sorted(p for folder in (FOLDER, ROOT / "csrc/include") for p in folder.rglob("*.*h") if p.is_file())
+    folders = (FOLDER / "device", *INCLUDES)  # what a kernel or the runtime may include
+    headers = sorted(p for folder in folders for p in folder.rglob("*.*h") if p.is_file())
     texts = [text, name, version, *flags, *link, *(p.read_text() for p in headers)]
     library = cache / (hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24] + ".so")
     if library.exists():

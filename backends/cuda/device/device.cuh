@@ -103,6 +103,7 @@ inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
   };
   return product(0) | product(16) << 16;
 }
+inline int count_bits(uint32_t v) { return __builtin_popcount(v); }
 // Byte i of the result is byte (selector >> 4 i) & 7 of x (0 to 3) and y (4 to 7).
 inline uint32_t pick_bytes(uint32_t x, uint32_t y, uint32_t selector) {
   const uint64_t both = x | uint64_t{y} << 32;
@@ -189,6 +190,7 @@ V4NPU_INLINE uint32_t multiply_bf16(uint32_t a, uint32_t b) {
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(0x80008000u));
   return product;
 }
+V4NPU_INLINE int count_bits(uint32_t v) { return __popc(v); }
 V4NPU_INLINE uint32_t pick_bytes(uint32_t x, uint32_t y, uint32_t selector) { return __byte_perm(x, y, selector); }
 
 V4NPU_INLINE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
@@ -215,6 +217,8 @@ V4NPU_INLINE void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
 
 V4NPU_INLINE int lane_id() { return thread_id() % kWarp; }
 V4NPU_INLINE int warp_id() { return thread_id() / kWarp; }
+// Those of `lanes`, as ballot gives them, that come before this one.
+V4NPU_INLINE int rank_in(uint32_t lanes) { return count_bits(lanes & ((1u << lane_id()) - 1)); }
 
 V4NPU_INLINE float widen(float x) { return x; }
 V4NPU_INLINE float widen(bf16 x) { return bf16_decode(x.bits); }
@@ -234,5 +238,11 @@ V4NPU_INLINE float rounded(float x) {
 
 V4NPU_INLINE float magnitude(float x) { return bits_float(float_bits(x) & 0x7fffffff); }
 V4NPU_INLINE bool is_nan(float x) { return x != x; }
+// A float as an integer of the same order; NaN above all, and nothing is 0.
+V4NPU_INLINE uint32_t order_of(float x) {
+  if (is_nan(x)) return 0xffffffffu;
+  const uint32_t bits = float_bits(x + 0.0f);  // -0 is 0
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
 
 }  // namespace v4npu::cuda

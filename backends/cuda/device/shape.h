@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "v4npu/ops/indexer_topk.h"
+
 namespace v4npu::cuda {
 
 constexpr int kRowThreads = 256;  // of every kernel over rows
@@ -80,6 +82,16 @@ struct ExpertSum {
 constexpr int64_t kMaxTopk = 64;
 
 constexpr int64_t ceil_of(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// The search for the best index keys (indexer_topk_kernel.cu): the keys of a token are split into parts, one to a
+// block, and the best of the parts are merged. The order of candidates is total, so that no split shows.
+constexpr int kTopkList = 4096;  // candidates in shared memory
+constexpr int64_t kMaxIndexTopk = kTopkList / 2;
+struct TopkSearch {
+  IndexerTopkParams call;
+  uint64_t* best;  // [num_tokens, parts, topk]   of each part, 0 = none; unused where parts is 1
+  int64_t parts;
+};
 
 // Attention over pages (attention.cuh): 16 heads of a token, in blocks of 64 places of its list.
 struct Attention {

@@ -7,13 +7,6 @@
 
 namespace v4npu::cuda {
 
-// A float as an integer of the same order; NaN above all, and nothing is 0.
-V4NPU_INLINE uint32_t order_of(float x) {
-  if (is_nan(x)) return 0xffffffffu;
-  const uint32_t bits = float_bits(x + 0.0f);  // -0 is 0
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
-
 V4NPU_DEVICE void choose(const GateParams& p) {
   const int64_t t = static_cast<int64_t>(block_x()) * kRowWarps + warp_id();
   if (t >= p.num_tokens) return;

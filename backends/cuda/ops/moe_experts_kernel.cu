@@ -67,13 +67,9 @@ V4NPU_DEVICE void list(const Routing& r) {
     const int64_t a = base + thread_id();
     const bool mine = a < r.num_assignments && expert_of(r, a) == e;
     const uint32_t lanes = ballot(mine);
-    int32_t rank = 0, in_warp = 0;
-    for (int i = 0; i < kWarp; ++i) {
-      in_warp += static_cast<int32_t>(lanes >> i & 1);
-      rank += i < lane_id() ? static_cast<int32_t>(lanes >> i & 1) : 0;
-    }
+    int32_t rank = rank_in(lanes);
     if (base > 0) sync_block();  // the counts before are read
-    if (lane_id() == 0) counts.of[0][warp_id()] = in_warp;
+    if (lane_id() == 0) counts.of[0][warp_id()] = count_bits(lanes);
     sync_block();
     for (int w = 0; w < kRowWarps; ++w) {
       if (w < warp_id()) rank += counts.of[0][w];

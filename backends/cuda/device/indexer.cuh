@@ -1,0 +1,100 @@
+// Scores of index keys, for indexer_scores and indexer_topk: bfloat16, on tensor cores. A warp takes a query and 32
+// keys: 16 heads at a time are the left operand, 8 keys to a tile the right one, both from memory to registers
+// (formats.cuh), fp4_key rows widened there. The heads of a key are added in the order of their tiles, of 16 heads
+// first the two halves, then the lanes; so a score depends on query and key alone.
+#pragma once
+
+#include "formats.cuh"
+#include "pages.cuh"
+
+namespace v4npu::cuda {
+
+constexpr int kKeyTiles = 4;  // of 8 keys
+constexpr int kWarpKeys = kKeyTiles * 8;
+
+// A value of step 1 to 3, rounded to bf16 where official code rounds.
+template <bool Official>
+V4NPU_INLINE float step(float x) {
+  return Official ? rounded<bf16>(x) : x;
+}
+
+// Entries of its sequence that token t may want, as far as the table goes.
+template <class Params>
+V4NPU_INLINE int64_t visible_entries(const Params& p, QueryPlace place) {
+  const int64_t known = (place.position + 1) / p.ratio, width = p.max_blocks * p.block_size;
+  return known < width ? known : width;
+}
+
+// Scores of the keys [first, first + 32) of a sequence for token t. The lane with c = lane % 4 gets those of keys
+// first + 8 n + 2 c + i, those from `end` on without meaning: their keys are not read.
+template <Format K, bool Official, class Params>
+V4NPU_INLINE void key_scores(const Params& p, int64_t t, int64_t sequence, int64_t first, int64_t end,
+                             float (&total)[kKeyTiles][2]) {
+  constexpr bool kPacked = K == Format::kFloat4;
+  const int64_t dim = p.head_dim;
+  const int g = lane_id() / 4, c = lane_id() % 4;
+  const auto* q = static_cast<const bf16*>(p.q) + t * p.num_heads * dim;
+  const auto* weights = static_cast<const bf16*>(p.weights) + t * p.num_heads;
+  const bool q_aligned = rows_aligned<Format::kBfloat16>(q, dim);
+  PageRow keys[kKeyTiles];
+  V4NPU_UNROLL
+  for (int n = 0; n < kKeyTiles; ++n) {
+    total[n][0] = total[n][1] = 0.0f;
+    const int64_t s = first + n * 8 + g;
+    keys[n] = {nullptr, nullptr};
+    if (s >= end) continue;
+    keys[n] = page_row(p.keys, p.block_table + sequence * p.max_blocks, p.block_size, p.block_stride,
+                       kPacked ? dim / 2 : 2 * dim, kPacked ? (dim + 31) / 32 : 0, s);
+  }
+  for (int64_t head0 = 0; head0 < p.num_heads; head0 += 16) {
+    float dot[kKeyTiles][4] = {};
+    for (int64_t at = 0; at < dim; at += 64) {  // 1 dot
+      const int64_t k0 = at + c * kRun;
+      Run a[2][1];
+      V4NPU_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const int64_t head = head0 + half * 8 + g;
+        a[half][0] = {};
+        if (head < p.num_heads) load_run<Format::kBfloat16>(q + head * dim, nullptr, k0, dim, q_aligned, a[half]);
+      }
+      V4NPU_UNROLL
+      for (int n = 0; n < kKeyTiles; ++n) {
+        Run b[1] = {};
+        if (keys[n].payload != nullptr) {
+          const bool aligned = reinterpret_cast<uintptr_t>(keys[n].payload) % 16 == 0;
+          load_run<K>(keys[n].payload, keys[n].scales, k0, dim, aligned, b);
+        }
+        V4NPU_UNROLL
+        for (int i = 0; i < kRun / 2; i += 2) {
+          const uint32_t left[4] = {a[0][0].pair[i], a[1][0].pair[i], a[0][0].pair[i + 1], a[1][0].pair[i + 1]};
+          const uint32_t right[2] = {b[0].pair[i], b[0].pair[i + 1]};
+          mma_bf16(dot[n], left, right);
+        }
+      }
+    }
+    V4NPU_UNROLL
+    for (int n = 0; n < kKeyTiles; ++n) {
+      V4NPU_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        float sum = 0.0f;
+        V4NPU_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          const int64_t head = head0 + half * 8 + g;
+          if (head >= p.num_heads) continue;
+          const float d = step<Official>(dot[n][2 * half + i]);
+          sum += step<Official>((d < 0.0f ? 0.0f : d) * widen(weights[head]));  // 2 relu, times weights; NaN passes
+        }
+        V4NPU_UNROLL
+        for (int mask = 4; mask < kWarp; mask *= 2) sum += bits_float(shuffle_xor(float_bits(sum), mask));
+        total[n][i] += sum;  // 3 sum over heads
+      }
+    }
+  }
+  V4NPU_UNROLL
+  for (int n = 0; n < kKeyTiles; ++n) {
+    V4NPU_UNROLL
+    for (int i = 0; i < 2; ++i) total[n][i] = step<Official>(total[n][i]);  // 4 widen
+  }
+}
+
+}  // namespace v4npu::cuda

@@ -1,0 +1,34 @@
+#include "v4npu/ops/indexer_topk.h"
+
+#include "../indexer_launch.h"
+#include "plan/gpu.h"
+
+namespace v4npu::cuda {
+
+Tensor launch_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor& keys, const Tensor& block_table,
+                           const Tensor& cu_seqlens_q, const Tensor& start_pos, int64_t ratio, int64_t topk,
+                           bool official) {
+  check_indexer_topk(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, topk, official);
+  using Call = IndexerCall<IndexerTopkParams>;
+  if (!Call::takes(q, weights, keys) || topk > kMaxIndexTopk || start_pos.size(0) == 0) {
+    return call_reference<Tensor>("indexer_topk", q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, topk,
+                                  official);
+  }
+  Call call(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official);
+  Tensor out = torch::stable::new_empty(call.q, {call.p.num_tokens, topk}, ScalarType::Int);
+  call.p.topk = topk, call.p.topk_indices = writable<int32_t>(out);
+  TopkSearch search{call.p, nullptr, plan_gpu_topk_parts(call.p.num_tokens, call.width(), caps_of(q))};
+  OptTensor best;
+  if (search.parts > 1) {
+    best = bytes(call.q, call.p.num_tokens * search.parts * topk * 8);
+    search.best = writable<uint64_t>(*best);
+  }
+  const Grid grid{call.p.num_tokens, search.parts};
+  run("indexer_topk", call.kernel("indexer_topk"), search, grid, kRowThreads, call.q);
+  if (best) run("indexer_topk", "indexer_topk_merge", search, {call.p.num_tokens}, kRowThreads, call.q);
+  return out;
+}
+
+}  // namespace v4npu::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(v4npu, CUDA, m) { m.impl("indexer_topk", TORCH_BOX(&v4npu::cuda::launch_indexer_topk)); }
