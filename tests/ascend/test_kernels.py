@@ -124,6 +124,33 @@ def test_gate_prefers_the_smaller_index_and_bears_extreme_logits(emulated, sku):
     assert ((weights.double() - exact).abs() <= 1e-5 * exact + 1e-30).all()
 
 
+@pytest.mark.parametrize("rows,n", [(5, 1), (3, 2), (11, 4), (9, 8), (70, 64), (37, 128), (1, 512), (3, 2048)])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("sku", ARCHS)
+def test_hadamard(emulated, sku, dtype, rows, n):
+    x = normal(rows, n, dtype=dtype)
+    assert_close(emulated(sku).hadamard(x), reference.hadamard(x.double()), dtype)
+
+
+@pytest.mark.parametrize("n", [1, 30, 4096, 9000])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("sku", ARCHS)
+def test_swiglu(emulated, sku, dtype, n):
+    gate, up, weights = 8 * normal(5, n, dtype=dtype), 8 * normal(5, n, dtype=dtype, seed=1), normal(5, seed=2).abs()
+    for scale, limit in ((None, 10.0), (weights, 10.0), (weights, 0.0), (None, 0.0)):
+        exact = reference.swiglu(gate.double(), up.double(), None if scale is None else scale.double(), limit)
+        assert_close(emulated(sku).swiglu(gate, up, scale, limit), exact, dtype)
+
+
+@pytest.mark.parametrize("limit", [10.0, 0.0])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_swiglu_of_nan_and_infinity(emulated, sku, limit):
+    values = torch.tensor([0.0, 1.0, -3.0, torch.inf, -torch.inf, torch.nan, -torch.nan])
+    gate, up = values.repeat_interleave(7)[None], values.repeat(7)[None]
+    exact = reference.swiglu(gate.double(), up.double(), None, limit)
+    torch.testing.assert_close(emulated(sku).swiglu(gate, up, None, limit).double(), exact, equal_nan=True)
+
+
 def small_run(ops, op):
     """Arguments that take every branch of a kernel; the outputs as one tuple."""
     bf16 = torch.bfloat16
@@ -134,6 +161,11 @@ def small_run(ops, op):
         runs = [(x, torch.arange(7), freqs, False, in_place) for in_place in (False, True)]
     elif op == "gate":
         runs = [(normal(9, 4100, dtype=bf16), normal(11, 4100, dtype=bf16, seed=1), normal(11, seed=2), 3, 1.5)]
+    elif op == "hadamard":
+        runs = [(normal(37, 128, dtype=bf16),)]
+    elif op == "swiglu":
+        gate, up, weights = normal(3, 9000, dtype=bf16), normal(3, 9000, dtype=bf16, seed=1), normal(3, seed=2)
+        runs = [(gate, up, weights, 1.0), (gate, up, None, 0.0)]
     else:
         runs = [(normal(7, 4100, dtype=bf16), 128)]
     waits, results = set(), []
@@ -160,6 +192,8 @@ def test_no_rows(emulated, op):
         "rms_norm": (torch.empty(0, 8), torch.ones(8), 1e-6),
         "rope": (torch.empty(0, 2, 8), torch.empty(0, dtype=torch.int64), torch.ones(2)),
         "gate": (torch.empty(0, 8), torch.ones(4, 8), None, 2, 1.0),
+        "hadamard": (torch.empty(0, 8),),
+        "swiglu": (torch.empty(0, 8), torch.empty(0, 8), None, 1.0),
     }
     getattr(emulated(ARCHS[0]), op)(*empty.get(op, (torch.empty(0, 8), 8)))
 
@@ -181,6 +215,8 @@ def test_the_head_comment_states_the_bytes_of_the_unified_buffer(emulated, sku, 
             "rms_norm": (x, x[0], 1e-6),
             "rope": (x.view(2, 1, 64), torch.arange(2), torch.ones(8)),
             "gate": (x, x, None, 1, 1.0),
+            "hadamard": (x,),
+            "swiglu": (x, x, None, 1.0),
         }
         getattr(ops, op)(*arguments.get(op, (x, 32)))
         used.append(ops.report.ub_bytes)

@@ -103,6 +103,28 @@ def test_gate(dtypes: tuple[torch.dtype, torch.dtype], experts: int, topk: int) 
     torch.testing.assert_close(weights.cpu().double(), exact, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("shape", [(9, 64, 128), (3, 2048), (5, 1), (0, 8)])
+def test_hadamard(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = normal(*shape, dtype=dtype)
+    got = ops.hadamard(x.npu())
+    assert got.shape == x.shape
+    if x.numel():
+        assert_close(got, reference.hadamard(x.double()), dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("shape", [(9, 300), (1, 4097), (0, 8), (4, 0)])
+def test_swiglu(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    gate, up = 8 * normal(*shape, dtype=dtype), 8 * normal(*shape, dtype=dtype, seed=1)
+    for weights, limit in ((normal(shape[0], seed=2), 10.0), (None, 0.0)):
+        got = ops.swiglu(gate.npu(), up.npu(), None if weights is None else weights.npu(), limit)
+        assert got.shape == gate.shape
+        if gate.numel():
+            exact = reference.swiglu(gate.double(), up.double(), None if weights is None else weights.double(), limit)
+            assert_close(got, exact, dtype)
+
+
 def test_launches_follow_what_the_stream_and_the_host_queue_hold() -> None:
     x = torch.zeros(64, 512, device="npu")
     for _ in range(30):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from v4npu.testing.ascend import In, InOut, Kernels, Out, Report
 
-OPS = ("rms_norm", "rope", "act_quant", "fp4_act_quant", "gate")
+OPS = ("rms_norm", "rope", "hadamard", "act_quant", "fp4_act_quant", "gate", "swiglu")
 GUARD = 64  # bytes before and behind every output
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -43,6 +43,12 @@ class EmulatedOps:
         self._run(f"rope_{DTYPES[x.dtype]}", source, In(positions), In(freqs), target, *sizes, int(inverse))
         return _unharmed(out)
 
+    def hadamard(self, x: Tensor) -> Tensor:
+        rows, n = x.shape
+        out = _output(x.shape, x.dtype)
+        self._run(f"hadamard_{DTYPES[x.dtype]}", In(x), Out(out), rows, n, n**-0.5)
+        return _unharmed(out)
+
     def act_quant(self, x: Tensor, block_size: int = 128) -> tuple[Tensor, Tensor]:
         q, scale = self._quantise("act_quant", x, block_size, 1)
         return q.view(torch.float8_e4m3fn), scale.view(torch.float8_e8m0fnu)
@@ -60,6 +66,11 @@ class EmulatedOps:
         inputs, outputs = (In(x), In(weight), In(bias)), (Out(indices), Out(weights))
         self._run(f"gate_{kind}", *inputs, *outputs, tokens, hidden, weight.shape[0], topk, route_scale)
         return _unharmed(indices), _unharmed(weights)
+
+    def swiglu(self, gate: Tensor, up: Tensor, weights: Tensor | None, limit: float) -> Tensor:
+        out = _output(gate.shape, gate.dtype)
+        self._run(f"swiglu_{DTYPES[gate.dtype]}", In(gate), In(up), In(weights), Out(out), *gate.shape, limit)
+        return _unharmed(out)
 
     def _quantise(self, op: str, x: Tensor, block_size: int, per_byte: int) -> tuple[Tensor, Tensor]:
         rows, n = x.shape
