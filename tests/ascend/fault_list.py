@@ -1,6 +1,7 @@
 """The seeded faults. Each changes one text of a right kernel, which occurs there once: (text, replacement, message).
 
-In a message, <text> stands for "file:line" of the only line of the changed kernel that holds this text.
+UB_BYTES, L1_BYTES and so on stand for what the chip has. In a message, <text> stands for "file:line" of the only line of
+the changed kernel that holds this text.
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ DOUBLING: Faults = {
         "x_[tile * kTile]", "x_[tile * kTile + 8]",
         r"DataCopy at <DataCopy(in> \(pipe MTE2\): out of bounds, element 64 of a GlobalTensor that ends at element 56",
     ),
+    "write behind a global tensor": (
+        "out_[tile * kTile]", "out_[tile * kTile + 8]",
+        r"DataCopy at <DataCopy(out_[tile> \(pipe MTE3\): out of bounds, element 64 of a GlobalTensor that ends at element"
+        r" 56",
+    ),
     "read behind an argument": (
         "(x), n);", "(x) + 8);",
         r"DataCopy at <DataCopy(in> \(pipe MTE2\) is out of bounds: bytes 800 to 1056 of x, which has 1024",
@@ -92,6 +98,45 @@ DOUBLING: Faults = {
         r" <DataCopy(out_[tile> \(pipe MTE3, block 0\) wrote: blocks are not ordered in between",
     ),
     "endless loop": ("tile < tiles_; ++tile", "true;", r"watchdog: still running at faults\.asc:\d+"),
+}  # fmt: skip
+
+_INIT = {"L1": "first_buffer_, kCount * sizeof(half)", "L0A": "left_buffer_, kCount * sizeof(half)",
+         "L0B": "right_buffer_, kCount * sizeof(half)", "L0C": "sum_buffer_, kCount * sizeof(float)"}  # fmt: skip
+
+# Of cube_pair in pairs.asc.
+CUBE: Faults = {
+    **{f"{memory} overflows by 32 bytes": (
+        f"InitBuffer({init})", f"InitBuffer({init.split(',')[0]}, {memory}_BYTES + 32)",
+        rf"InitBuffer at <InitBuffer({init.split(',')[0]}>: \d+ bytes of {memory} needed, 32 more than the \d+",
+    ) for memory, init in _INIT.items()},
+    **{f"buffer in {memory} overflows by 32 bytes": (
+        f"InitBuffer({init})", f"InitBuffer({init} - 32)",
+        rf" overflows by 32 bytes: \d+ from byte \d+ of the buffer of <InitBuffer({init.split(',')[0]}>",
+    ) for memory, init in _INIT.items()},
+    "tensor placed by hand overflows L1 by 32 bytes": (
+        "first_buffer_.Get<half>()", "AscendC::LocalTensor<half>(TPosition::A1, L1_BYTES - 480, kCount)",
+        r"LocalTensor at <first_ = >: \d+ bytes of L1 needed, 32 more than the \d+ there are",
+    ),
+    "misaligned load": (
+        "LoadData(right_,", "LoadData(right_[kSize],",
+        r"LoadData at <LoadData(right_[kSize]> \(pipe MTE1\): misaligned, byte 32 of the buffer of"
+        r" <InitBuffer(right_buffer_> is not a multiple of 512 bytes",
+    ),
+    "read of unwritten L1": (
+        "touch<PIPE_MTE2>();\n    AscendC::PipeBarrier<PIPE_ALL>();\n    touch<PIPE_MTE1>",
+        "AscendC::PipeBarrier<PIPE_ALL>();\n    touch<PIPE_MTE1>",
+        r"Mmad at <Mmad(sum_> \(pipe M\) reads byte 0 of the buffer of <InitBuffer(right_buffer_>, which"
+        r" nothing has written",
+    ),
+    "read behind a global tensor": (
+        "Nd2NzParams(1, kSize, kSize,", "Nd2NzParams(1, kSize + 1, kSize,",
+        r"DataCopy at <DataCopy(first_> \(pipe MTE2\): out of bounds, element 272 of a GlobalTensor that ends at"
+        r" element 256",
+    ),
+    "write behind an argument": (
+        "(out), kCount);\n    pipe_.InitBuffer(first", "(out) + 8, kCount);\n    pipe_.InitBuffer(first",
+        r"Fixpipe at <Fixpipe(out_> \(pipe FIX\) is out of bounds: bytes 992 to 1056 of out, which has 1024",
+    ),
 }  # fmt: skip
 
 _ALLOC = "AscendC::LocalTensor<T> in = x_queue_.template AllocTensor<T>();\n    "
@@ -145,9 +190,17 @@ RMS_NORM: Faults = {
 }  # fmt: skip
 
 
-def mutant(source: Source, fault: tuple[str, str, str], entry: str, suffix: str) -> Source:
+BYTES = {
+    2201: {"UB": 196608, "L1": 524288, "L0A": 65536, "L0B": 65536, "L0C": 131072},
+    3510: {"UB": 253952, "L1": 524288, "L0A": 65536, "L0B": 65536, "L0C": 262144},
+}
+
+
+def mutant(source: Source, fault: tuple[str, str, str], entry: str, suffix: str, arch: int = 2201) -> Source:
     """The source with the fault, and of its kernels the one that is run."""
     text, replacement, _ = fault
+    for memory, size in BYTES[arch].items():
+        replacement = replacement.replace(f"{memory}_BYTES", str(size))
     assert source.text.count(text) == 1, f"{text!r} occurs {source.text.count(text)} times in {source.name}"
     head, *entries = re.split(r'(?=extern "C" __global__)', source.text.replace(text, replacement))
     return replace(source, text=head + "".join(e for e in entries if f" {entry}(" in e), suffix=suffix)

@@ -3,67 +3,162 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from fault_list import DOUBLING, RMS_NORM, message, mutant
+from fault_list import CUBE, DOUBLING, RMS_NORM, message, mutant
 from test_kernels import ARCHS, normal, small_run
+from test_mixed import FAULTS as MIXED
 
 from v4npu.testing.ascend import ASCEND, In, InOut, KernelFault, Kernels, Out, Source, skus
 from v4npu.testing.ascend_ops import OPS, EmulatedOps
 
-SMALL = Source("faults.asc", Path(__file__).with_name("faults.asc").read_text())
-UB_BYTES = {2201: 192 * 1024, 3510: 248 * 1024}
+SMALL, PAIRS = (Source(name, Path(__file__).with_name(name).read_text()) for name in ("faults.asc", "pairs.asc"))
+
+# What the emulator must find -> the faults that stand for it, and where each is run on both architectures: the lists of
+# fault_list.py and of test_mixed.py below and there, `pairs` and `tails` by tests of this file.
+WANTED = {
+    "dropped WaitFlag on every pipe pair used": {"pairs": [], "doubling": ["V does not wait for MTE2"]},
+    "swapped event ids": {"doubling": ["swapped event ids"]},
+    "queue depth exceeded": {"rms_norm": ["queue depth exceeded"]},
+    "UB overflow by 32 bytes": {"doubling": ["UB overflows by 32 bytes", "buffer overflows by 32 bytes"]},
+    "L1 overflow by 32 bytes": {
+        "cube": [
+            "L1 overflows by 32 bytes",
+            "buffer in L1 overflows by 32 bytes",
+            "tensor placed by hand overflows L1 by 32 bytes",
+        ]
+    },
+    "L0 overflow by 32 bytes": {
+        "cube": [f"{what}L0{m} overflows by 32 bytes" for what in ("", "buffer in ") for m in "ABC"]
+    },
+    "misaligned copy": {
+        "doubling": ["copy of half a block", "copy to an odd address"],
+        "rms_norm": ["padded copy to an odd address"],
+        "cube": ["misaligned load"],
+    },
+    "read of unwritten UB": {"doubling": ["read of unwritten UB"], "cube": ["read of unwritten L1"]},
+    "out-of-bounds GM read": {
+        "doubling": ["read behind a global tensor", "read behind an argument"],
+        "cube": ["read behind a global tensor"],
+    },
+    "out-of-bounds GM write": {
+        "doubling": ["write behind a global tensor", "write before an argument"],
+        "cube": ["write behind an argument"],
+    },
+    "AIC/AIV deadlock": {"mixed": ["vector cores set another flag", "one vector core stays silent"]},
+    "int32 offset overflow past 2^31 bytes": {"tails": []},
+}
+
+
+def test_every_fault_that_is_wanted_is_on_a_list_and_on_both_architectures():
+    lists = {"doubling": DOUBLING, "cube": CUBE, "rms_norm": RMS_NORM, "mixed": MIXED, "pairs": {}, "tails": {}}
+    assert len(WANTED) == 12
+    assert not [(item, kernel, name) for item, by_kernel in WANTED.items() for kernel, names in by_kernel.items()
+                for name in names if name not in lists[kernel]]  # fmt: skip
+    assert sorted(skus()[sku] for sku in ARCHS) == [2201, 3510]
 
 
 @pytest.fixture(scope="module")
-def small(cache):
+def faulty(cache):
+    """faulty(entry, sku): the kernel and one version for each of its faults; the versions' texts."""
     built = {}
 
-    def on(sku):
+    def on(entry, sku):
         arch = skus()[sku]
-        if arch not in built:
-            mutants = [mutant(SMALL, fault, "doubling", f"_{i}") for i, fault in enumerate(DOUBLING.values())]
-            mutants = [replace(m, text=m.text.replace("UB_BYTES", str(UB_BYTES[arch]))) for m in mutants]
-            built[arch] = Kernels([SMALL, *mutants], arch, cache)
-        return built[arch]
+        if (entry, arch) not in built:
+            source, faults = {"doubling": (SMALL, DOUBLING), "cube_pair": (PAIRS, CUBE)}[entry]
+            mutants = [mutant(source, fault, entry, f"_{i}", arch) for i, fault in enumerate(faults.values())]
+            built[entry, arch] = Kernels([source, *mutants], arch, cache), mutants
+        return built[entry, arch]
 
     return on
 
 
 @pytest.mark.parametrize("sku", ARCHS)
-def test_the_small_kernel_is_right_as_it_stands(small, sku):
+def test_the_small_kernel_is_right_as_it_stands(faulty, sku):
     x, out = normal(256), torch.full((256,), torch.nan)
-    small(sku).launch("doubling", sku, 1, In(x), Out(out), 256)
+    faulty("doubling", sku)[0].launch("doubling", sku, 1, In(x), Out(out), 256)
     assert torch.equal(out, 2 * x)
 
 
 @pytest.mark.parametrize("fault", DOUBLING)
 @pytest.mark.parametrize("sku", ARCHS)
-def test_fault_of_the_small_kernel(small, sku, fault):
-    suffix = f"_{list(DOUBLING).index(fault)}"
-    expected = message(mutant(SMALL, DOUBLING[fault], "doubling", suffix), DOUBLING[fault][2])
+def test_fault_of_the_small_kernel(faulty, sku, fault):
+    number = list(DOUBLING).index(fault)
+    kernels, mutants = faulty("doubling", sku)
+    expected = message(mutants[number], DOUBLING[fault][2])
     num_blocks = 2 if fault == "every block does everything" else 1
-    with pytest.raises(KernelFault, match=f"^doubling{suffix} on {sku}, block [01]: {expected}"):
-        small(sku).launch(f"doubling{suffix}", sku, num_blocks, In(normal(256)), Out(torch.zeros(256)), 256)
+    with pytest.raises(KernelFault, match=f"^doubling_{number} on {sku}, block [01]: {expected}"):
+        kernels.launch(f"doubling_{number}", sku, num_blocks, In(normal(256)), Out(torch.zeros(256)), 256)
+
+
+@pytest.mark.parametrize("fault", CUBE)
+@pytest.mark.parametrize("sku", ARCHS)
+def test_fault_of_the_cube_kernel(faulty, sku, fault):
+    number = list(CUBE).index(fault)
+    kernels, mutants = faulty("cube_pair", sku)
+    x, out = normal(256, dtype=torch.float16), torch.zeros(256)
+    with pytest.raises(KernelFault, match=message(mutants[number], CUBE[fault][2])):
+        kernels.launch(f"cube_pair_{number}", sku, 1, In(x), Out(out), 4)
+
+
+# The number of a pair in pairs.asc, and its event.
+EVENTS = {(entry, int(number)): event
+          for entry, text in re.findall(r"__aicore__ void (\w+)\((.*?)\n}", PAIRS.text, re.DOTALL)
+          for number, event in re.findall(r"case (\d+): return ordered<\w+, HardEvent::(\w+),", text)}  # fmt: skip
+
+
+def test_the_pairs_are_all_there_are():
+    """Those that kernels name, those of queues (tpipe.h) and all others of the emulator but V_V, a PipeBarrier."""
+    files = [*ASCEND.rglob("*.asc"), *ASCEND.glob("common/*.h"), *Path(__file__).parent.glob("*.asc")]
+    used = {event for file in files for event in re.findall(r"HardEvent::(\w+)", file.read_text())}
+    queues = set(re.findall(r"HardEvent::(\w+)", (ASCEND / "emulation/tpipe.h").read_text()))
+    known = set(re.findall(r'Pipe::\w+, "(\w+)"', (ASCEND / "emulation/types.h").read_text()))
+    assert used | queues <= known == set(EVENTS.values()) | {"V_V"} and len(EVENTS) == 18
+
+
+@pytest.mark.parametrize("entry,number", EVENTS)
+@pytest.mark.parametrize("sku", ARCHS)
+def test_a_dropped_wait_of_every_pair(faulty, sku, entry, number):
+    kernels = faulty("cube_pair", sku)[0]
+    first, second = EVENTS[entry, number].split("_")
+    place = next(i for i, line in enumerate(PAIRS.text.splitlines(), 1) if "WaitFlag<event>" in line)
+    arguments = In(normal(256, dtype=torch.float16 if entry == "cube_pair" else torch.float32)), Out(torch.zeros(256))
+    kernels.launch(entry, sku, 1, *arguments, number)
+    expected = (
+        rf"race: \w+.* \(pipe {second}\) (reads|writes) .* \(pipe {first}\) .*: no wait of {second} for {first} in"
+    )
+    with pytest.raises(KernelFault, match=expected):
+        kernels.launch(entry, sku, 1, *arguments, number, ignored_wait=f"pairs.asc:{place}")
 
 
 @pytest.fixture(scope="module")
 def rms_norm(cache):
-    source = Source.of("rms_norm")
-    sources = [mutant(source, fault, "rms_norm_bf16", f"_{i}") for i, fault in enumerate(RMS_NORM.values())]
-    return Kernels(sources, 2201, cache), sources
+    built = {}
+
+    def on(sku):
+        arch = skus()[sku]
+        if arch not in built:
+            source = Source.of("rms_norm", arch)
+            sources = [
+                mutant(source, fault, "rms_norm_bf16", f"_{i}", arch) for i, fault in enumerate(RMS_NORM.values())
+            ]
+            built[arch] = Kernels(sources, arch, cache), sources
+        return built[arch]
+
+    return on
 
 
 @pytest.mark.parametrize("fault", RMS_NORM)
-def test_fault_of_rms_norm(rms_norm, fault):
-    kernels, sources = rms_norm
+@pytest.mark.parametrize("sku", ARCHS)
+def test_fault_of_rms_norm(rms_norm, sku, fault):
+    kernels, sources = rms_norm(sku)
     source = sources[list(RMS_NORM).index(fault)]
     x = normal(5, 301, dtype=torch.bfloat16)
     with pytest.raises(KernelFault, match=message(source, RMS_NORM[fault][2])):
-        EmulatedOps(kernels, ARCHS[0], 1, suffix=source.suffix).rms_norm(x, x[0], 1e-6)
+        EmulatedOps(kernels, sku, 1, suffix=source.suffix).rms_norm(x, x[0], 1e-6)
 
 
 # Calls that manage a buffer and whose order other waits of the kernel imply.
@@ -87,19 +182,20 @@ def test_every_wait_of_every_kernel_is_missed(emulated, sku, op):
             assert any(implied in text for implied in IMPLIED.get(op, ())), f"{wait} orders nothing: {text}"
 
 
-def test_int32_overflow_of_an_offset(cache):
+@pytest.mark.parametrize("sku", ARCHS)
+def test_int32_overflow_of_an_offset(cache, sku):
     """A row of more than 2^31 bytes, of which only the end is ever touched."""
     text = SMALL.text.replace("x_[row * n_", "x_[static_cast<int32_t>(row * n_ + (int64_t{1} << 31))")
     assert text != SMALL.text
-    kernels = Kernels([SMALL, Source("faults.asc", text, "_int32")], 2201, cache)
+    kernels = Kernels([SMALL, Source("faults.asc", text, "_int32")], skus()[sku], cache)
     n = 2**29 + 64
     x, out = torch.empty(n), torch.zeros(8)
     x[-8:] = torch.arange(8.0)
-    kernels.launch("tails", ARCHS[0], 1, In(x), Out(out), 1, n)
+    kernels.launch("tails", sku, 1, In(x), Out(out), 1, n)
     assert out.tolist() == list(range(8))
     expected = r"is out of bounds: bytes -\d+ to -\d+ of x, which has \d+; a negative offset: an int32 overflow\?"
     with pytest.raises(KernelFault, match=expected):
-        kernels.launch("tails_int32", ARCHS[0], 1, In(x), Out(out), 1, n)
+        kernels.launch("tails_int32", sku, 1, In(x), Out(out), 1, n)
 
 
 def test_refused_launches(emulated):
