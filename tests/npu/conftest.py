@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,13 @@ from torch import Tensor
 def emulated_npu() -> None:
     assert os.environ["V4NPU_EMULATE_SOC"], "run under `v4npu emulate`"
     assert torch.npu.is_available()
+
+
+@pytest.fixture(scope="session")
+def variants() -> dict[str, str]:
+    """Operator -> variant, as the table of backends/ascend/README.md has it."""
+    readme = (Path(__file__).parents[2] / "backends/ascend/README.md").read_text()
+    return dict(re.findall(r"^\| (\w+) \| (ascendc|reference) \|", readme, re.MULTILINE))
 
 
 @pytest.fixture

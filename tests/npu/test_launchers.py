@@ -36,8 +36,9 @@ def assert_close(got: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype) -> 
     assert (error <= bound).all(), f"off by {error.max():.3g}"
 
 
-def test_the_plan_says_which_operators_have_a_kernel() -> None:
+def test_the_plan_says_which_operators_have_a_kernel(variants: dict[str, str]) -> None:
     found = {op: v4npu.explain(op, "npu") for op in _C.op_names()}
+    assert {op: e.variant for op, e in found.items()} == variants
     assert {op for op, e in found.items() if e.variant == "ascendc"} == set(OPS)
     assert all("never run on a device" in found[op].reason for op in OPS)
     caps = next(c for c in _C.caps() if c.kind == "npu")
