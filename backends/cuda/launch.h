@@ -20,6 +20,9 @@ inline std::string kernel_name(const char* op, Dtype dtype, Dtype weight) {
   return kernel_name(op, dtype) + (weight == Dtype::kFloat32 ? "_fp32" : "_bf16");
 }
 
+// Whether rows of n values fit a warp's registers in pairs (device/kv_row.cuh).
+inline bool is_row(int64_t n) { return n > 0 && n % 2 == 0 && n <= kWarpRow; }
+
 // One launch, unless there is nothing to do.
 template <class Params>
 void run(const char* op, const std::string& kernel, const Params& p, Grid grid, int threads, const Tensor& on,

@@ -7,6 +7,7 @@
 #include "ops/check.h"
 #include "ops/tensors.h"
 #include "v4npu/ops/act_quant.h"
+#include "v4npu/ops/compressor.h"
 #include "v4npu/ops/fp4_act_quant.h"
 #include "v4npu/ops/gate.h"
 #include "v4npu/ops/hadamard.h"
@@ -15,6 +16,7 @@
 #include "v4npu/ops/hc_post.h"
 #include "v4npu/ops/hc_pre.h"
 #include "v4npu/ops/indexer_query.h"
+#include "v4npu/ops/qkv_prepare.h"
 #include "v4npu/ops/rms_norm.h"
 #include "v4npu/ops/rope.h"
 #include "v4npu/ops/swiglu.h"
@@ -247,6 +249,112 @@ struct IndexerQueryCall {
     p.rope_dim = 2 * freqs.size(0);
     p.official = official;
     p.dtype = dtype_of(q);
+  }
+};
+
+// Whether rows of `type` go into the cache as they are or packed.
+inline bool storable(const OptTensor& cache, ScalarType type) {
+  return !cache || cache->scalar_type() == ScalarType::Byte || cache->scalar_type() == type;
+}
+
+// The fields of a Params that say where rows are stored; `slots` is contiguous.
+template <class Params>
+void set_cache(Params& p, const OptTensor& cache, const OptTensor& slots) {
+  if (!cache) return;
+  p.slot_mapping = pointer<int64_t>(slots);
+  p.block_size = cache->size(1);
+  p.block_stride = cache->stride(0) * static_cast<int64_t>(cache->element_size());
+  p.packed = cache->scalar_type() == ScalarType::Byte;
+}
+
+struct QkvPrepareCall {
+  Tensor q, kv, weight, positions, freqs, q_out, kv_out;
+  OptTensor slots;
+  QkvPrepareParams p{};
+
+  QkvPrepareCall(const Tensor& q_, const Tensor& kv_, const Tensor& weight_, const Tensor& positions_,
+                 const Tensor& freqs_, double eps, bool official, const OptTensor& cache, const OptTensor& slots_)
+      : q(dense(q_)),
+        kv(dense(kv_)),
+        weight(dense(weight_)),
+        positions(dense(positions_)),
+        freqs(dense(freqs_)),
+        q_out(torch::stable::empty_like(q)),
+        kv_out(torch::stable::empty_like(kv)),
+        slots(dense(slots_)) {
+    p.q = pointer<void>(q);
+    p.kv = pointer<void>(kv);
+    p.kv_norm_weight = pointer<void>(weight);
+    p.positions = pointer<int64_t>(positions);
+    p.freqs = pointer<float>(freqs);
+    p.q_out = q_out.mutable_data_ptr();
+    p.kv_out = kv_out.mutable_data_ptr();
+    if (cache) p.window_cache = cache->mutable_data_ptr();
+    set_cache(p, cache, slots);
+    p.num_tokens = q.size(0);
+    p.num_heads = q.size(1);
+    p.head_dim = q.size(2);
+    p.rope_dim = 2 * freqs.size(0);
+    p.eps = static_cast<float>(eps);
+    p.official = official;
+    p.dtype = dtype_of(q);
+    p.weight_dtype = dtype_of(weight);
+  }
+  // What a kernel takes as it is.
+  static bool takes(const Tensor& q, const Tensor& kv, const Tensor& weight, const OptTensor& cache) {
+    return native(q) && kv.scalar_type() == q.scalar_type() && native(weight) && storable(cache, q.scalar_type());
+  }
+};
+
+struct CompressorCall {
+  Tensor kv, score, ape, weight, freqs, cu_seqlens_q, start_pos, entries;
+  OptTensor state_slots, slots;
+  CompressorParams p{};
+
+  CompressorCall(const Tensor& kv_, const Tensor& score_, const Tensor& ape_, const Tensor& weight_,
+                 const Tensor& freqs_, const Tensor& cu_seqlens_q_, const Tensor& start_pos_, const OptTensor& state,
+                 const OptTensor& state_slots_, int64_t ratio, bool overlap, double eps, const std::string& quant,
+                 int64_t num_entries, ScalarType out_dtype, const OptTensor& cache, const OptTensor& slots_)
+      : kv(dense(kv_)),
+        score(dense(score_)),
+        ape(dense(ape_)),
+        weight(dense(weight_)),
+        freqs(dense(freqs_)),
+        cu_seqlens_q(dense(cu_seqlens_q_)),
+        start_pos(dense(start_pos_)),
+        entries(torch::stable::new_empty(kv, {num_entries, weight.size(0)}, out_dtype)),
+        state_slots(dense(state_slots_)),
+        slots(dense(slots_)) {
+    p.kv = pointer<void>(kv);
+    p.score = pointer<void>(score);
+    p.ape = pointer<void>(ape);
+    p.norm_weight = pointer<void>(weight);
+    p.freqs = pointer<float>(freqs);
+    p.cu_seqlens_q = pointer<int32_t>(cu_seqlens_q);
+    p.start_pos = pointer<int32_t>(start_pos);
+    if (state) p.state = state->mutable_data_ptr(), p.ring = state->size(2), p.state_stride = state->stride(0);
+    p.state_slots = pointer<int32_t>(state_slots);
+    p.entries = entries.mutable_data_ptr();
+    if (cache) p.cache = cache->mutable_data_ptr();
+    set_cache(p, cache, slots);
+    p.num_tokens = kv.size(0);
+    p.num_seqs = start_pos.size(0);
+    p.num_entries = num_entries;
+    p.head_dim = weight.size(0);
+    p.rope_dim = 2 * freqs.size(0);
+    p.ratio = ratio;
+    p.overlap = overlap;
+    p.eps = static_cast<float>(eps);
+    using Quant = CompressorParams::Quant;
+    p.quant = quant == "none" ? Quant::kNone : quant == "fp8" ? Quant::kFp8 : Quant::kHadamardFp4;
+    p.dtype = dtype_of(out_dtype);
+    p.weight_dtype = dtype_of(weight);
+  }
+  // What a kernel takes as it is.
+  static bool takes(const Tensor& kv, const Tensor& score, const Tensor& ape, const Tensor& weight,
+                    const OptTensor& state, ScalarType out_dtype, const OptTensor& cache) {
+    return is_float32(kv) && is_float32(score) && is_float32(ape) && is_float32(state) && native(out_dtype) &&
+           native(weight) && storable(cache, out_dtype);
   }
 };
 

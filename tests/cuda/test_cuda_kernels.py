@@ -20,7 +20,9 @@ from v4npu.testing.tolerances import ERROR_RATIO
 OPS = list(kernel_sources())
 DTYPES = [torch.float32, torch.bfloat16]
 OP_DTYPES = [(op, d) for op in OPS for d in DTYPES if op not in BFLOAT16_ONLY or d == torch.bfloat16]
-WIDEST = dict.fromkeys(("window_attention", "csa_attention", "hca_attention"), 500)  # heads beyond: the reference
+# Heads and rows beyond: the reference.
+WIDEST = dict.fromkeys(("window_attention", "csa_attention", "hca_attention"), 500)
+WIDEST |= dict.fromkeys(("qkv_prepare", "compressor"), 1000)
 SIZES = ((0, 16), (1, 2), (3, 14), (5, 16), (7, 34), (3, 64), (11, 126), (2, 1000), (19, 1500))
 
 
@@ -38,7 +40,7 @@ def bits(t: Tensor) -> Tensor:
 def test_accuracy_poison_and_guards(gpu: EmulatedGpu, op: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
     args = sized(op, size[0], min(size[1], WIDEST.get(op, size[1])), dtype)
     got = gpu.run(op, args)
-    assert bool(gpu.launches()) == (size[0] > 0)
+    assert bool(gpu.launches()) == any(g.numel() > 0 for g in got)
     naive, oracle = run_reference(op, args), run_reference(op, oracle_args(op, args))
     looser = FLOAT32_ON_TENSOR_CORES if dtype == torch.float32 and op in TENSOR_CORE_OPS else 1.0
     for g, n, want in zip(got, naive, oracle, strict=True):

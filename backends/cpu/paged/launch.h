@@ -104,30 +104,14 @@ inline void check_slots(const OptTensor& slots, const OptTensor& cache) {
   }
 }
 
-// Whether rows of `type` go into the cache as they are or packed.
-inline bool storable(const OptTensor& cache, ScalarType type) {
-  return !cache || cache->scalar_type() == ScalarType::Byte || cache->scalar_type() == type;
-}
-
-// The fields of a Params that say where rows are stored.
-template <class Params>
-void set_cache(Params& p, const OptTensor& cache, const OptTensor& slots) {
-  if (!cache) return;
-  p.slot_mapping = pointer<int64_t>(slots);
-  p.block_size = cache->size(1);
-  p.block_stride = cache->stride(0) * static_cast<int64_t>(cache->element_size());
-  p.packed = cache->scalar_type() == ScalarType::Byte;
-}
-
 // What compressor asks of its sequences: as many entries as promised, and a state wherever an earlier row is pooled.
-template <class Params>
-void check_compressor_state(const Sequences& seqs, const Params& p, int64_t num_entries, const OptTensor& state,
-                            const OptTensor& state_slots) {
+inline void check_compressor_state(const Sequences& seqs, int64_t ratio, bool overlap, int64_t num_entries,
+                                   const OptTensor& state, const OptTensor& state_slots) {
   int64_t found = 0;
   for (int64_t b = 0; b < seqs.count; ++b) {
     const int64_t start = seqs.start[b];
-    found += seqs.total(b) / p.ratio - start / p.ratio;
-    if (!state && start > 0 && (p.overlap || start % p.ratio > 0)) {
+    found += seqs.total(b) / ratio - start / ratio;
+    if (!state && start > 0 && (overlap || start % ratio > 0)) {
       refuse(".compressor: state must be given when start_pos is not 0, got start_pos " + std::to_string(start));
     }
     const int32_t slot = state ? pointer<int32_t>(state_slots)[b] : 0;

@@ -23,7 +23,7 @@ template <bool Packed>
 V4NPU_INLINE PageRow row_of_place(const Attention& p, QueryPlace at, int64_t t, int64_t i) {
   const int64_t keep = p.head_dim - p.rope_dim;
   const int64_t payload = Packed ? keep + 2 * p.rope_dim : 2 * p.head_dim;
-  const int64_t scales = Packed ? ((keep + 63) / 64 + 7) / 8 * 8 : 0;
+  const int64_t scales = Packed ? kv_scale_bytes(keep) : 0;
   if (i < p.window) {
     const int64_t first = at.position - p.window + 1 > 0 ? at.position - p.window + 1 : 0;
     if (first + i > at.position) return {nullptr, nullptr};

@@ -18,6 +18,20 @@ V4NPU_INLINE PageRow page_row(const void* pages, const int32_t* table, int64_t b
   return {base + row * payload, base + block_size * payload + row * scales};
 }
 
+// Where a slot's row is stored: its values and, behind all values of the page, its scales.
+struct SlotRow {
+  uint8_t *payload, *scales;
+};
+V4NPU_INLINE SlotRow slot_row(void* cache, int64_t slot, int64_t block_size, int64_t stride, int64_t payload,
+                              int64_t scales) {
+  uint8_t* page = static_cast<uint8_t*>(cache) + slot / block_size * stride;
+  const int64_t row = slot % block_size;
+  return {page + row * payload, page + block_size * payload + row * scales};
+}
+
+// Bytes of the scales of an fp8_kv row with `keep` e4m3 values (cache_layout.h).
+V4NPU_INLINE int64_t kv_scale_bytes(int64_t keep) { return ((keep + 63) / 64 + 7) / 8 * 8; }
+
 struct QueryPlace {
   int64_t sequence, position;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device.cuh"
+#include "shape.h"
 
 namespace v4npu::cuda {
 
@@ -21,5 +22,16 @@ V4NPU_INLINE void turn_pair(float& a, float& b, Turn t) {
   a = even;
   b = odd;
 }
+
+// Those of a token, for all its heads, in shared memory.
+template <int64_t Pairs>
+struct Turns {
+  Turn of[Pairs];
+
+  // The first `count`, by a block of threads; others may read them behind its next barrier.
+  V4NPU_INLINE void fill(int64_t position, const float* freqs, int64_t count, bool inverse) {
+    for (int64_t i = thread_id(); i < count; i += kRowThreads) of[i] = turn_of(position, freqs[i], inverse);
+  }
+};
 
 }  // namespace v4npu::cuda

@@ -12,13 +12,9 @@ namespace v4npu::cuda {
 
 constexpr int kFp4Block = 32;
 
-struct Turns {
-  Turn of[kMaxIndexHead / 2];
-};
-
 // Lane l holds elements [l E, l E + E); lanes behind the head hold zeros.
 template <int E, class T>
-V4NPU_INLINE void head(const IndexerQueryParams& p, const T* q, T* out, const Turns& turns) {
+V4NPU_INLINE void head(const IndexerQueryParams& p, const T* q, T* out, const Turn* turns) {
   const int n = static_cast<int>(p.head_dim), keep = n - static_cast<int>(p.rope_dim), first = lane_id() * E;
   float v[E];
   V4NPU_UNROLL
@@ -28,14 +24,14 @@ V4NPU_INLINE void head(const IndexerQueryParams& p, const T* q, T* out, const Tu
     const bool odd = ((first - keep) & 1) != 0;
     if (first >= keep && first < n) {
       float a = odd ? other : v[0], b = odd ? v[0] : other;
-      turn_pair(a, b, turns.of[(first - keep) / 2]);
+      turn_pair(a, b, turns[(first - keep) / 2]);
       v[0] = rounded<T>(odd ? b : a);
     }
   } else {
     V4NPU_UNROLL
     for (int i = 0; i < E; i += 2) {
       if (first + i < keep || first + i >= n) continue;
-      turn_pair(v[i], v[i + 1], turns.of[(first + i - keep) / 2]);
+      turn_pair(v[i], v[i + 1], turns[(first + i - keep) / 2]);
       v[i] = rounded<T>(v[i]);
       v[i + 1] = rounded<T>(v[i + 1]);
     }
@@ -66,18 +62,17 @@ V4NPU_INLINE void head(const IndexerQueryParams& p, const T* q, T* out, const Tu
 
 template <class T>
 V4NPU_DEVICE void heads(const IndexerQueryParams& p) {
-  auto& turns = shared<Turns>();
+  auto& turns = shared<Turns<kMaxIndexHead / 2>>();
   const int64_t t = block_x(), h = static_cast<int64_t>(block_y()) * kRowWarps + warp_id();
-  for (int64_t i = thread_id(); i < p.rope_dim / 2; i += kRowThreads)
-    turns.of[i] = turn_of(p.positions[t], p.freqs[i], false);
+  turns.fill(p.positions[t], p.freqs, p.rope_dim / 2, false);
   sync_block();
   if (h >= p.num_heads) return;
   const T* q = static_cast<const T*>(p.q) + (t * p.num_heads + h) * p.head_dim;
   T* out = static_cast<T*>(p.out) + (t * p.num_heads + h) * p.head_dim;
-  if (p.head_dim <= 32) return head<1, T>(p, q, out, turns);
-  if (p.head_dim <= 64) return head<2, T>(p, q, out, turns);
-  if (p.head_dim <= 128) return head<4, T>(p, q, out, turns);
-  head<8, T>(p, q, out, turns);
+  if (p.head_dim <= 32) return head<1, T>(p, q, out, turns.of);
+  if (p.head_dim <= 64) return head<2, T>(p, q, out, turns.of);
+  if (p.head_dim <= 128) return head<4, T>(p, q, out, turns.of);
+  head<8, T>(p, q, out, turns.of);
 }
 
 }  // namespace v4npu::cuda

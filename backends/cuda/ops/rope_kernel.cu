@@ -10,13 +10,9 @@ namespace v4npu::cuda {
 
 constexpr int64_t kPairs = 512;
 
-struct Turns {
-  Turn of[kPairs];
-};
-
 template <class T>
 V4NPU_DEVICE void token(const RopeParams& p) {
-  auto& turns = shared<Turns>();
+  auto& turns = shared<Turns<kPairs>>();
   const int64_t t = block_x(), keep = p.head_dim - p.rope_dim;
   const T* x = static_cast<const T*>(p.x) + t * p.num_heads * p.head_dim;
   T* out = static_cast<T*>(p.out) + t * p.num_heads * p.head_dim;
@@ -29,8 +25,7 @@ V4NPU_DEVICE void token(const RopeParams& p) {
   for (int64_t first = 0; first < p.rope_dim / 2; first += kPairs) {
     const int64_t count = p.rope_dim / 2 - first < kPairs ? p.rope_dim / 2 - first : kPairs;
     if (first > 0) sync_block();  // the turns before are used
-    for (int64_t i = thread_id(); i < count; i += kRowThreads)
-      turns.of[i] = turn_of(p.positions[t], p.freqs[first + i], p.inverse);
+    turns.fill(p.positions[t], p.freqs + first, count, p.inverse);
     sync_block();
     for (int64_t i = thread_id(); i < p.num_heads * count; i += kRowThreads) {
       const int64_t at = i / count * p.head_dim + keep + 2 * (first + i % count);
