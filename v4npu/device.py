@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from v4npu import _C
+from v4npu import _C, vendor
 
 KINDS = ("cpu", "cuda", "npu")
 POLICIES = ("warn", "error", "allow")
@@ -288,8 +288,9 @@ def _valid(policy: str, name: str) -> str:
 def _caps(kind: str) -> _C.DeviceCaps:
     found_npu = status(kind) if kind == "npu" else None  # first: it may compile what C++ then finds
     caps = next(caps for caps in _C.caps() if caps.kind == kind)
-    if found_npu and found_npu.available and (reason := _prepare_kernels(found_npu.names[0])):
-        caps.reason = reason
+    if found_npu and found_npu.available:
+        caps.reason = _prepare_kernels(found_npu.names[0]) or caps.reason
+        caps.features = [*caps.features, *vendor.registered()]
     if kind == "cuda" and status(kind).available:
         found = torch.cuda.get_device_properties(0)
         caps.name, caps.num_cores, caps.available = f"sm_{found.major}{found.minor}", found.multi_processor_count, True

@@ -1,9 +1,10 @@
 """Registers, for every operator that the extension declares, what Python provides.
 
 It is Python's part because an exception of the reference that passed through torch's stable C interface would lose
-its type and text. The default kernel is check, fallback policy, reference: it serves any device without a kernel of its
-own. The autograd kernel runs the differentiable reference when a gradient is wanted and steps aside otherwise. Fake
-kernels give shapes. `v4npu_reference` is how a native kernel hands on what it does not take.
+its type and text. The default kernel is check, vendor's operator (vendor.py), fallback policy, reference: it serves any
+device without a kernel of its own. The autograd kernel runs the differentiable reference when a gradient is wanted and
+steps aside otherwise. Fake kernels give shapes. `v4npu_reference` is how a native kernel hands on what it does not
+take.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from v4npu import _C, device, fakes, reference
+from v4npu import _C, device, fakes, reference, vendor
 
 Kernel = Callable[..., Any]
 _libraries: list[torch.library.Library] = []  # a registration lives as long as its library object
@@ -25,6 +26,8 @@ def _default(name: str) -> Kernel:
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         check(*args, **kwargs)
+        if served := vendor.serving(name, *args, **kwargs):
+            return served()
         device.note_reference(name, args[0].device.type)
         return compute(*args, **kwargs)
 
@@ -32,11 +35,13 @@ def _default(name: str) -> Kernel:
 
 
 def _reference(name: str) -> Kernel:
-    """The reference for a launcher, which has checked the arguments; C++ throws again what is noted here."""
+    """For a launcher that has checked the arguments and does not take them; C++ throws again what is noted here."""
     compute = getattr(reference, name)
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         try:
+            if served := vendor.serving(name, *args, **kwargs):
+                return served()
             device.note_reference(name, args[0].device.type)
             return compute(*args, **kwargs)
         except Exception as error:

@@ -10,6 +10,7 @@
 #include "plan/cpu_isa.h"
 #include "plan/cpu_tiles.h"
 #include "plan/gpu.h"
+#include "plan/vendor.h"
 #include "runtime/heap.h"
 #include "v4npu/cache_layout.h"
 #include "v4npu/plan.h"
@@ -72,6 +73,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("cache_layout", &v4npu::cache_layout, py::arg("geometry"));
 
   m.def("plan", &v4npu::plan, py::arg("op"), py::arg("caps"));
+  py::class_<v4npu::VendorOperator>(m, "VendorOperator")
+      .def_readonly("op", &v4npu::VendorOperator::op)
+      .def_readonly("name", &v4npu::VendorOperator::name)
+      .def_readonly("schema", &v4npu::VendorOperator::schema)
+      .def_readonly("used", &v4npu::VendorOperator::used)
+      .def_readonly("why", &v4npu::VendorOperator::why);
+  m.def("vendor_operators", &v4npu::vendor_operators);
   py::class_<v4npu::GpuGemmPlan>(m, "GpuGemmPlan")
       .def_readonly("wide", &v4npu::GpuGemmPlan::wide)
       .def_readonly("row_tiles", &v4npu::GpuGemmPlan::row_tiles)

@@ -4,6 +4,7 @@
 #include "plan/ascend.h"
 #include "plan/cpu_isa.h"
 #include "plan/gpu.h"
+#include "plan/vendor.h"
 
 namespace v4npu {
 namespace {
@@ -20,6 +21,14 @@ void add_cuda(std::vector<Candidate>& list, const char* op, const char* why) {
 // One text for every architecture (backends/ascend/README.md).
 void add_ascendc(std::vector<Candidate>& list, const char* op, const char* why) {
   list.push_back({op, "npu", "ascendc", why, &refuses_ascendc});
+}
+
+// device.py counts an operator that is registered with the schema of the table among an NPU's features.
+void add_vendor(std::vector<Candidate>& list) {
+  for (const VendorOperator& o : vendor_operators()) {
+    const auto refuses = [&o](const DeviceCaps& caps) { return caps.has(o.name) ? "" : "torch has no such operator"; };
+    if (o.used) list.push_back({o.op, "npu", o.name, o.why, refuses});
+  }
 }
 
 }  // namespace
@@ -46,6 +55,7 @@ const std::vector<Candidate>& candidates() {
     for (const char* op : {"rms_norm", "rope", "hadamard", "act_quant", "fp4_act_quant", "gate", "swiglu"}) {
       add_ascendc(all, op, "never run on a device; what is beyond its limits runs the reference");
     }
+    add_vendor(all);
     return all;
   }();
   return list;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -10,10 +11,10 @@ namespace v4npu {
 // One native kernel. A new variant is one entry in candidates.cpp, best first; the reference stands behind them all.
 struct Candidate {
   const char* op;
-  const char* device;                         // DeviceCaps::kind
-  const char* variant;                        // suffix of the kernel file
-  const char* why;                            // reason shown when chosen
-  std::string (*refuses)(const DeviceCaps&);  // empty = accepts
+  const char* device;                                     // DeviceCaps::kind
+  const char* variant;                                    // suffix of the kernel file, or a vendor's operator
+  const char* why;                                        // reason shown when chosen
+  std::function<std::string(const DeviceCaps&)> refuses;  // empty = accepts
 };
 
 const std::vector<Candidate>& candidates();

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "plan/candidates.h"
+#include "plan/vendor.h"
 
 namespace v4npu {
 namespace {
@@ -31,7 +32,7 @@ Plan plan(const std::string& op, const DeviceCaps& caps) {
     refusals = "no native " + caps.kind + " kernel is built in";
   else
     refusals.resize(refusals.size() - 2);
-  return {"reference", refusals};
+  return {"reference", refusals + unused_vendor_operators(op, caps)};
 }
 
 }  // namespace v4npu

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from v4npu import _C
@@ -117,6 +120,29 @@ def test_a_cuda_kernel_needs_its_file_and_an_architecture(
 def test_an_unknown_op_is_refused_by_name(op: str) -> None:
     with pytest.raises(ValueError, match=r"op must be a declared operator, got"):
         _C.plan(op, MACHINES[0])
+
+
+def test_the_ascend_page_has_the_vendors_operators() -> None:
+    page = (Path(__file__).parents[2] / "backends/ascend/README.md").read_text()
+    told = re.findall(r"^\| (\w+) \| (\w+::\w+) \| (yes|no) \| (.*) \|$", page, re.MULTILINE)
+    operators = _C.vendor_operators()
+    assert told == [(o.op, o.name, "yes" if o.used else "no", o.why) for o in operators if o.schema]
+    for operator in (o for o in operators if not o.schema):
+        assert not operator.used and (operator.op in page or operator.op.endswith("_attention"))
+
+
+def test_a_vendors_operator_comes_after_our_kernel_and_before_the_reference() -> None:
+    npu = machine("npu", "ascend950dt", available=True, features=["npu::npu_rms_norm", "npu::npu_mhc_post"])
+    assert _C.plan("rms_norm", npu).variant == "ascendc"
+    npu.available, npu.reason = False, "no compiled kernels"
+    assert _C.plan("rms_norm", npu).variant == "npu::npu_rms_norm"
+    assert _C.plan("rms_norm", npu).reason.startswith(
+        "ascendc: no npu that it can be launched on: no compiled kernels; "
+    )
+    assert "npu::npu_mhc_post is not used: for the 950" in _C.plan("hc_post", npu).reason
+    npu.features = []
+    plan = _C.plan("rms_norm", npu)
+    assert plan.variant == "reference" and plan.reason.endswith("npu::npu_rms_norm: torch has no such operator")
 
 
 def test_backends_describe_themselves_without_a_driver() -> None:

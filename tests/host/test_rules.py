@@ -93,7 +93,7 @@ def test_no_pickle_and_no_unchecked_torch_load() -> None:
 
 
 def test_only_device_py_names_devices() -> None:
-    named = re.compile(r"""['"](cuda|npu)['":]|torch\.(cuda|npu)\b|\bimport torch_npu\b""")
+    named = re.compile(r"""['"](cuda|npu)(['"]|:(?!:))|torch\.(cuda|npu)\b|\bimport torch_npu\b""")
     wrong = [
         str(p.relative_to(ROOT))
         for p in sources("v4npu", {".py"})

@@ -1,4 +1,4 @@
-// Functions along dimensions: reductions, scans, sorting, softmax. A row is summed in order, in double.
+// Functions along dimensions: reductions, scans, sorting, softmax, norm. A row is summed in order, in double.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -271,6 +271,34 @@ ACLNN(aclnnSoftmax)(const aclTensor* self, int64_t dim, aclTensor* out, PLANNED)
         const double sum = kSum(row, n);
         for (int64_t i = 0; i < n; ++i) row[i] /= sum;
       });
+    };
+  });
+}
+
+// Over the last dimensions, those of gamma.
+ACLNN(aclnnRmsNorm)
+(const aclTensor* self, const aclTensor* gamma, double epsilon, aclTensor* out, aclTensor* rstd, PLANNED) {
+  return plan(HERE, [&]() -> Work {
+    const View x = view(self), g = view(gamma), y = view(out), r = view(rstd);
+    const int64_t rest = x.dim() - g.dim();
+    require(rest >= 0 && g.numel() > 0 && Sizes(x.sizes.begin() + rest, x.sizes.end()) == g.sizes,
+            "gamma must have the last sizes of x");
+    Sizes ones = x.sizes;
+    std::fill(ones.begin() + rest, ones.end(), 1);
+    require_sizes(y, x.sizes);
+    require_sizes(r, ones);
+    return [=] {
+      std::vector<double> all = gathered<double>(x), inverses;
+      const std::vector<double> factor = gathered<double>(g);
+      const size_t n = factor.size();
+      for (size_t row = 0; row < all.size(); row += n) {
+        double squares = 0;
+        for (size_t i = 0; i < n; ++i) squares += all[row + i] * all[row + i];
+        inverses.push_back(1 / std::sqrt(squares / static_cast<double>(n) + epsilon));
+        for (size_t i = 0; i < n; ++i) all[row + i] *= inverses.back() * factor[i];
+      }
+      scattered(y, all);
+      scattered(r, inverses);
     };
   });
 }
