@@ -2,6 +2,7 @@
 #pragma once
 
 #include "launch.h"
+#include "plan/gpu.h"
 
 namespace v4npu::cuda {
 
@@ -46,9 +47,17 @@ struct AttentionCall {
   }
   Tensor run(const char* op) {
     const std::string kernel = std::string(op) + (packed ? "_packed" : "_plain") + (official ? "_official" : "");
-    const int64_t tokens = p.num_seqs > 0 && p.head_dim > 0 ? p.num_tokens : 0;
-    cuda::run(op, kernel, p, {tokens, ceil_of(p.num_heads, kHeadTile)}, kRowThreads, q,
-              AttentionSpace(p.head_dim).size);
+    const int64_t tokens = p.num_seqs > 0 && p.head_dim > 0 ? p.num_tokens : 0, tiles = ceil_of(p.num_heads, kHeadTile);
+    const int64_t entries = p.topk_indices != nullptr ? p.topk : p.max_blocks * p.block_size;
+    p.max_segments = max_segments(p.window + (p.compressed_kv != nullptr ? entries : 0));
+    p.parts = plan_gpu_attention_parts(tokens, tiles, p.max_segments, caps_of(q));
+    OptTensor states;
+    if (p.parts > 1) {
+      states = bytes(q, tokens * tiles * p.max_segments * state_values(p.head_dim) * kRowThreads * 4);
+      p.states = writable<float>(*states);
+    }
+    cuda::run(op, kernel, p, {tokens, tiles, p.parts}, kRowThreads, q, AttentionSpace(p.head_dim).size);
+    if (states) cuda::run(op, std::string(op) + "_combine", p, {tokens, tiles, padded_dim(p.head_dim) / 16}, kWarp, q);
     return out;
   }
 

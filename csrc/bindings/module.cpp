@@ -94,6 +94,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("caps"));
   m.def("plan_gpu_topk_parts", &v4npu::plan_gpu_topk_parts, py::arg("num_tokens"), py::arg("num_keys"),
         py::arg("caps"));
+  m.def("plan_gpu_attention_parts", &v4npu::plan_gpu_attention_parts, py::arg("num_tokens"), py::arg("head_tiles"),
+        py::arg("segments"), py::arg("caps"));
   m.def("ascend_architecture", &v4npu::ascend_architecture, py::arg("soc"));
   m.def("plan_cpu_query_tile", &v4npu::plan_cpu_query_tile, py::arg("num_heads"), py::arg("head_dim"), py::arg("caps"));
   m.def("plan_cpu_head_group", &v4npu::plan_cpu_head_group, py::arg("head_dim"), py::arg("caps"));

@@ -46,4 +46,10 @@ int64_t plan_gpu_topk_parts(int64_t num_tokens, int64_t num_keys, const DeviceCa
   return parts > 1 ? parts : 1;
 }
 
+int64_t plan_gpu_attention_parts(int64_t num_tokens, int64_t head_tiles, int64_t segments, const DeviceCaps& caps) {
+  const int64_t blocks = num_tokens * head_tiles, most = blocks > 0 ? caps.num_cores / blocks : 1;
+  const int64_t parts = segments < most ? segments : most;
+  return parts > 1 ? parts : 1;
+}
+
 }  // namespace v4npu

@@ -37,4 +37,9 @@ GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, con
 // multiprocessors. No split shows in a result (backends/cuda/device/topk.cuh).
 int64_t plan_gpu_topk_parts(int64_t num_tokens, int64_t num_keys, const DeviceCaps& caps);
 
+// Over how many blocks the segments of a token's list are spread, for each tile of 16 heads: as many as there are, as
+// long as all blocks run at once. What a segment is follows from the list's length alone, so results do not change with
+// this (backends/cuda/device/attention.cuh). The states of the segments take at most 36 KiB each.
+int64_t plan_gpu_attention_parts(int64_t num_tokens, int64_t head_tiles, int64_t segments, const DeviceCaps& caps);
+
 }  // namespace v4npu

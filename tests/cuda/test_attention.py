@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
-from v4npu import reference
+from v4npu import _C, reference
 from v4npu.reference.qkv_prepare import round_kv
 from v4npu.testing.cases import Draw, int32
 from v4npu.testing.compare import oracle_args
@@ -14,26 +16,50 @@ from v4npu.testing.paging import paged
 
 BF16 = torch.bfloat16
 OPS = ["window_attention", "csa_attention", "hca_attention"]
-HEADS, ROPE, WINDOW, RATIO, TOPK = 20, 16, 70, 4, 30
-LENGTHS, STARTS = (3, 0, 1), (150, 5, 290)  # of three sequences, one without tokens; lists of up to 142 places
+ROPE, RATIO = 16, 4
 
 
-def problem(op: str, dim: int, packed: bool, official: bool, rounded: bool = False) -> tuple:
+@dataclass(frozen=True)
+class Shape:
+    lengths: tuple[int, ...] = (3, 0, 1)  # of three sequences, one without tokens
+    starts: tuple[int, ...] = (150, 5, 290)  # lists of up to 142 places
+    window: int = 70
+    topk: int = 30
+    heads: int = 20
+
+
+SMALL = Shape()
+
+
+def problem(op: str, dim: int, packed: bool, official: bool, rounded: bool = False, shape: Shape = SMALL) -> tuple:
     """Arguments of `op`; `rounded`: rows in bfloat16, with the values that packed ones have."""
-    draw, tokens = Draw(BF16, dim), sum(LENGTHS)
-    ends = [n + s for n, s in zip(LENGTHS, STARTS, strict=True)]
+    draw, tokens = Draw(BF16, dim), sum(shape.lengths)
+    ends = [n + s for n, s in zip(shape.lengths, shape.starts, strict=True)]
     kv = [draw.normal(n, dim) for n in ends] + [draw.normal(n // RATIO, dim) for n in ends]
     kv = [round_kv(rows, ROPE) for rows in kv] if packed or rounded else kv
-    picks = draw.distinct(STARTS[0] // RATIO, tokens, TOPK)
+    picks = draw.distinct(shape.starts[0] // RATIO, tokens, shape.topk)
     picks[:, ::7] = -1
-    where = (int32(0, *torch.tensor(LENGTHS).cumsum(0).tolist()), int32(*STARTS))
-    kind = "fp8_kv" if packed else "plain"
-    entries = () if op == "window_attention" else paged(kv[3:], 3, kind, ROPE)
+    where = (int32(0, *torch.tensor(shape.lengths).cumsum(0).tolist()), int32(*shape.starts))
+    kind, count = "fp8_kv" if packed else "plain", len(ends)
+    entries = () if op == "window_attention" else paged(kv[count:], 3, kind, ROPE)
     listed = (picks,) if op == "csa_attention" else ()
     ratio = (RATIO,) if op == "hca_attention" else ()
-    sink, scale = draw.normal(HEADS, dtype=torch.float32), dim**-0.5
-    q = draw.normal(tokens, HEADS, dim)
-    return (q, *paged(kv[:3], 8, kind, ROPE), *entries, *listed, *where, sink, scale, WINDOW, *ratio, ROPE, official)
+    sink, scale = draw.normal(shape.heads, dtype=torch.float32), dim**-0.5
+    q, windows = draw.normal(tokens, shape.heads, dim), paged(kv[:count], 8, kind, ROPE)
+    return (q, *windows, *entries, *listed, *where, sink, scale, shape.window, *ratio, ROPE, official)
+
+
+def alone(op: str, args: tuple, b: int, t: int, position: int) -> tuple:
+    """The arguments of token t of sequence b in a call of its own."""
+    one = list(args)
+    tables = (2,) if op == "window_attention" else (2, 4)
+    at = {"window_attention": 3, "hca_attention": 5, "csa_attention": 6}[op]
+    for i in tables:
+        one[i] = args[i][b : b + 1]
+    for i in (0, 5) if op == "csa_attention" else (0,):
+        one[i] = args[i][t : t + 1]
+    one[at], one[at + 1] = int32(0, 1), int32(position)
+    return tuple(one)
 
 
 @pytest.mark.parametrize("packed,official", [(False, False), (True, False), (False, True), (True, True)])
@@ -51,19 +77,43 @@ def test_ragged_sequences(gpu: EmulatedGpu, op: str, dim: int, packed: bool, off
 
 @pytest.mark.parametrize("op", OPS)
 def test_a_token_alone_has_the_same_bits(gpu: EmulatedGpu, op: str) -> None:
-    args = list(problem(op, 80, True, True))
+    args = problem(op, 80, True, True)
     (together,) = gpu.run(op, args)
-    at = 6 if op == "csa_attention" else 5 if op == "hca_attention" else 3
     for b, i, t in ((0, 1, 1), (2, 0, 3)):
-        alone = list(args)
-        alone[0] = args[0][t : t + 1]
-        alone[2] = args[2][b : b + 1]
-        if op != "window_attention":
-            alone[4] = args[4][b : b + 1]
-        if op == "csa_attention":
-            alone[5] = args[5][t : t + 1]
-        alone[at], alone[at + 1] = int32(0, 1), int32(STARTS[b] + i)
-        assert torch.equal(gpu.run(op, alone)[0], together[t : t + 1])
+        (one,) = gpu.run(op, alone(op, args, b, t, SMALL.starts[b] + i))
+        assert torch.equal(one, together[t : t + 1])
+
+
+# Lists of 600 places or so: 5 segments, which one token spreads over 5 blocks, 30 over 4 and 67 over one.
+@pytest.mark.parametrize(
+    "op,official", [("window_attention", False), ("csa_attention", True), ("hca_attention", False)]
+)
+def test_blocks_that_share_a_list_leave_no_trace(gpu: EmulatedGpu, op: str, official: bool) -> None:
+    start = {"window_attention": 700, "csa_attention": 2200, "hca_attention": 2020}[op]
+    window = 600 if op == "window_attention" else 70
+    args = problem(op, 80, True, official, shape=Shape((67,), (start,), window, 530, heads=5))
+    at = {"window_attention": 3, "hca_attention": 5, "csa_attention": 6}[op]
+    results = {}
+    for tokens, parts in ((67, "1"), (30, "4"), (1, "5")):
+        first = [a[:tokens] if i == 0 or (i == 5 and op == "csa_attention") else a for i, a in enumerate(args)]
+        first[at] = int32(0, tokens)
+        (results[tokens],) = gpu.run(op, first)
+        attend, *combine = gpu.launches()
+        assert attend[1:4] == [str(tokens), "1", parts]
+        assert [c[0] for c in combine] == ([] if parts == "1" else [op + "_combine"])
+    assert torch.equal(results[30], results[67][:30]) and torch.equal(results[1], results[67][:1])
+
+
+@pytest.mark.parametrize("places", [4_096, 4_097, 5_000])
+def test_a_list_of_thousands(gpu: EmulatedGpu, places: int) -> None:
+    shape = Shape((1,), ((places - 70) * RATIO,), heads=3)
+    args = problem("hca_attention", 80, False, False, shape=shape)
+    (got,) = gpu.run("hca_attention", args)
+    assert gpu.launches()[0][3] == "32"
+    exact = reference.hca_attention(*oracle_args("hca_attention", args))
+    naive = reference.hca_attention(*args)
+    allowed = 1.5 * (naive.double() - exact).abs().max() + 2.0**-9 * exact.abs().max()
+    assert (got.double() - exact).abs().max() <= allowed
 
 
 def test_every_barrier_of_a_long_list_is_missed(gpu: EmulatedGpu) -> None:
@@ -82,3 +132,14 @@ def test_a_pick_behind_the_table_is_none(gpu: EmulatedGpu) -> None:
     args[5] = args[5].clone()
     args[5][:, ::7] = 2**31 - 1
     assert torch.equal(gpu.run("csa_attention", args)[0], want)
+
+
+def test_a_list_is_spread_while_blocks_have_a_multiprocessor_each(invented: _C.DeviceCaps) -> None:
+    for tokens in (0, 1, 2, 16, 17, 128, 4096):
+        for tiles in (1, 4, 8):
+            for segments in (1, 2, 5, 9, 32):
+                parts = _C.plan_gpu_attention_parts(tokens, tiles, segments, invented)
+                assert 1 <= parts <= segments
+                assert parts == 1 or parts * tokens * tiles <= invented.num_cores
+                if 1 < segments and 0 < tokens and 2 * tokens * tiles <= invented.num_cores:
+                    assert parts == segments or (parts + 1) * tokens * tiles > invented.num_cores

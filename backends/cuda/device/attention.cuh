@@ -7,7 +7,12 @@
 //   5 a warp has an eighth of the dims: probabilities are the left operand, the rows as they lie the right one
 //
 // Official probabilities are one bf16, others the sum of two. Dynamic shared memory: AttentionSpace (shape.h), 73,216
-// bytes for a head of 512. A list is never split, so a token has the same bits in any batch.
+// bytes for a head of 512.
+//
+// A list is walked in segments (shape.h: their length follows from the list's), each with a maximum of its own, and
+// their states are folded in order. Where few blocks would run, a token's segments are spread over several, their
+// states go to memory, and attention_combine folds them: the same operations, so neither batch nor device shows in a
+// result.
 #pragma once
 
 #include "formats.cuh"
@@ -68,6 +73,95 @@ V4NPU_INLINE Run widen_row(const Attention& p, const PageRow& row, int64_t k0) {
 
 V4NPU_INLINE float larger(float a, float b) { return b > a ? b : a; }
 
+// Softmax of a part of a list in the registers of a thread: of heads g and g + 8, the same in every warp, and of those
+// the dims of Pairs accumulators.
+template <int Pairs>
+struct AttentionState {
+  float peak[2] = {kLowest, kLowest}, total[2] = {0.0f, 0.0f};
+  float sum[Pairs][2][4] = {};  // 2, 3: of head g + 8
+
+  // `other` comes behind this.
+  V4NPU_INLINE void fold(const AttentionState& other, int pairs) {
+    V4NPU_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float top = larger(peak[half], other.peak[half]);
+      const float mine = expf(peak[half] - top), its = expf(other.peak[half] - top);
+      peak[half] = top;
+      total[half] = fmaf(other.total[half], its, total[half] * mine);
+      V4NPU_UNROLL
+      for (int n = 0; n < Pairs; ++n) {
+        if (n >= pairs) continue;
+        V4NPU_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          float& to = sum[n][i / 2][2 * half + i % 2];
+          to = fmaf(other.sum[n][i / 2][2 * half + i % 2], its, to * mine);
+        }
+      }
+    }
+  }
+
+  // In memory the values of a thread lie kRowThreads apart.
+  V4NPU_INLINE void store(float* to, int pairs) const {
+    V4NPU_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      to[half * kRowThreads] = peak[half];
+      to[(2 + half) * kRowThreads] = total[half];
+    }
+    V4NPU_UNROLL
+    for (int n = 0; n < Pairs; ++n) {
+      V4NPU_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        if (n < pairs) to[(4 + n * 8 + i) * kRowThreads] = sum[n][i / 4][i % 4];
+      }
+    }
+  }
+  // All of it but the accumulators before `first` and behind those that there is room for.
+  V4NPU_INLINE void load(const float* from, int first) {
+    V4NPU_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      peak[half] = from[half * kRowThreads];
+      total[half] = from[(2 + half) * kRowThreads];
+    }
+    V4NPU_UNROLL
+    for (int n = 0; n < Pairs; ++n) {
+      V4NPU_UNROLL
+      for (int i = 0; i < 8; ++i) sum[n][i / 4][i % 4] = from[(4 + (first + n) * 8 + i) * kRowThreads];
+    }
+  }
+
+  // 6 sink, normalise   7 one rounding; these are the accumulators from `first` on of the `pairs` of warp w
+  V4NPU_INLINE void finish(const Attention& p, int64_t t, int64_t head0, int w, int first, int pairs) {
+    const int g = lane_id() / 4, c = lane_id() % 4;
+    V4NPU_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int64_t head = head0 + half * 8 + g;
+      if (head >= p.num_heads) continue;
+      if (p.attn_sink != nullptr) total[half] += expf(p.attn_sink[head] - peak[half]);
+      auto* out = static_cast<bf16*>(p.out) + (t * p.num_heads + head) * p.head_dim;
+      V4NPU_UNROLL
+      for (int n = 0; n < Pairs; ++n) {
+        V4NPU_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const int64_t d = (w * pairs + first + n) * 16 + i / 2 * 8 + 2 * c + i % 2;
+          if (first + n < pairs && d < p.head_dim) out[d] = narrow<bf16>(sum[n][i / 2][2 * half + i % 2] / total[half]);
+        }
+      }
+    }
+  }
+};
+
+// The state that a thread of a block leaves for a segment.
+V4NPU_INLINE float* state_of(const Attention& p, int64_t t, int64_t tile, int64_t segment, int thread) {
+  const int64_t tiles = (p.num_heads + kHeadTile - 1) / kHeadTile;
+  return p.states + ((t * tiles + tile) * p.max_segments + segment) * state_values(p.head_dim) * kRowThreads + thread;
+}
+
+// The length of a token's list.
+V4NPU_INLINE int64_t places_of(const Attention& p, QueryPlace at) {
+  if (p.compressed_kv == nullptr) return p.window;
+  return p.window + (p.topk_indices != nullptr ? p.topk : (at.position + 1) / p.ratio);
+}
+
 template <bool Packed, bool Official>
 V4NPU_DEVICE void attend(const Attention& p) {
   const AttentionSpace space(p.head_dim);
@@ -83,11 +177,12 @@ V4NPU_DEVICE void attend(const Attention& p) {
   const QueryPlace at = place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, t);
   const auto* q = static_cast<const bf16*>(p.q) + (t * p.num_heads + head0) * p.head_dim;
   const bool q_aligned = rows_aligned<Format::kBfloat16>(q, p.head_dim);
-  int64_t places = p.window;
-  if (p.compressed_kv != nullptr) places += p.topk_indices != nullptr ? p.topk : (at.position + 1) / p.ratio;
-  float peak[2] = {kLowest, kLowest}, total[2] = {0.0f, 0.0f};  // of heads g and g + 8, the same in every warp
-  float sum[kMaxPairs][2][4] = {};
-  for (int64_t begin = 0; begin < places; begin += kPlaces) {
+  const int64_t places = places_of(p, at), length = segment_places(places), segments = ceil_of(places, length);
+  const int64_t each = ceil_of(segments, p.parts), first_segment = block_z() * each;
+  const int64_t last_segment = first_segment + each < segments ? first_segment + each : segments;
+  const int64_t end = last_segment * length < places ? last_segment * length : places;
+  AttentionState<kMaxPairs> all, part;
+  for (int64_t begin = first_segment * length; begin < end; begin += kPlaces) {
     if (thread_id() < kPlaces) {
       const int64_t i = begin + thread_id();
       PageRow row{nullptr, nullptr};
@@ -143,11 +238,12 @@ V4NPU_DEVICE void attend(const Attention& p) {
     sync_block();
     V4NPU_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const float old = peak[half];
+      const float old = part.peak[half];
       V4NPU_UNROLL
-      for (int i = 0; i < kRowWarps; ++i) peak[half] = larger(peak[half], maxima[i * kHeadTile + half * 8 + g]);
-      rescale[half] = expf(old - peak[half]);
-      const float a = expf(score[2 * half] - peak[half]), b = expf(score[2 * half + 1] - peak[half]);
+      for (int i = 0; i < kRowWarps; ++i)
+        part.peak[half] = larger(part.peak[half], maxima[i * kHeadTile + half * 8 + g]);
+      rescale[half] = expf(old - part.peak[half]);
+      const float a = expf(score[2 * half] - part.peak[half]), b = expf(score[2 * half + 1] - part.peak[half]);
       float both = a + b;
       V4NPU_UNROLL
       for (int mask = 1; mask < 4; mask *= 2) both += bits_float(shuffle_xor(float_bits(both), mask));
@@ -159,15 +255,15 @@ V4NPU_DEVICE void attend(const Attention& p) {
     sync_block();
     V4NPU_UNROLL
     for (int half = 0; half < 2; ++half) {
-      total[half] *= rescale[half];
+      part.total[half] *= rescale[half];
       V4NPU_UNROLL
-      for (int i = 0; i < kRowWarps; ++i) total[half] += sums[i * kHeadTile + half * 8 + g];
+      for (int i = 0; i < kRowWarps; ++i) part.total[half] += sums[i * kHeadTile + half * 8 + g];
     }
     V4NPU_UNROLL
     for (int n = 0; n < kMaxPairs; ++n) {  // 5 accumulate
       if (n >= pairs) continue;
       V4NPU_UNROLL
-      for (int i = 0; i < 8; ++i) sum[n][i / 4][i % 4] *= rescale[i % 4 / 2];
+      for (int i = 0; i < 8; ++i) part.sum[n][i / 4][i % 4] *= rescale[i % 4 / 2];
     }
     for (int k = 0; k < kPlaces; k += 16) {
       V4NPU_UNROLL
@@ -180,27 +276,43 @@ V4NPU_DEVICE void attend(const Attention& p) {
           uint32_t b[4];
           load_matrices_transposed(b, tile + (k + lane_id() % 16) * stride + (w * pairs + n) * 16 + lane_id() / 16 * 8);
           const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
-          mma_bf16(sum[n][0], a, first);
-          mma_bf16(sum[n][1], a, second);
+          mma_bf16(part.sum[n][0], a, first);
+          mma_bf16(part.sum[n][1], a, second);
         }
       }
     }
+    if (begin + kPlaces < end && (begin + kPlaces) % length != 0) continue;
+    if (p.parts > 1) {  // the segment is done
+      part.store(state_of(p, t, block_y(), begin / length, thread_id()), pairs);
+    } else {
+      all.fold(part, pairs);
+    }
+    part = {};
   }
-  V4NPU_UNROLL
-  for (int half = 0; half < 2; ++half) {  // 6 sink, normalise   7 one rounding
-    const int64_t head = head0 + half * 8 + g;
-    if (head >= p.num_heads) continue;
-    if (p.attn_sink != nullptr) total[half] += expf(p.attn_sink[head] - peak[half]);
-    auto* out = static_cast<bf16*>(p.out) + (t * p.num_heads + head) * p.head_dim;
+  if (p.parts == 1) all.finish(p, t, head0, w, 0, pairs);
+}
+
+// The states of a token's segments in their order. Grid: tokens, tiles of heads, then pairs of tiles of 8 dims, a
+// warp to each.
+V4NPU_DEVICE void combine(const Attention& p) {
+  const int64_t t = block_x(), tile = block_y(), dim = padded_dim(p.head_dim);
+  const int pairs = static_cast<int>(dim / kRowWarps / 16), n = block_z() / kRowWarps, w = block_z() % kRowWarps;
+  const int64_t places = places_of(p, place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, t));
+  const int64_t segments = ceil_of(places, segment_places(places));
+  AttentionState<1> all;
+  constexpr int kAtOnce = 4;  // segments, so that their loads are under way together
+  for (int64_t first = 0; first < segments; first += kAtOnce) {
+    AttentionState<1> part[kAtOnce];
     V4NPU_UNROLL
-    for (int n = 0; n < kMaxPairs; ++n) {
-      V4NPU_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int64_t d = (w * pairs + n) * 16 + i / 2 * 8 + 2 * c + i % 2;
-        if (n < pairs && d < p.head_dim) out[d] = narrow<bf16>(sum[n][i / 2][2 * half + i % 2] / total[half]);
-      }
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i < segments) part[i].load(state_of(p, t, tile, first + i, w * kWarp + lane_id()), n);
+    }
+    V4NPU_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i < segments) all.fold(part[i], 1);
     }
   }
+  all.finish(p, t, tile * kHeadTile, w, n, pairs);
 }
 
 }  // namespace v4npu::cuda

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "shape.h"
 #include "v4npu/dtype.h"
 #include "v4npu/formats.h"
 
@@ -29,8 +30,6 @@
 #endif
 
 namespace v4npu::cuda {
-
-constexpr int kWarp = 32;
 
 struct bf16 {
   uint16_t bits;

@@ -7,8 +7,9 @@
 
 namespace v4npu::cuda {
 
+constexpr int kWarp = 32;
 constexpr int kRowThreads = 256;  // of every kernel over rows
-constexpr int kRowWarps = kRowThreads / 32;
+constexpr int kRowWarps = kRowThreads / kWarp;
 constexpr int64_t kChunk = 8;       // consecutive elements of a row that one thread takes
 constexpr int64_t kWarpRow = 1024;  // rows up to here are a warp's, longer ones a block's
 
@@ -109,6 +110,9 @@ struct Attention {
   int64_t window_block, window_stride, max_window_blocks, window;
   int64_t block_size, block_stride, max_blocks, topk, ratio;
   float scale;
+  int64_t parts;         // blocks that share the segments of a token's list
+  int64_t max_segments;  // that a list of the call can have
+  float* states;         // [num_tokens, head tiles, max_segments, state_values, kRowThreads]; unused where parts is 1
 };
 constexpr int kPlaces = 64;
 constexpr int kHeadTile = 16;
@@ -116,6 +120,20 @@ constexpr int64_t kMaxHeadDim = 512;
 constexpr int kPadding = 8;  // bf16 behind a row in shared memory, so that rows start in different banks
 
 constexpr int64_t padded_dim(int64_t head_dim) { return ceil_of(head_dim, 128) * 128; }
+
+// A list is walked in segments, whose states are then folded in order. Their length follows from the list's alone: 128
+// places, or as many as make 32 segments.
+constexpr int64_t kSegment = 128, kMaxSegments = 32;
+constexpr int64_t segment_places(int64_t places) {
+  return places <= kSegment * kMaxSegments ? kSegment : ceil_of(ceil_of(places, kMaxSegments), kPlaces) * kPlaces;
+}
+// The most that a list of up to `places` has.
+constexpr int64_t max_segments(int64_t places) {
+  return places < kSegment * kMaxSegments ? ceil_of(places, kSegment) : kMaxSegments;
+}
+// Of a thread: two maxima, two sums, 8 accumulators for each 128 dims.
+constexpr int64_t state_values(int64_t head_dim) { return 4 + 8 * padded_dim(head_dim) / 128; }
+
 struct AttentionSpace {
   int64_t probabilities, rows, maxima, sums, size;  // bytes; the tile of rows comes first
   constexpr explicit AttentionSpace(int64_t head_dim)

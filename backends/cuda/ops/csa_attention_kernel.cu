@@ -1,5 +1,5 @@
 // csa_attention on CUDA (sm_80 and later), for bfloat16: window and picked entries; device/attention.cuh.
-// Limits: 152 registers, 0 bytes of stack, 0 bytes of shared memory.
+// Limits: 168 registers, 0 bytes of stack, 0 bytes of shared memory.
 #include "v4npu/ops/csa_attention.h"
 
 #include "../device/attention.cuh"
@@ -16,3 +16,4 @@ V4NPU_KERNEL(csa_attention_packed, v4npu::cuda::kRowThreads, v4npu::cuda::Attent
 V4NPU_KERNEL(csa_attention_packed_official, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
   v4npu::cuda::attend<true, true>(p);
 }
+V4NPU_KERNEL(csa_attention_combine, v4npu::cuda::kWarp, v4npu::cuda::Attention) { v4npu::cuda::combine(p); }

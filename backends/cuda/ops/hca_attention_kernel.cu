@@ -1,6 +1,6 @@
 // hca_attention on CUDA (sm_80 and later), for bfloat16: window and all complete entries, without an index list;
 // device/attention.cuh.
-// Limits: 152 registers, 0 bytes of stack, 0 bytes of shared memory.
+// Limits: 168 registers, 0 bytes of stack, 0 bytes of shared memory.
 #include "v4npu/ops/hca_attention.h"
 
 #include "../device/attention.cuh"
@@ -17,3 +17,4 @@ V4NPU_KERNEL(hca_attention_packed, v4npu::cuda::kRowThreads, v4npu::cuda::Attent
 V4NPU_KERNEL(hca_attention_packed_official, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
   v4npu::cuda::attend<true, true>(p);
 }
+V4NPU_KERNEL(hca_attention_combine, v4npu::cuda::kWarp, v4npu::cuda::Attention) { v4npu::cuda::combine(p); }

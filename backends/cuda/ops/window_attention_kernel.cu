@@ -1,5 +1,5 @@
 // window_attention on CUDA (sm_80 and later), for bfloat16: the last `window` tokens; device/attention.cuh.
-// Limits: 152 registers, 0 bytes of stack, 0 bytes of shared memory.
+// Limits: 168 registers, 0 bytes of stack, 0 bytes of shared memory.
 #include "v4npu/ops/window_attention.h"
 
 #include "../device/attention.cuh"
@@ -16,3 +16,4 @@ V4NPU_KERNEL(window_attention_packed, v4npu::cuda::kRowThreads, v4npu::cuda::Att
 V4NPU_KERNEL(window_attention_packed_official, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
   v4npu::cuda::attend<true, true>(p);
 }
+V4NPU_KERNEL(window_attention_combine, v4npu::cuda::kWarp, v4npu::cuda::Attention) { v4npu::cuda::combine(p); }

@@ -8,7 +8,8 @@
 // official: the list is walked in blocks of 64, its window part taking `window` places with the absent ones last; p =
 // exp(score - running maximum) is rounded to bf16 (when q is bf16) for step 5, while the denominator sums it
 // unrounded; both are rescaled when the maximum grows. The sink joins the denominator only, at the end: exp(sink -
-// maximum). It has no value row and no part in the maximum.
+// maximum). It has no value row and no part in the maximum. A backend may begin the running maximum anew at places of a
+// long list that follow from its length alone, and join the parts in order.
 // Pages: only those that hold a visible row are looked at, so the table's other places may hold anything (-1). A packed
 // row is widened to bf16 values: e4m3 * scale is exact there.
 #pragma once
