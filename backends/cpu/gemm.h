@@ -48,6 +48,7 @@ struct PlainRows {
   };
   bool direct(int64_t, int64_t) const { return true; }
   V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const { return {data + row * stride + k0}; }
+  const void* begin(int64_t row) const { return data + row * stride; }
 
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
@@ -82,18 +83,8 @@ struct E4m3Rows {
   int row_shift;
 
   static constexpr int64_t kSegmentBytes = kSegment;
-  struct Segment {
-    const uint8_t* p;
-    f32x16 factor;
-    V4NPU_MEMBER f32x16 at(int64_t i) const { return load_e4m3_units(p + i) * factor; }
-  };
   uint8_t scale_of(int64_t row, int64_t k0) const { return scale[(row >> row_shift) * ((k + 127) / 128) + k0 / 128]; }
-  bool direct(int64_t row, int64_t k0) const {
-    return scale_of(row, k0) < 240 && has_e4m3_units(codes + row * k + k0, kSegment);
-  }
-  V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const {
-    return {codes + row * k + k0, set1(kE4m3Unit * e8m0_decode(scale_of(row, k0)))};
-  }
+  const void* begin(int64_t row) const { return codes + row * k; }
 
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
@@ -120,6 +111,26 @@ struct E4m3Rows {
   }
 };
 
+// Their codes without the scale, over kE4m3Unit.
+struct E4m3Units {
+  const uint8_t* codes;
+  int64_t k;
+
+  static constexpr int64_t kSegmentBytes = kSegment;
+  struct Segment {
+    const uint8_t* p;
+    V4NPU_MEMBER f32x16 at(int64_t i) const { return load_e4m3_units(p + i); }
+  };
+  bool direct(int64_t row, int64_t k0) const { return has_e4m3_units(codes + row * k + k0, kSegment); }
+  V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const { return {codes + row * k + k0}; }
+  void decode(int64_t row, int64_t k0, float* out, int64_t /*step*/) const {
+    const uint8_t* p = codes + row * k + k0;
+    const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
+    std::memset(out, 0, kSegment * sizeof(float));
+    for (int64_t i = 0; i < n; ++i) out[i] = e4m3_decode(p[i]) * (1 / kE4m3Unit);
+  }
+};
+
 // Two e2m1 to a byte with one scale per row and 32 columns.
 struct E2m1Rows {
   const uint8_t* codes;
@@ -143,6 +154,7 @@ struct E2m1Rows {
   V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const {
     return {codes + (row * k + k0) / 2, scale + (row * k + k0) / 32};
   }
+  const void* begin(int64_t row) const { return codes + row * k / 2; }
 
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
@@ -278,25 +290,58 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp,
   }
 }
 
+// False if nothing was done.
 template <int kTokens, class W>
-void few(const W& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
+bool few(const W& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
   // Memory delivers one row faster than two at once; what has to be decoded leaves it time, but not one chain of sums.
   constexpr int kRows = W::kSegmentBytes > kSegment ? 1 : kTokens > 2 ? 1 : 2;
   int64_t r = 0;
   for (; r + kRows <= rows; r += kRows) few_dots<kRows, kTokens>(w, row0, x, kp, c, row_tiles, r);
   for (; r < rows; ++r) few_dots<1, kTokens>(w, row0, x, kp, c, row_tiles, r);
+  return true;
+}
+
+constexpr int64_t kMostScaled = 65536;  // values
+
+// FP8 rows share their scales, which are powers of two: (s w) x = w (s x), wherever s x is exact.
+template <int kTokens>
+bool scale_tokens(const E4m3Rows& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* out) {
+  if (kTokens * kp > kMostScaled || row0 >> w.row_shift != (row0 + rows - 1) >> w.row_shift) return false;
+  uint32_t inexact = 0;
+  for (int64_t k0 = 0; k0 < kp; k0 += kSegment) {
+    if (w.scale_of(row0, k0) >= 240) return false;  // s w overflows
+    const float factor = kE4m3Unit * e8m0_decode(w.scale_of(row0, k0));
+    const f32x16 up = set1(factor), down = set1(1 / factor);
+    for (int64_t i = k0; i < k0 + kSegment && i < kp; i += kLanes) {
+      for (int64_t t = 0; t < kTokens * kp; t += kp) {
+        const f32x16 plain = load(x + t + i), scaled = plain * up;
+        store(out + t + i, scaled);
+        inexact |= above(keep_bits(scaled * down - plain, 0x7fffffff), 0);
+      }
+    }
+  }
+  return inexact == 0;
+}
+
+template <int kTokens>
+bool few(const E4m3Rows& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
+  alignas(64) float scaled[kMostScaled];
+  return scale_tokens<kTokens>(w, row0, rows, x, kp, scaled) &&
+         few<kTokens>(E4m3Units{w.codes, w.k}, row0, rows, scaled, kp, c, row_tiles);
 }
 
 // c(t, r) for weight rows row0 .. row0 + rows (at most kBlockRows) and packed tokens x.
 template <class W>
 void block(const W& w, int64_t row0, int64_t rows, const float* x, int64_t tokens, int64_t kp, float* c,
            int64_t row_tiles) {
+  bool done = false;
   switch (tokens) {
-    case 1: return few<1>(w, row0, rows, x, kp, c, row_tiles);
-    case 2: return few<2>(w, row0, rows, x, kp, c, row_tiles);
-    case 3: return few<3>(w, row0, rows, x, kp, c, row_tiles);
-    case 4: return few<4>(w, row0, rows, x, kp, c, row_tiles);
+    case 1: done = few<1>(w, row0, rows, x, kp, c, row_tiles); break;
+    case 2: done = few<2>(w, row0, rows, x, kp, c, row_tiles); break;
+    case 3: done = few<3>(w, row0, rows, x, kp, c, row_tiles); break;
+    case 4: done = few<4>(w, row0, rows, x, kp, c, row_tiles); break;
   }
+  if (done) return;
   alignas(64) float buffer[kRowsAtOnce * kChunk];
   for (int64_t k0 = 0; k0 < kp; k0 += kChunk) {
     const int64_t n = kp - k0 < kChunk ? kp - k0 : kChunk;
@@ -376,6 +421,13 @@ V4NPU_INLINE int64_t planned_tokens(const int64_t (&block_tokens)[2]) {
   return block_tokens[sizeof(E) == 4 ? 0 : 1];
 }
 
+// Blocks of rows to a work item. Memory is the limit of few tokens, and likes to be read from end to end.
+V4NPU_INLINE int64_t blocks_per_item(int64_t tokens, int64_t row_blocks, int64_t workers) {
+  constexpr int64_t kMost = 32;
+  const int64_t share = tokens > kTile ? 1 : row_blocks / (2 * workers);
+  return share < 1 ? 1 : share < kMost ? share : kMost;
+}
+
 // out[t * ld + n - row_begin] for the weight rows [row_begin, row_end), rounded once.
 template <class E, class X, class W, class Out, class Params>
 void product(const X& x, const W& w, Out* out, int64_t ld, int64_t tokens, int64_t row_begin, int64_t row_end,
@@ -393,16 +445,20 @@ void product(const X& x, const W& w, Out* out, int64_t ld, int64_t tokens, int64
   });
 
   const int64_t step = planned_tokens<E>(p.block_tokens), row_blocks = (n + kBlockRows - 1) / kBlockRows;
-  const int64_t items = (tokens + step - 1) / step * row_blocks;
+  const int64_t item_rows = blocks_per_item(tokens, row_blocks, p.num_workers) * kBlockRows;
+  const int64_t row_items = (n + item_rows - 1) / item_rows, items = (tokens + step - 1) / step * row_items;
   each_item(items, workers_for((tokens + 8) * n * kp, p.num_workers), [&](int64_t i, int64_t worker) {
-    const int64_t t0 = i / row_blocks * step, r0 = i % row_blocks * kBlockRows;
-    const int64_t m = tokens - t0 < step ? tokens - t0 : step, rows = n - r0 < kBlockRows ? n - r0 : kBlockRows;
+    const int64_t t0 = i / row_items * step, begin = i % row_items * item_rows;
+    const int64_t m = tokens - t0 < step ? tokens - t0 : step, end = n - begin < item_rows ? n : begin + item_rows;
     float* c = sums + worker * kBlockTokens * kBlockRows;
     if (kp == 0) std::memset(c, 0, static_cast<size_t>(kBlockTokens * kBlockRows) * sizeof(float));
-    block(w, row_begin + r0, rows, packed + t0 * kp, m, kp, c, kBlockRows / kTile);
-    for (int64_t t = 0; t < m; ++t) {
-      for (int64_t r = 0; r < rows; r += kLanes)
-        store_upto(out + (t0 + t) * ld + r0 + r, load(at(c, kBlockRows / kTile, t, r)), rows - r);
+    for (int64_t r0 = begin; r0 < end; r0 += kBlockRows) {
+      const int64_t rows = end - r0 < kBlockRows ? end - r0 : kBlockRows;
+      block(w, row_begin + r0, rows, packed + t0 * kp, m, kp, c, kBlockRows / kTile);
+      for (int64_t t = 0; t < m; ++t) {
+        for (int64_t r = 0; r < rows; r += kLanes)
+          store_upto(out + (t0 + t) * ld + r0 + r, load(at(c, kBlockRows / kTile, t, r)), rows - r);
+      }
     }
   });
 }

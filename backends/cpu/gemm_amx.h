@@ -92,12 +92,19 @@ void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens
   alignas(64) bf16 a[kBlockRows * kLong];
   const int64_t tiles = (tokens + kTile - 1) / kTile, columns = tokens < kTile ? tokens : kTile;
   const int64_t chunk = tiles <= 2 ? kShort : kLong, a_rows = kTile * chunk;
+  // With one tile of tokens memory is the limit, and 32 rows at once are more streams than it follows. So the next rows
+  // are fetched in the order in which they lie, while these are at work.
+  const char* next = static_cast<const char*>(w.begin(row0 + kBlockRows));
   if (rows < kBlockRows) std::memset(a, 0, sizeof a);
   tile_configure(static_cast<int>(columns));
   if (tiles <= 2) zero_sums();
   for (int64_t k0 = 0; k0 < kp; k0 += chunk) {
     const int64_t n = kp - k0 < chunk ? kp - k0 : chunk;
     for (int64_t r = 0; r < rows; ++r) {
+      if (tiles == 1) {
+        for (int64_t i = 0; i < W::kSegmentBytes; i += 64) __builtin_prefetch(next + i, 0, 2);
+        next += W::kSegmentBytes;
+      }
       bf16* row = a + r / kTile * a_rows + r % kTile * 32;
       for (int64_t j = 0; j < n; j += kSegment) w.decode(row0 + r, k0 + j, row + j * kTile, kTileElements);
     }

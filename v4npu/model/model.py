@@ -131,7 +131,7 @@ class Model(nn.Module):
         rows = streams.flatten(0, -3)
         parts = rows.split(1) if self.one_by_one else [rows]
         logits = [self.head.wide(self.norm(collapse(self, self.config, part))) for part in parts]
-        return torch.cat(logits).unflatten(0, streams.shape[:-2])
+        return (logits[0] if len(parts) == 1 else torch.cat(logits)).unflatten(0, streams.shape[:-2])
 
     def draft(
         self, streams: Tensor, next_ids: Tensor, *, cache: Cache | None = None, trace: Trace | None = None

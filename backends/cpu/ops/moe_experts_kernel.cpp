@@ -192,8 +192,10 @@ void run(const Params& p, const MakeRows& rows_of) {
     });
 
     pack_all(first, last, PlainRows<E>{hidden, width, width}, nullptr, wp);
-    each_item((d + kBlockRows - 1) / kBlockRows, worth(width, d), [&](int64_t item, int64_t worker) {
-      const int64_t r0 = item * kBlockRows, rows = d - r0 < kBlockRows ? d - r0 : kBlockRows;
+    const int64_t row_blocks = (d + kBlockRows - 1) / kBlockRows;
+    const int64_t item_rows = blocks_per_item(p.num_tokens, row_blocks, p.num_workers) * kBlockRows;
+    each_item((d + item_rows - 1) / item_rows, worth(width, d), [&](int64_t item, int64_t worker) {
+      const int64_t begin = item * item_rows, end = d - begin < item_rows ? d : begin + item_rows;
       float* c = reinterpret_cast<float*>(memory + space.sums) + worker * 2 * kBlockTokens * kExpertRows;
       if (width == 0) std::memset(c, 0, static_cast<size_t>(kBlockTokens * kBlockRows) * sizeof(float));
       for (int64_t i = first; i < last; ++i) {
@@ -201,13 +203,17 @@ void run(const Params& p, const MakeRows& rows_of) {
         const auto w2 = rows_of(p.w2, p.w2_scale, e.index, d, width);
         for (int64_t t0 = 0; t0 < e.count; t0 += step) {
           const int64_t m = e.count - t0 < step ? e.count - t0 : step;
-          block(w2, r0, rows, packed + (e.tile * kTile + t0) * wp, m, wp, c, kBlockRows / kTile);  // 5
-          for (int64_t t = 0; t < m; ++t) {                                                        // 6
-            float* out = p.out + plan.token[e.first + t0 + t] * d + r0;
-            for (int64_t r = 0; r < rows; r += kLanes) {
-              T y[kLanes];
-              store(y, load(at(c, kBlockRows / kTile, t, r)));
-              store_upto(out + r, load_upto(out + r, rows - r) + load(y), rows - r);
+          const E* h = packed + (e.tile * kTile + t0) * wp;
+          for (int64_t r0 = begin; r0 < end; r0 += kBlockRows) {
+            const int64_t rows = end - r0 < kBlockRows ? end - r0 : kBlockRows;
+            block(w2, r0, rows, h, m, wp, c, kBlockRows / kTile);  // 5
+            for (int64_t t = 0; t < m; ++t) {                      // 6
+              float* out = p.out + plan.token[e.first + t0 + t] * d + r0;
+              for (int64_t r = 0; r < rows; r += kLanes) {
+                T y[kLanes];
+                store(y, load(at(c, kBlockRows / kTile, t, r)));
+                store_upto(out + r, load_upto(out + r, rows - r) + load(y), rows - r);
+              }
             }
           }
         }

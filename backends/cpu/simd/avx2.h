@@ -174,24 +174,32 @@ V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) {
           _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), scale)};
 }
 
-// Without NaN half the work is left: an arithmetic shift copies the sign to where the float16 has it.
-constexpr float kE4m3Unit = 256;
-V4NPU_INLINE __m256 e4m3_units(__m128i codes_above) {
-  const __m128i half = _mm_and_si128(_mm_srai_epi16(codes_above, 1), _mm_set1_epi16(static_cast<short>(0xbf80)));
-  return _mm256_cvtph_ps(half);
+// For a shuffle of a register whose halves are the same: bytes i to i + 7, each the upper byte of an int32.
+V4NPU_INLINE __m256i upper_bytes(int i) {
+  const __m256i first = _mm256_setr_epi32(0x0080'8080, 0x0180'8080, 0x0280'8080, 0x0380'8080,  //
+                                          0x0480'8080, 0x0580'8080, 0x0680'8080, 0x0780'8080);
+  return _mm256_add_epi32(first, _mm256_set1_epi32(i << 24));
+}
+
+// Without NaN: the code's bits where a float32 has them, 2^-120 of the value; an arithmetic shift copies the sign.
+constexpr float kE4m3Unit = 0x1p120f;
+V4NPU_INLINE __m256 e4m3_units(__m256i codes_above) {
+  const __m256i kept = _mm256_set1_epi32(static_cast<int>(0x87f0'0000));
+  return _mm256_castsi256_ps(_mm256_and_si256(_mm256_srai_epi32(codes_above, 4), kept));
 }
 V4NPU_INLINE f32x16 load_e4m3_units(const uint8_t* p) {
-  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), none = _mm_setzero_si128();
-  return {e4m3_units(_mm_unpacklo_epi8(none, codes)), e4m3_units(_mm_unpackhi_epi8(none, codes))};
+  const __m256i codes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {e4m3_units(_mm256_shuffle_epi8(codes, upper_bytes(0))),
+          e4m3_units(_mm256_shuffle_epi8(codes, upper_bytes(8)))};
 }
 V4NPU_INLINE bool has_e4m3_units(const uint8_t* p, int64_t n) {
-  const __m256i low = _mm256_set1_epi8(0x7f);
-  __m256i nan = _mm256_setzero_si256();
+  const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
+  __m256i largest = sign;
   for (int64_t i = 0; i < n; i += 32) {
     const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i));
-    nan = _mm256_or_si256(nan, _mm256_cmpeq_epi8(_mm256_and_si256(codes, low), low));
+    largest = _mm256_max_epu8(largest, _mm256_or_si256(codes, sign));
   }
-  return _mm256_testz_si256(nan, nan);
+  return _mm256_movemask_epi8(_mm256_cmpeq_epi8(largest, _mm256_set1_epi8(-1))) == 0;
 }
 
 V4NPU_INLINE __m256i to_half(f32x16 v, float scale) {
@@ -244,11 +252,8 @@ V4NPU_INLINE f32x16 load_e2m1_units(const uint8_t* p, bool upper) {
   const __m256i even = _mm256_shuffle_epi8(twice, _mm256_and_si256(bytes, nibble));
   const __m256i odd = _mm256_shuffle_epi8(twice, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble));
   const __m256i values = upper ? _mm256_unpackhi_epi8(even, odd) : _mm256_unpacklo_epi8(even, odd);
-  const __m256i first = _mm256_setr_epi32(0x0080'8080, 0x0180'8080, 0x0280'8080, 0x0380'8080,  //
-                                          0x0480'8080, 0x0580'8080, 0x0680'8080, 0x0780'8080);
-  const __m256i second = _mm256_add_epi32(first, _mm256_set1_epi32(0x0800'0000));
-  return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(values, first)),
-          _mm256_cvtepi32_ps(_mm256_shuffle_epi8(values, second))};
+  return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(values, upper_bytes(0))),
+          _mm256_cvtepi32_ps(_mm256_shuffle_epi8(values, upper_bytes(8)))};
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA
