@@ -1,7 +1,7 @@
 """The seeded faults. Each changes one text of a right kernel, which occurs there once: (text, replacement, message).
 
-UB_BYTES, L1_BYTES and so on stand for what the chip has. In a message, <text> stands for "file:line" of the only line of
-the changed kernel that holds this text.
+UB_BYTES, L1_BYTES and so on stand for what the chip has. In a message, <text> stands for "file:line" of the only line
+of the changed kernel that holds this text.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ DOUBLING: Faults = {
     ),
     "write behind a global tensor": (
         "out_[tile * kTile]", "out_[tile * kTile + 8]",
-        r"DataCopy at <DataCopy(out_[tile> \(pipe MTE3\): out of bounds, element 64 of a GlobalTensor that ends at element"
-        r" 56",
+        r"DataCopy at <DataCopy(out_[tile> \(pipe MTE3\): out of bounds, element 64 of a GlobalTensor that ends at"
+        r" element 56",
     ),
     "read behind an argument": (
         "(x), n);", "(x) + 8);",
