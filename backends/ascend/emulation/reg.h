@@ -269,13 +269,15 @@ enum class MaskPattern { ALL, VL1, VL2, VL3, VL4, VL8, VL16, VL32, VL64, VL128, 
 enum class MemType { VEC_STORE, VEC_LOAD, SCALAR_STORE, SCALAR_LOAD, VEC_ALL, SCALAR_ALL };
 
 // The element type of an operand; a type named beside it must be the same.
+namespace detail {
 template <typename T, typename U>
 struct ElementOf {
   using Type = typename U::ActualT;
   static_assert(std::is_same_v<T, DefaultType> || std::is_same_v<T, Type>, "the register holds another type");
 };
+}  // namespace detail
 template <typename T, typename U>
-using Element = typename ElementOf<T, U>::Type;
+using Element = typename detail::ElementOf<T, U>::Type;
 
 // ---- masks
 
