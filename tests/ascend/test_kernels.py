@@ -97,58 +97,12 @@ def test_act_quant_of_nan_and_infinity(emulated, sku):
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize(
-    "tokens,hidden,experts,topk", [(1, 2048, 256, 6), (5, 64, 6, 2), (9, 2050, 33, 8), (3, 10, 1, 1)]
-)
-@pytest.mark.parametrize("dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)])
-@pytest.mark.parametrize("sku", ARCHS)
-def test_gate(emulated, sku, dtypes, tokens, hidden, experts, topk):
-    x = normal(tokens, hidden, dtype=dtypes[0])
-    weight = (4 * hidden**-0.5 * normal(experts, hidden, seed=1)).to(dtypes[1])
-    for bias in (normal(experts, seed=2), None):
-        indices, weights = emulated(sku).gate(x, weight, bias, topk, 2.5)
-        exact_indices, exact = reference.gate(x.double(), weight, bias, topk, 2.5)
-        assert torch.equal(indices, exact_indices)
-        assert_close(weights, exact, torch.float32)
-
-
-@pytest.mark.parametrize("sku", ARCHS)
-def test_gate_prefers_the_smaller_index_and_bears_extreme_logits(emulated, sku):
-    x, weight = torch.ones(2, 8), torch.zeros(70, 8)
-    indices, _ = emulated(sku).gate(x, weight, None, 5, 1.0)
-    assert indices.tolist() == [[0, 1, 2, 3, 4]] * 2
-    weight[:4, 0] = torch.tensor([100.0, -80.0, 30.0, -60.0])
-    indices, weights = emulated(sku).gate(x, weight[:4], None, 4, 1.0)
-    exact_indices, exact = reference.gate(x.double(), weight[:4], None, 4, 1.0)
-    assert torch.equal(indices, exact_indices)
-    assert ((weights.double() - exact).abs() <= 1e-5 * exact + 1e-30).all()
-
-
 @pytest.mark.parametrize("rows,n", [(5, 1), (3, 2), (11, 4), (9, 8), (70, 64), (37, 128), (1, 512), (3, 2048)])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("sku", ARCHS)
 def test_hadamard(emulated, sku, dtype, rows, n):
     x = normal(rows, n, dtype=dtype)
     assert_close(emulated(sku).hadamard(x), reference.hadamard(x.double()), dtype)
-
-
-@pytest.mark.parametrize("n", [1, 30, 4096, 9000])
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("sku", ARCHS)
-def test_swiglu(emulated, sku, dtype, n):
-    gate, up, weights = 8 * normal(5, n, dtype=dtype), 8 * normal(5, n, dtype=dtype, seed=1), normal(5, seed=2).abs()
-    for scale, limit in ((None, 10.0), (weights, 10.0), (weights, 0.0), (None, 0.0)):
-        exact = reference.swiglu(gate.double(), up.double(), None if scale is None else scale.double(), limit)
-        assert_close(emulated(sku).swiglu(gate, up, scale, limit), exact, dtype)
-
-
-@pytest.mark.parametrize("limit", [10.0, 0.0])
-@pytest.mark.parametrize("sku", ARCHS)
-def test_swiglu_of_nan_and_infinity(emulated, sku, limit):
-    values = torch.tensor([0.0, 1.0, -3.0, torch.inf, -torch.inf, torch.nan, -torch.nan])
-    gate, up = values.repeat_interleave(7)[None], values.repeat(7)[None]
-    exact = reference.swiglu(gate.double(), up.double(), None, limit)
-    torch.testing.assert_close(emulated(sku).swiglu(gate, up, None, limit).double(), exact, equal_nan=True)
 
 
 def small_run(ops, op):
@@ -161,6 +115,12 @@ def small_run(ops, op):
         runs = [(x, torch.arange(7), freqs, False, in_place) for in_place in (False, True)]
     elif op == "gate":
         runs = [(normal(9, 4100, dtype=bf16), normal(11, 4100, dtype=bf16, seed=1), normal(11, seed=2), 3, 1.5)]
+    elif op == "hash_gate":
+        table, ids = torch.arange(33).view(3, 11) % 11, torch.tensor([2, 0, 1])
+        runs = [(normal(3, 4100, dtype=bf16), normal(11, 4100, dtype=bf16, seed=1), table, ids, 1.5)]
+    elif op == "hc_post":
+        x, streams = normal(3, 2100, dtype=bf16), normal(3, 4, 2100, dtype=bf16, seed=1)
+        runs = [(x, streams, normal(3, 4, seed=2), normal(3, 4, 4, seed=3))]
     elif op == "hadamard":
         runs = [(normal(37, 128, dtype=bf16),)]
     elif op == "swiglu":
@@ -193,6 +153,8 @@ def test_no_rows(emulated, op):
         "rope": (torch.empty(0, 2, 8), torch.empty(0, dtype=torch.int64), torch.ones(2)),
         "gate": (torch.empty(0, 8), torch.ones(4, 8), None, 2, 1.0),
         "hadamard": (torch.empty(0, 8),),
+        "hash_gate": (torch.empty(0, 8), torch.ones(4, 8), torch.ones(2, 2, dtype=torch.int64), torch.arange(0), 1.0),
+        "hc_post": (torch.empty(0, 8), torch.empty(0, 4, 8), torch.empty(0, 4), torch.empty(0, 4, 4)),
         "swiglu": (torch.empty(0, 8), torch.empty(0, 8), None, 1.0),
     }
     getattr(emulated(ARCHS[0]), op)(*empty.get(op, (torch.empty(0, 8), 8)))
@@ -216,6 +178,8 @@ def test_the_head_comment_states_the_bytes_of_the_unified_buffer(emulated, sku, 
             "rope": (x.view(2, 1, 64), torch.arange(2), torch.ones(8)),
             "gate": (x, x, None, 1, 1.0),
             "hadamard": (x,),
+            "hash_gate": (x, x, torch.zeros(1, 1, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 1.0),
+            "hc_post": (x, x.view(2, 1, 64), torch.ones(2, 1), torch.ones(2, 1, 1)),
             "swiglu": (x, x, None, 1.0),
         }
         getattr(ops, op)(*arguments.get(op, (x, 32)))

@@ -104,6 +104,30 @@ def test_gate(dtypes: tuple[torch.dtype, torch.dtype], experts: int, topk: int) 
     torch.testing.assert_close(weights.cpu().double(), exact, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)], ids=str
+)
+def test_hash_gate(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    x, weight = normal(9, 128, dtype=dtypes[0]), normal(16, 128, dtype=dtypes[1], seed=1)
+    table, ids = torch.arange(60).view(10, 6) % 16, torch.arange(9)
+    indices, weights = ops.hash_gate(x.npu(), weight.npu(), table.npu(), ids.npu(), 1.5)
+    wanted, exact = reference.hash_gate(x.double(), weight.double(), table, ids, 1.5)
+    assert torch.equal(indices.cpu(), wanted)
+    torch.testing.assert_close(weights.cpu().double(), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("shape", [(9, 4, 300), (1, 2, 4096), (0, 4, 8), (3, 4, 0)])
+def test_hc_post(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+    x, streams = normal(shape[0], shape[2], dtype=dtype), normal(*shape, dtype=dtype, seed=1)
+    post, comb = normal(*shape[:2], seed=2), normal(shape[0], shape[1], shape[1], seed=3)
+    got = ops.hc_post(x.npu(), streams.npu(), post.npu(), comb.npu())
+    assert got.shape == streams.shape
+    if streams.numel():
+        exact = reference.hc_post(x.double(), streams.double(), post.double(), comb.double())
+        assert_close(got, exact, dtype)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("shape", [(9, 64, 128), (3, 2048), (5, 1), (0, 8)])
 def test_hadamard(dtype: torch.dtype, shape: tuple[int, ...]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from v4npu.testing.ascend import In, InOut, Kernels, Out, Report
 
-OPS = ("rms_norm", "rope", "hadamard", "act_quant", "fp4_act_quant", "gate", "swiglu")
+OPS = ("rms_norm", "rope", "hadamard", "act_quant", "fp4_act_quant", "hc_post", "gate", "hash_gate", "swiglu")
 GUARD = 64  # bytes before and behind every output
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -57,6 +57,14 @@ class EmulatedOps:
         q, scale = self._quantise("fp4_act_quant", x, block_size, 2)
         return q.view(torch.int8), scale.view(torch.float8_e8m0fnu)
 
+    def hc_post(self, x: Tensor, streams: Tensor, post: Tensor, comb: Tensor, in_place: bool = False) -> Tensor:
+        out = _output(streams.shape, streams.dtype)
+        if in_place:
+            out.copy_(streams)
+        source, target = (InOut(out), InOut(out)) if in_place else (In(streams), Out(out))
+        self._run(f"hc_post_{DTYPES[x.dtype]}", In(x), source, In(post), In(comb), target, *streams.shape)
+        return _unharmed(out)
+
     def gate(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float
     ) -> tuple[Tensor, Tensor]:
@@ -65,6 +73,17 @@ class EmulatedOps:
         kind = DTYPES[x.dtype] if weight.dtype == x.dtype else f"{DTYPES[x.dtype]}_fp32"
         inputs, outputs = (In(x), In(weight), In(bias)), (Out(indices), Out(weights))
         self._run(f"gate_{kind}", *inputs, *outputs, tokens, hidden, weight.shape[0], topk, route_scale)
+        return _unharmed(indices), _unharmed(weights)
+
+    def hash_gate(
+        self, x: Tensor, weight: Tensor, tid2eid: Tensor, input_ids: Tensor, route_scale: float
+    ) -> tuple[Tensor, Tensor]:
+        (tokens, hidden), (vocab, topk) = x.shape, tid2eid.shape
+        indices, weights = _output((tokens, topk), torch.int32), _output((tokens, topk), torch.float32)
+        kind = DTYPES[x.dtype] if weight.dtype == x.dtype else f"{DTYPES[x.dtype]}_fp32"
+        inputs, outputs = (In(x), In(weight), In(tid2eid), In(input_ids)), (Out(indices), Out(weights))
+        sizes = (tokens, hidden, weight.shape[0], vocab, topk)
+        self._run(f"hash_gate_{kind}", *inputs, *outputs, *sizes, route_scale)
         return _unharmed(indices), _unharmed(weights)
 
     def swiglu(self, gate: Tensor, up: Tensor, weights: Tensor | None, limit: float) -> Tensor:
