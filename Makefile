@@ -1,7 +1,8 @@
 # make demo     generate text with the bundled model        make lint     ruff, mypy, clang-format
 # make test     lint and every test                         make format   apply ruff and clang-format
 # make sanitize CPU kernels under the address, undefined-behaviour and thread sanitizers; needs only a compiler
-# make cuda     CUDA kernels for sm_80, sm_90a and sm_100, with a check of what each takes: nvcc 12.8 or later, no GPU
+# make cuda     CUDA kernels for sm_80, sm_90a and sm_100, with a check of what each takes: no GPU, and nvcc 12.8 or later
+#               or NVIDIA's wheels of it, which go into .venv-nvcc
 # make neon     CPU kernels for Arm under an emulator: g++-aarch64-linux-gnu and qemu-user
 # make test-npu the Ascend backend through torch-npu in .venv-npu on an emulated NPU; SOC=ascend910b1 picks another
 #
@@ -14,6 +15,7 @@ TORCH ?= torch==2.13.0
 PIP ?=
 JOBS ?= 2
 SOC ?= ascend950dt
+NVCC ?= $(shell command -v nvcc || echo .venv-nvcc/nvcc)
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP)
@@ -42,9 +44,11 @@ test-npu: .venv-npu/built
 sanitize neon:
 	JOBS=$(JOBS) tests/native/kernels.sh $@
 
-cuda:
-	$(PYTHON) backends/cuda/build.py --jobs $(JOBS)
-	@test ! -d .venv || cp -r v4npu/cuda "$$(dirname "$$(readlink -f v4npu/_C.*.so)")/"
+# Compiled in build/cuda, where the tests and bench/cuda_device.py find what is up to date; used from beside `_C`.
+cuda: $(filter .venv-nvcc/nvcc,$(NVCC))
+	$(PYTHON) backends/cuda/build.py --nvcc $(NVCC) --jobs $(JOBS)
+	@mkdir -p v4npu/cuda && cp build/cuda/*.fatbin v4npu/cuda/
+	@test ! -e .venv/built || cp -r v4npu/cuda "$$(dirname "$$(readlink -f v4npu/_C.*.so)")/"
 
 lint: .venv/built .venv/tools
 	$(BIN)/ruff check .
@@ -58,7 +62,7 @@ format: .venv/tools
 	$(BIN)/clang-format -i $(CXX_SOURCES) $(DEVICE_SOURCES)
 
 clean:
-	rm -rf .venv .venv-npu build
+	rm -rf .venv .venv-npu .venv-nvcc build v4npu/cuda
 
 # Torch first: the extension is compiled against its headers, hence no build isolation.
 .venv/torch:
@@ -74,6 +78,16 @@ clean:
 	$(INSTALL) --no-build-isolation --config-settings=cmake.define.V4NPU_WERROR=$(if $(CI),ON,OFF) .
 	@ln -sf $$(cd / && $(CURDIR)/$(BIN)/python -c 'import torch, v4npu; print(v4npu._C.__file__)') v4npu/
 	@touch $@
+
+# nvcc as wheels; it finds its parts by where it lies.
+.venv-nvcc/nvcc:
+	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; set PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv-nvcc
+	.venv-nvcc/bin/python -m pip install --quiet --disable-pip-version-check $(PIP) \
+		"nvidia-cuda-nvcc==13.0.*" "nvidia-cuda-crt==13.0.*" "nvidia-nvvm==13.0.*" "nvidia-cuda-runtime==13.0.*"
+	@printf '#!/bin/sh\nexec "%s" "$$@"\n' "$$(find "$(CURDIR)/.venv-nvcc" -path '*/bin/nvcc' -type f)" > $@
+	@chmod +x $@
+	@$@ --version > /dev/null
 
 # The wheel of torch-npu, on the CPU's torch, apart from .venv: it would be loaded by every `import torch` there.
 .venv-npu/torch:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compiles the CUDA kernels: one fatbin per operator for sm_80, sm_90a and sm_100, and checks what each kernel takes.
 
-    python backends/cuda/build.py [--out v4npu/cuda] [--nvcc nvcc] [--jobs 2] [op ...]
+    python backends/cuda/build.py [--out build/cuda] [--nvcc nvcc] [--jobs 2] [op ...]
 
 Every kernel file states its limits: "// Limits: 40 registers, 0 bytes of stack, 64 bytes of shared memory." More than
 that on any architecture, or a single spilled register, fails the build. Needs nvcc 12.8 or later and no GPU.
@@ -137,7 +137,7 @@ def build(out: Path, ops: list[str], nvcc: str = "nvcc", jobs: int = 2) -> dict[
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ops", nargs="*", help="operators; all if none is named")
-    parser.add_argument("--out", type=Path, default=ROOT / "v4npu/cuda")
+    parser.add_argument("--out", type=Path, default=ROOT / "build/cuda")
     parser.add_argument("--nvcc", default="nvcc")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
