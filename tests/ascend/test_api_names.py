@@ -13,7 +13,7 @@ from v4npu.kernel_cache import ASCEND
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_a_file_says_its_architectures_and_stops_the_compiler_of_another(path):
     found = architectures(path)
-    assert found and set(found) <= {2201, 3510}
+    assert found and set(found) <= {2201, 3510}, "wanted: a line // Architectures: dav_2201 and dav_3510."
     guard = re.search(r"^static_assert\(__NPU_ARCH__ == (\d+), ", path.read_text(), re.MULTILINE)
     assert (guard is not None) == (len(found) == 1) and (guard is None or int(guard[1]) == found[0])
 

@@ -17,4 +17,5 @@
 #include "reg_cast.h"
 #include "reg_compute.h"
 #include "reg_copy.h"
+#include "reg_pack.h"
 #endif

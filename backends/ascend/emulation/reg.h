@@ -20,8 +20,8 @@ namespace v4npu::emulation {
 constexpr int kVectorBytes = 256;
 
 // Units that take one instruction at a time; everything else is Dual.
-enum class Unit { Dual, Gather, Store, Reduce };
-constexpr int kUnits = 4;
+enum class Unit { Dual, Gather, Store, Reduce, Histogram, Squeeze, Interleave };
+constexpr int kUnits = 7;
 
 struct Register {
   uint8_t bytes[kVectorBytes];
@@ -120,7 +120,26 @@ class VectorFunction {
   void bar_load_store() { after_load_ = number() + 1; }
   void bar_store_store() { between_stores_ = number() + 1; }
 
+  // AR: the bytes that Squeeze packed and StoreUnAlign has not stored yet, and those stored since it was cleared.
+  void clear_packed() { packed_ = {0, 0}; }
+  void pack(int64_t bytes) {
+    require(packed_.first >= 0, "AR was not cleared (ClearSpr)");
+    require(!squeezed_, "two Squeezes without a StoreUnAlign in between");
+    packed_.second = bytes;
+    squeezed_ = true;
+  }
+  std::pair<int64_t, int64_t> take_packed() {
+    require(squeezed_, "no Squeeze<STORE_REG> since the last StoreUnAlign");
+    const std::pair<int64_t, int64_t> taken = packed_;
+    packed_.first += packed_.second;
+    squeezed_ = false;
+    held_ = true;
+    return taken;
+  }
+  void end_packed() { held_ = false; }
+
   void finish() {
+    if (held_) fail("the last bytes of StoreUnAlign are still in its register (StoreUnAlignPost)");
     core_.rename(id_, "asc_vf_call", at_);
     core_.occupy(id_, std::max(all_ / 2, *std::max_element(units_ + 1, units_ + kUnits)), false);
   }
@@ -200,6 +219,8 @@ class VectorFunction {
   std::vector<Access> accesses_;  // of this function, in the order of their numbers
   std::vector<Buffer> buffers_;
   double all_ = 0, units_[kUnits] = {};
+  std::pair<int64_t, int64_t> packed_{-1, 0};  // offset and bytes
+  bool squeezed_ = false, held_ = false;
 };
 
 // One register instruction: its operands' lanes, and the result that its end puts into the destination.

@@ -236,7 +236,33 @@ void Duplicate(S& dstReg, U scalarValue, MaskReg& mask,
   op.put(dstReg, result);
 }
 
-// ---- comparison
+// ---- comparison, and masks
+
+template <typename T = DefaultType, CMPMODE mode = CMPMODE::EQ, typename U>
+void Compare(MaskReg& dst, U& srcReg0, U& srcReg1, MaskReg& mask,
+             const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  using E = Element<T, U>;
+  static_assert(detail::kNumber<E> || detail::kWhole<E>);
+  detail::RegOp op("Reg::Compare", detail::Unit::Dual, 1, at);
+  MaskReg result;
+  result.known = true;
+  for (int i = 0; i < detail::kVectorLanes<E>; ++i) {
+    result.bits[i * sizeof(E)] =
+        op.active<E>(mask, i) && detail::compare<E>(mode, op.get<E>(srcReg0, i), op.get<E>(srcReg1, i));
+  }
+  dst = result;
+}
+
+inline void And(MaskReg& dst, MaskReg& src0, MaskReg& src1, MaskReg& mask,
+                const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
+  detail::RegOp op("Reg::And", detail::Unit::Dual, 1, at);
+  MaskReg result;
+  result.known = true;
+  for (int i = 0; i < detail::kVectorBytes; ++i) {
+    result.bits[i] = op.active<uint8_t>(mask, i) && op.active<uint8_t>(src0, i) && op.active<uint8_t>(src1, i);
+  }
+  dst = result;
+}
 
 template <typename T = DefaultType, CMPMODE mode = CMPMODE::EQ, typename U, typename S>
 void Compares(MaskReg& dst, U& srcReg, S scalarValue, MaskReg& mask,

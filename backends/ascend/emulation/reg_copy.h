@@ -5,8 +5,8 @@
 
 namespace AscendC::Reg {
 
-enum class LoadDist { DIST_NORM, DIST_BRC_B16, DIST_BRC_B32, DIST_UNPACK_B16 };
-enum class StoreDist { DIST_NORM, DIST_FIRST_ELEMENT_B32, DIST_PACK_B32, DIST_PACK4_B32 };
+enum class LoadDist { DIST_NORM, DIST_BRC_B8, DIST_BRC_B16, DIST_BRC_B32, DIST_UNPACK_B16 };
+enum class StoreDist { DIST_NORM, DIST_FIRST_ELEMENT_B8, DIST_FIRST_ELEMENT_B32, DIST_PACK_B32, DIST_PACK4_B32 };
 
 namespace detail {
 
@@ -74,7 +74,8 @@ void load(Register& dst, uint64_t address, const Where& at) {
     static_assert(width == 2, "the mode is for another width");
     load_runs(op, dst, address, width, 2 * width);
   } else {
-    static_assert(width == (dist == LoadDist::DIST_BRC_B16 ? 2 : 4), "the mode is for another width");
+    using enum LoadDist;
+    static_assert(width == (dist == DIST_BRC_B8 ? 1 : dist == DIST_BRC_B16 ? 2 : 4), "the mode is for another width");
     load_repeated(op, dst, address, width);
   }
 }
@@ -83,8 +84,8 @@ template <StoreDist dist, typename T>
 void store(uint64_t address, const Register& src, const v4npu::emulation::Mask& mask, const Where& at) {
   using enum StoreDist;
   RegOp op("Reg::StoreAlign", Unit::Store, 1, at);
-  if constexpr (dist == DIST_FIRST_ELEMENT_B32) {
-    static_assert(sizeof(T) == 4, "the mode is for another width");
+  if constexpr (dist == DIST_FIRST_ELEMENT_B8 || dist == DIST_FIRST_ELEMENT_B32) {
+    static_assert(sizeof(T) == (dist == DIST_FIRST_ELEMENT_B8 ? 1 : 4), "the mode is for another width");
     v4npu::emulation::Mask first;
     first.known = first.bits[0] = true;
     op.function().check_alignment(address, sizeof(T));
