@@ -41,6 +41,12 @@ def test_files_stay_within_their_budgets() -> None:
     assert not over, over
 
 
+def test_no_two_tests_of_a_run_have_one_name() -> None:
+    """pytest imports them by their file's name alone; tests/npu is a run of its own."""
+    names = [p.name for p in sources("tests", {".py"}) if p.name.startswith("test_") and p.parent.name != "npu"]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})
+
+
 VENDOR = r"cuda|acl/|acl\.h|torch_npu|kernel_operator|cublas|cudnn|hip/"
 FORBIDDEN = {
     # folder: what no file in it may include
