@@ -88,6 +88,24 @@ def test_product(kernels, entry, sizes):
         assert ((out - exact).abs() <= k * 2**-24 * size).all()  # fp32 sums of k exact products
 
 
+@pytest.mark.parametrize("n,k", [(16, 64), (48, 320), (64, 512)])
+@pytest.mark.parametrize("entry", ["mx_e4m3", "mx_e2m1"])
+def test_product_of_a_transposed_operand(kernels, entry, n, k):
+    """The same product, bit for bit, of a matrix stored as [k, m]."""
+    kind = E2M1 if entry == "mx_e2m1" else E4M3
+    (a, _), (b, _), sa, sb = codes(kind, 64, k, 1), codes(kind, n, k, 2), scales(64, k, 3)[0], scales(n, k, 4)[0]
+    outs = [torch.full((64, n), torch.nan) for _ in range(2)]
+    if kind is E2M1:
+        values = torch.stack((a & 15, a >> 4), -1).flatten(1).T
+        turned = values[:, ::2] | values[:, 1::2] << 4
+    else:
+        turned = a.T.contiguous()
+    straight = f"{entry}_{entry.removeprefix('mx_')}"
+    for name, left, out in ((straight, a, outs[0]), (f"{entry}_transposed", turned.contiguous(), outs[1])):
+        kernels.launch(name, SKU, 1, In(left), In(sa), In(b), In(sb), Out(out), 64, n, k)
+    assert torch.equal(*outs) and outs[0].isfinite().all()
+
+
 def test_a_broken_scale_spoils_its_rows_alone(kernels):
     a, _ = codes(E4M3, 16, 64, 1)
     sa, sb = torch.full((16, 2), 127, dtype=torch.uint8), torch.full((16, 2), 127, dtype=torch.uint8)

@@ -6,7 +6,8 @@
 //   L0A        Zz on 2201, Nz on 3510
 //   L0B        Zn      of the K x N operand: the same bytes as Nz of its transpose N x K
 //   L0C        Nz      fractals of 16 x 16 fp32, 1024 bytes
-// Emulated for half and bf16 operands, and on 3510 for fp8, with fp32 sums; operands with scales are in cube_dav3510.h.
+// Emulated for half, bf16 and float operands, and on 3510 for fp8, with fp32 sums; operands with scales are in
+// cube_dav3510.h, loads that transpose in cube_transpose.h.
 // The order in which a dot product is summed is not documented; here it is k upwards.
 #pragma once
 
@@ -112,11 +113,16 @@ template <typename T>
 constexpr bool kScaledOperand = false;
 #endif
 template <typename T>
-constexpr bool kCubeOperand = kOneOf<T, half, bfloat16_t> || kFp8Operand<T>;
+constexpr bool kCubeOperand = kOneOf<T, half, bfloat16_t, float> || kFp8Operand<T>;
 
 // Values in the 32 bytes of a row of a fractal: the depth of the fractal.
 template <typename T>
 constexpr int64_t kDepth = kBlockBytes / sizeof(T) * kValues<T>;
+
+// Cycles to multiply two fractals: of float, 8 deep, 4 (2201) or 1 (3510) of them at a time (the documentation's
+// appendix "theoretical performance of cube instructions"); of anything else, all.
+template <typename T>
+constexpr int64_t kProductCycles = std::is_same_v<T, float> ? (kIs2201 ? 2 : 8) : 1;
 
 // Value k of a row of a fractal.
 template <typename T>
@@ -179,7 +185,7 @@ void multiply(Op& op, const Local<float>& dst, const Local<U>& fm, const Local<S
 #endif
   const int64_t rows = fractals(params.m, kFractalRows), columns = fractals(params.n, kFractalRows);
   const int64_t depth = fractals(params.k, kDepth<U>);
-  op.multiply(rows * columns * depth);
+  op.multiply(rows * columns * depth * kProductCycles<U>);
   std::vector<float> sum(params.m * params.n);
   std::vector<double> left(kFractalRows * kDepth<U>), right(kFractalRows * kDepth<U>);
   auto decode = [&](auto* codes, int matrix, int64_t first_row, int64_t height, int64_t first_k, int64_t width,

@@ -8,7 +8,7 @@
 #pragma once
 
 #if __NPU_ARCH__ == 3510
-#include "cube.h"
+#include "cube_transpose.h"
 
 namespace AscendC {
 
@@ -85,34 +85,33 @@ Local<fp8_e8m0_t> scales_of(Core& core, const Local<T>& operand) {
                            static_cast<AscendC::TPosition>(operand.GetPosition()));
 }
 
-// A fractal of 16 x 16 values of 16 bits, rows for columns.
-template <typename T>
-void transpose_fractal(Op& op, const Local<T>& to, const Local<T>& from) {
-  constexpr int64_t kSize = kFractalRows * kFractalRows;
-  const T* source = op.read(from, kSize);
-  T* target = op.write(to, kSize, kFractalBytes);
-  for (int64_t i = 0; i < kSize; ++i) target[i] = source[i % kFractalRows * kFractalRows + i / kFractalRows];
-}
-
-// Transposed, dstStride goes from a row of fractals of the source to the next.
+// Transposed, dstStride goes from one 32 bytes of the source's rows to the next.
 template <typename T>
 void move_fractals(Op& op, const Local<T>& dst, const Local<T>& src, const AscendC::LoadData2DParamsV2& params) {
   check_load(op, dst, src);
-  op.require(!params.ifTranspose || sizeof(T) == 2, "transposing loads are emulated for 16 bits only");
   op.require(params.mStep > 0 && params.mStep <= 255 && params.kStep > 0 && params.kStep <= 255 && params.srcStride > 0,
              "mStep and kStep must be in 1..255, srcStride positive");
+  auto source = [&](int64_t m, int64_t k) {
+    return ((params.kStartPosition + k) * params.srcStride + params.mStartPosition + m) * kFractalBytes;
+  };
+  if (params.ifTranspose) {
+    constexpr int64_t kDeep = std::max<int64_t>(kDepth<T> / kFractalRows, 1), kWide = kFractalRows / kDepth<T>;
+    op.require(params.mStep % kDeep == 0, "transposed, mStep must be a multiple of " + std::to_string(kDeep));
+    op.require(kWide < 2 || params.kStep % 2 == 0, "transposed, kStep must be a multiple of 2");
+    transpose(
+        op, dst, src, params.mStep * kFractalRows, params.kStep * kDepth<T>,
+        [&](int64_t row, int64_t b) {
+          return source(row / kFractalRows, b) + row % kFractalRows * int64_t{kBlockBytes};
+        },
+        [&](int64_t row, int64_t b) {
+          return (b * params.dstStride + row / kFractalRows) * kFractalBytes +
+                 row % kFractalRows * int64_t{kBlockBytes};
+        });
+    return;
+  }
   for (int64_t k = 0; k < params.kStep; ++k) {
     for (int64_t m = 0; m < params.mStep; ++m) {
-      const int64_t source = (params.kStartPosition + k) * params.srcStride + params.mStartPosition + m;
-      const int64_t target = params.ifTranspose ? m * params.dstStride + k : k * params.dstStride + m;
-      const Local<T> from = advanced(src, source * kFractalBytes), to = advanced(dst, target * kFractalBytes);
-      if constexpr (sizeof(T) == 2) {
-        if (params.ifTranspose) {
-          transpose_fractal(op, to, from);
-          continue;
-        }
-      }
-      move_fractal(op, to, from);
+      move_fractal(op, advanced(dst, (k * params.dstStride + m) * kFractalBytes), advanced(src, source(m, k)));
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include "cube.h"
 #include "cube_dav3510.h"
+#include "cube_transpose.h"
 #include "data_copy.h"
 #include "sort.h"
 #include "sync.h"
