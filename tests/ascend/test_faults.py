@@ -162,7 +162,11 @@ def test_fault_of_rms_norm(rms_norm, sku, fault):
 
 
 # Calls that manage a buffer and whose order other waits of the kernel imply.
-IMPLIED = {"gate": ("x_queue_.template AllocTensor", "bias_queue_.template DeQue")}
+IMPLIED = {
+    "gate": ("x_queue_.template AllocTensor", "bias_queue_.template DeQue"),
+    "hc_pre": tuple(f"{queue}_queue_.template AllocTensor" for queue in ("x", "post", "comb")),
+    "hc_head": ("x_queue_.template AllocTensor",),
+}
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -105,6 +105,12 @@ def test_hadamard(emulated, sku, dtype, rows, n):
     assert_close(emulated(sku).hadamard(x), reference.hadamard(x.double()), dtype)
 
 
+def coefficients(op, m, d):
+    """fn, scale and base of hc_pre or hc_head."""
+    n, scales = ((2 + m) * m, 3) if op == "hc_pre" else (m, 1)
+    return 4 * (m * d) ** -0.5 * normal(n, m * d, seed=1), normal(scales, seed=2), normal(n, seed=3)
+
+
 def small_run(ops, op):
     """Arguments that take every branch of a kernel; the outputs as one tuple."""
     bf16 = torch.bfloat16
@@ -121,6 +127,9 @@ def small_run(ops, op):
     elif op == "hc_post":
         x, streams = normal(3, 2100, dtype=bf16), normal(3, 4, 2100, dtype=bf16, seed=1)
         runs = [(x, streams, normal(3, 4, seed=2), normal(3, 4, 4, seed=3))]
+    elif op in ("hc_pre", "hc_head"):
+        streams = normal(5, 4, 2100, dtype=bf16)
+        runs = [(streams, *coefficients(op, 4, 2100), 1e-6, 1e-6, *([3] if op == "hc_pre" else []))]
     elif op == "hadamard":
         runs = [(normal(37, 128, dtype=bf16),)]
     elif op == "swiglu":
@@ -154,6 +163,8 @@ def test_no_rows(emulated, op):
         "gate": (torch.empty(0, 8), torch.ones(4, 8), None, 2, 1.0),
         "hadamard": (torch.empty(0, 8),),
         "hash_gate": (torch.empty(0, 8), torch.ones(4, 8), torch.ones(2, 2, dtype=torch.int64), torch.arange(0), 1.0),
+        "hc_pre": (torch.empty(0, 2, 4), *coefficients("hc_pre", 2, 4), 1e-6, 1e-6, 2),
+        "hc_head": (torch.empty(0, 2, 4), *coefficients("hc_head", 2, 4), 1e-6, 1e-6),
         "hc_post": (torch.empty(0, 8), torch.empty(0, 4, 8), torch.empty(0, 4), torch.empty(0, 4, 4)),
         "swiglu": (torch.empty(0, 8), torch.empty(0, 8), None, 1.0),
     }
@@ -179,6 +190,8 @@ def test_the_head_comment_states_the_bytes_of_the_unified_buffer(emulated, sku, 
             "gate": (x, x, None, 1, 1.0),
             "hadamard": (x,),
             "hash_gate": (x, x, torch.zeros(1, 1, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 1.0),
+            "hc_pre": (x.view(2, 1, 64), *coefficients("hc_pre", 1, 64), 1e-6, 1e-6, 1),
+            "hc_head": (x.view(2, 1, 64), *coefficients("hc_head", 1, 64), 1e-6, 1e-6),
             "hc_post": (x, x.view(2, 1, 64), torch.ones(2, 1), torch.ones(2, 1, 1)),
             "swiglu": (x, x, None, 1.0),
         }

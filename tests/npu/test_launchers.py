@@ -129,6 +129,20 @@ def test_hc_post(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("shape", [(9, 4, 300), (1, 2, 2100), (0, 4, 8)])
+def test_hc_pre_and_hc_head(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+    streams, m, width = normal(*shape, dtype=dtype), shape[1], shape[1] * shape[2]
+    for op, rows, scales, more in (("hc_pre", (2 + m) * m, 3, (20,)), ("hc_head", m, 1, ())):
+        coefficients = 4 * width**-0.5 * normal(rows, width, seed=1), normal(scales, seed=2), normal(rows, seed=3)
+        got = getattr(ops, op)(streams.npu(), *(c.npu() for c in coefficients), 1e-6, 1e-6, *more)
+        exact = getattr(reference, op)(streams.double(), *(c.double() for c in coefficients), 1e-6, 1e-6, *more)
+        for mine, wanted in zip(*(t if isinstance(t, tuple) else (t,) for t in (got, exact)), strict=True):
+            assert mine.shape == wanted.shape
+            if mine.numel():
+                assert_close(mine, wanted, dtype if mine.dim() == 2 and mine.shape[1] == shape[2] else torch.float32)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("shape", [(9, 64, 128), (3, 2048), (5, 1), (0, 8)])
 def test_hadamard(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     x = normal(*shape, dtype=dtype)

@@ -7,7 +7,19 @@ from torch import Tensor
 
 from v4npu.testing.ascend import In, InOut, Kernels, Out, Report
 
-OPS = ("rms_norm", "rope", "hadamard", "act_quant", "fp4_act_quant", "hc_post", "gate", "hash_gate", "swiglu")
+OPS = (
+    "rms_norm",
+    "rope",
+    "hadamard",
+    "act_quant",
+    "fp4_act_quant",
+    "hc_pre",
+    "hc_post",
+    "hc_head",
+    "gate",
+    "hash_gate",
+    "swiglu",
+)
 GUARD = 64  # bytes before and behind every output
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -64,6 +76,25 @@ class EmulatedOps:
         source, target = (InOut(out), InOut(out)) if in_place else (In(streams), Out(out))
         self._run(f"hc_post_{DTYPES[x.dtype]}", In(x), source, In(post), In(comb), target, *streams.shape)
         return _unharmed(out)
+
+    def hc_pre(
+        self, streams: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, hc_eps: float, iters: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, m, d = streams.shape
+        y, post = _output((tokens, d), streams.dtype), _output((tokens, m), torch.float32)
+        comb = _output((tokens, m, m), torch.float32)
+        inputs, outputs = (In(streams), In(fn), In(scale), In(base)), (Out(y), Out(post), Out(comb))
+        self._run(f"hc_pre_{DTYPES[streams.dtype]}", *inputs, *outputs, tokens, m, d, norm_eps, hc_eps, iters)
+        return _unharmed(y), _unharmed(post), _unharmed(comb)
+
+    def hc_head(
+        self, streams: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, hc_eps: float
+    ) -> Tensor:
+        tokens, m, d = streams.shape
+        y = _output((tokens, d), streams.dtype)
+        inputs = (In(streams), In(fn), In(scale), In(base))
+        self._run(f"hc_head_{DTYPES[streams.dtype]}", *inputs, Out(y), tokens, m, d, norm_eps, hc_eps)
+        return _unharmed(y)
 
     def gate(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float
