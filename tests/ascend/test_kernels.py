@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from v4npu import reference
+from v4npu.reference.formats import round_fp4
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.ascend import ASCEND, skus
 from v4npu.testing.ascend_ops import OPS
@@ -105,6 +106,31 @@ def test_hadamard(emulated, sku, dtype, rows, n):
     assert_close(emulated(sku).hadamard(x), reference.hadamard(x.double()), dtype)
 
 
+@pytest.mark.parametrize("tokens,heads,head_dim", [(5, 64, 128), (3, 1, 32), (2, 3, 2048)])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("sku", ARCHS)
+def test_indexer_query(emulated, sku, dtype, tokens, heads, head_dim):
+    q = normal(tokens, heads, head_dim, dtype=dtype) * torch.logspace(-8, 4, tokens * heads).view(tokens, heads, 1)
+    q = q.to(dtype)
+    q[0, 0], q[-1, -1, :31] = 0, 0
+    where = torch.arange(tokens) * 1000, rope_frequencies(head_dim // 2, 160000.0)
+    rotated = emulated(sku).rope(q, *where)
+    assert torch.equal(emulated(sku).indexer_query(q, *where, False), rotated)
+    # Of the same rotated queries, the other steps give the reference's values, to the bit but for the sign of a zero.
+    wanted = round_fp4(reference.hadamard(rotated))
+    assert torch.equal(emulated(sku).indexer_query(q, *where, True), wanted)
+
+
+@pytest.mark.parametrize("sku", ARCHS)
+def test_indexer_query_of_nan_and_infinity(emulated, sku):
+    q = normal(4, 2, 64, dtype=torch.bfloat16)
+    q[0, 1, 3], q[2, 0, 5] = torch.nan, torch.inf
+    where = torch.zeros(4, dtype=torch.int64), rope_frequencies(16, 160000.0)
+    got = emulated(sku).indexer_query(q, *where, True)
+    torch.testing.assert_close(got, round_fp4(reference.hadamard(q)), rtol=0, atol=0, equal_nan=True)
+    assert got[0, 1].isnan().all() and got[2, 0].isinf().all() and got[[1, 3]].isfinite().all()
+
+
 def coefficients(op, m, d):
     """fn, scale and base of hc_pre or hc_head."""
     n, scales = ((2 + m) * m, 3) if op == "hc_pre" else (m, 1)
@@ -130,6 +156,8 @@ def small_run(ops, op):
     elif op in ("hc_pre", "hc_head"):
         streams = normal(5, 4, 2100, dtype=bf16)
         runs = [(streams, *coefficients(op, 4, 2100), 1e-6, 1e-6, *([3] if op == "hc_pre" else []))]
+    elif op == "indexer_query":
+        runs = [(normal(9, 5, 128, dtype=bf16), torch.arange(9), rope_frequencies(64, 160000.0), True)]
     elif op == "hadamard":
         runs = [(normal(37, 128, dtype=bf16),)]
     elif op == "swiglu":
@@ -162,6 +190,7 @@ def test_no_rows(emulated, op):
         "rope": (torch.empty(0, 2, 8), torch.empty(0, dtype=torch.int64), torch.ones(2)),
         "gate": (torch.empty(0, 8), torch.ones(4, 8), None, 2, 1.0),
         "hadamard": (torch.empty(0, 8),),
+        "indexer_query": (torch.empty(0, 2, 32), torch.empty(0, dtype=torch.int64), torch.ones(2), True),
         "hash_gate": (torch.empty(0, 8), torch.ones(4, 8), torch.ones(2, 2, dtype=torch.int64), torch.arange(0), 1.0),
         "hc_pre": (torch.empty(0, 2, 4), *coefficients("hc_pre", 2, 4), 1e-6, 1e-6, 2),
         "hc_head": (torch.empty(0, 2, 4), *coefficients("hc_head", 2, 4), 1e-6, 1e-6),
@@ -189,6 +218,7 @@ def test_the_head_comment_states_the_bytes_of_the_unified_buffer(emulated, sku, 
             "rope": (x.view(2, 1, 64), torch.arange(2), torch.ones(8)),
             "gate": (x, x, None, 1, 1.0),
             "hadamard": (x,),
+            "indexer_query": (x.view(2, 1, 64), torch.arange(2), torch.ones(8), True),
             "hash_gate": (x, x, torch.zeros(1, 1, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 1.0),
             "hc_pre": (x.view(2, 1, 64), *coefficients("hc_pre", 1, 64), 1e-6, 1e-6, 1),
             "hc_head": (x.view(2, 1, 64), *coefficients("hc_head", 1, 64), 1e-6, 1e-6),

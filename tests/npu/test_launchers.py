@@ -12,6 +12,7 @@ import torch
 
 import v4npu
 from v4npu import _C, ops, reference
+from v4npu.reference.formats import round_fp4
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.ascend_ops import OPS
 
@@ -140,6 +141,17 @@ def test_hc_pre_and_hc_head(dtype: torch.dtype, shape: tuple[int, int, int]) -> 
             assert mine.shape == wanted.shape
             if mine.numel():
                 assert_close(mine, wanted, dtype if mine.dim() == 2 and mine.shape[1] == shape[2] else torch.float32)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("shape", [(9, 4, 128), (1, 64, 64), (0, 4, 32)])
+def test_indexer_query(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+    q, positions, freqs = normal(*shape, dtype=dtype), torch.arange(shape[0]) * 1000, rope_frequencies(32, 160000.0)
+    where = positions.npu(), freqs.npu()
+    rotated = ops.rope(q.npu(), *where)
+    assert torch.equal(ops.indexer_query(q.npu(), *where, False).cpu(), rotated.cpu())
+    wanted = round_fp4(reference.hadamard(rotated.cpu()))
+    assert torch.equal(ops.indexer_query(q.npu(), *where, True).cpu(), wanted)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -16,6 +16,7 @@ OPS = (
     "hc_pre",
     "hc_post",
     "hc_head",
+    "indexer_query",
     "gate",
     "hash_gate",
     "swiglu",
@@ -95,6 +96,15 @@ class EmulatedOps:
         inputs = (In(streams), In(fn), In(scale), In(base))
         self._run(f"hc_head_{DTYPES[streams.dtype]}", *inputs, Out(y), tokens, m, d, norm_eps, hc_eps)
         return _unharmed(y)
+
+    def indexer_query(self, q: Tensor, positions: Tensor, freqs: Tensor, official: bool) -> Tensor:
+        rotated = self.rope(q, positions, freqs)
+        if not official:
+            return rotated
+        out = _output(q.shape, q.dtype)
+        tokens, heads, n = q.shape
+        self._run(f"indexer_query_{DTYPES[q.dtype]}", In(rotated), Out(out), tokens * heads, n, n**-0.5)
+        return _unharmed(out)
 
     def gate(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float
