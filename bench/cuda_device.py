@@ -4,6 +4,7 @@
     python bench/cuda_device.py --kernels DIR --op fp4_linear --tokens 1 128 --jsonl rows.jsonl
 
 Needs torch with CUDA, a GPU, this checkout with its extension built, and nvcc unless --kernels names prebuilt files.
+Operators over pages get a decode step of V4-Flash: one token of each of `tokens` sequences behind `--context` others.
 One JSON object per case goes to --jsonl as soon as it is known; a short table ends the run. A time stands only beside a
 result that passed its check and had the same bits twice; an operator that would fall back to the reference fails.
 Without a device nothing is run, every row says so, and the exit code is 2; it is 1 when a check failed.
@@ -28,14 +29,17 @@ import torch
 from torch import Tensor
 
 from v4npu import fallback, reference
-from v4npu.testing.cases import SEQUENCED, measured, sized
+from v4npu.testing.cases import measured, sized
 from v4npu.testing.compare import complaint, oracle_args
 from v4npu.testing.cuda import BFLOAT16_ONLY, BORROWED, FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS, kernel_sources, script
+from v4npu.testing.decode import OPS as OVER_PAGES
+from v4npu.testing.decode import decode
 from v4npu.testing.tolerances import ERROR_RATIO
 
 ROOT = Path(__file__).parents[1]
 NOT_RUN = "not run on a device"
 WIDTH = 4096  # of rows, where the operator's sizes are not those of `measured`
+CONTEXTS = (8_191, 65_535)  # of a decode step of V4-Flash: what operators over pages are given
 COLD_BYTES = 256 << 20
 Run = Callable[[str, tuple[Any, ...]], tuple[Tensor, ...]]
 
@@ -46,6 +50,7 @@ class Row:
 
     op: str
     tokens: int
+    context: int  # of each token, which is then a sequence's; 0 where the operator knows none
     dtype: str
     status: str  # "ok", NOT_RUN, or what was wrong
     device: str = ""
@@ -54,20 +59,27 @@ class Row:
     gbytes_per_s: float | None = None
 
 
-def cases(ops: Sequence[str], tokens: Sequence[int]) -> Iterator[tuple[str, int, torch.dtype]]:
-    """Every case of the operators named, all that have a kernel if none is."""
+def cases(
+    ops: Sequence[str], tokens: Sequence[int], contexts: Sequence[int] = CONTEXTS
+) -> Iterator[tuple[str, int, int, torch.dtype]]:
+    """Every case of the operators named, all that have a kernel if none is: operator, tokens, context, dtype."""
     for op in ops or kernel_sources():
+        if op in OVER_PAGES:
+            yield from ((op, count, context, torch.bfloat16) for context in contexts for count in tokens)
+            continue
         for dtype in (torch.bfloat16, torch.float32):
             if op not in BFLOAT16_ONLY or dtype == torch.bfloat16:
-                yield from ((op, count, dtype) for count in tokens)
+                yield from ((op, count, 0, dtype) for count in tokens)
 
 
-def arguments(op: str, tokens: int, dtype: torch.dtype) -> tuple[Any, ...]:
-    """Arguments on the CPU: those of a real layer where `measured` has them."""
+def arguments(op: str, tokens: int, context: int, dtype: torch.dtype) -> tuple[Any, ...]:
+    """Arguments on the CPU: a decode step over pages, or those of a real layer where `measured` has them."""
+    if op in OVER_PAGES:
+        return decode(op, tokens, context)
     try:
         return measured(op, tokens, dtype)
     except KeyError:
-        return sized(op, tokens, WIDTH if op not in SEQUENCED else 128, dtype)
+        return sized(op, tokens, WIDTH, dtype)
 
 
 def _results(out: Any) -> tuple[Tensor, ...]:
@@ -116,10 +128,10 @@ def medians(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def measure(op: str, tokens: int, dtype: torch.dtype, repeats: int) -> Row:
+def measure(op: str, tokens: int, context: int, dtype: torch.dtype, repeats: int) -> Row:
     """Checks and times one case on the GPU."""
-    row = Row(op, tokens, str(dtype).removeprefix("torch."), "ok", torch.cuda.get_device_name())
-    args = arguments(op, tokens, dtype)
+    row = Row(op, tokens, context, str(dtype).removeprefix("torch."), "ok", torch.cuda.get_device_name())
+    args = arguments(op, tokens, context, dtype)
     overload = getattr(torch.ops.v4npu, op)
 
     def run(_: str, given: tuple[Any, ...]) -> tuple[Tensor, ...]:
@@ -143,10 +155,14 @@ def table(rows: Sequence[Row]) -> str:
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.1f}"
 
-    lines = [f"{'operator':16} {'tokens':>6} {'dtype':9} {'warm us':>9} {'cold us':>9} {'GB/s':>8}  status"]
+    lines = [
+        f"{'operator':16} {'tokens':>6} {'context':>7} {'dtype':9} {'warm us':>9} {'cold us':>9} {'GB/s':>8}  status"
+    ]
     for r in rows:
         times = (number(r.warm_us), number(r.cold_us), number(r.gbytes_per_s))
-        lines.append(f"{r.op:16} {r.tokens:6} {r.dtype:9} {times[0]:>9} {times[1]:>9} {times[2]:>8}  {r.status}")
+        lines.append(
+            f"{r.op:16} {r.tokens:6} {r.context:7} {r.dtype:9} {times[0]:>9} {times[1]:>9} {times[2]:>8}  {r.status}"
+        )
     return "\n".join(lines)
 
 
@@ -161,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--op", nargs="+", default=[], choices=sorted(kernel_sources()))
     parser.add_argument("--tokens", nargs="+", type=int, default=[1, 32, 512])
+    parser.add_argument("--context", nargs="+", type=int, default=CONTEXTS, help="of operators over pages")
     parser.add_argument("--kernels", type=Path, help="folder of prebuilt fatbins; otherwise nvcc builds them")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--jsonl", type=Path)
@@ -170,9 +187,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["V4NPU_CUDA_KERNELS"] = str(args.kernels or build_kernels(args.op))
     rows = []
     with open(args.jsonl or os.devnull, "w") as out:
-        for op, tokens, dtype in cases(args.op, args.tokens):
-            name = str(dtype).removeprefix("torch.")
-            row = measure(op, tokens, dtype, args.repeats) if present else Row(op, tokens, name, NOT_RUN)
+        for op, tokens, context, dtype in cases(args.op, args.tokens, args.context):
+            row = Row(op, tokens, context, str(dtype).removeprefix("torch."), NOT_RUN)
+            if present:
+                row = measure(op, tokens, context, dtype, args.repeats)
             rows.append(row)
             print(json.dumps(asdict(row)), file=out, flush=True)
     print(table(rows))

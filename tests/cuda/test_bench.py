@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from v4npu.model.config import Config
 from v4npu.testing.cuda import EmulatedGpu, kernel_sources, script
+from v4npu.testing.decode import OPS, decode
 
 bench = script("bench/cuda_device.py")
 
 
 def test_every_kernel_has_a_case_and_arguments() -> None:
     found = list(bench.cases([], [1]))
-    assert {op for op, _, _ in found} == set(kernel_sources())
-    for op, tokens, dtype in found:
-        assert any(isinstance(a, torch.Tensor) and a.shape[0] == tokens for a in bench.arguments(op, tokens, dtype))
+    assert {case[0] for case in found} == set(kernel_sources())
+    for op, tokens, context, dtype in found:
+        args = bench.arguments(op, tokens, context, dtype)
+        assert any(isinstance(a, torch.Tensor) and a.shape[0] == tokens for a in args)
     assert len(list(bench.cases(["rope"], [1, 8]))) == 4
+
+
+# Few heads, so that it does not take long; the list of 640 places and the picks of 512 are those of V4-Flash.
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("context", [127, 2_303])
+def test_an_emulated_decode_step_passes_the_check(
+    gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch, op: str, context: int
+) -> None:
+    small = replace(Config.preset("flash"), num_attention_heads=8, o_groups=1, index_n_heads=4)
+    monkeypatch.setattr(Config, "preset", lambda name: small)
+    args = decode(op, 2, context)
+    assert bench.check(op, args, gpu.run) == "" and gpu.launches()
 
 
 @pytest.mark.parametrize("op", ["rms_norm", "act_quant", "gate", "hc_pre"])
 def test_an_emulated_kernel_passes_the_check_and_a_changed_result_fails_it(gpu: EmulatedGpu, op: str) -> None:
-    args = bench.arguments(op, 1, torch.bfloat16)
+    args = bench.arguments(op, 1, 0, torch.bfloat16)
     assert bench.check(op, args, gpu.run) == ""
     calls = 0
 
@@ -44,12 +60,12 @@ def test_an_emulated_kernel_passes_the_check_and_a_changed_result_fails_it(gpu: 
 
 def test_no_time_stands_beside_a_failed_check() -> None:
     rows = [
-        bench.Row("rope", 8, "bfloat16", "ok", "some GPU", 3.25, 4.5, 12.0),
-        bench.Row("gate", 8, "bfloat16", "error 1, allowed 0.1", "some GPU"),
+        bench.Row("rope", 8, 0, "bfloat16", "ok", "some GPU", 3.25, 4.5, 12.0),
+        bench.Row("gate", 8, 99, "bfloat16", "error 1, allowed 0.1", "some GPU"),
     ]
     lines = bench.table(rows).splitlines()
-    assert lines[1].split() == ["rope", "8", "bfloat16", "3.2", "4.5", "12.0", "ok"]
-    assert lines[2].split()[:6] == ["gate", "8", "bfloat16", "-", "-", "-"]
+    assert lines[1].split() == ["rope", "8", "0", "bfloat16", "3.2", "4.5", "12.0", "ok"]
+    assert lines[2].split()[:7] == ["gate", "8", "99", "bfloat16", "-", "-", "-"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")

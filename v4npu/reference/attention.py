@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from v4npu.reference.formats import wide
+from v4npu.reference.formats import wide, wide_dtype
 from v4npu.reference.pages import read_kv, slots
 from v4npu.reference.sequences import sequences
 
@@ -48,7 +48,7 @@ def _attend_listed(
     q: Tensor, rows: Tensor, valid: Tensor, sink: Tensor | None, scale: float, rounded: torch.dtype | None
 ) -> Tensor:
     """q [C, H, D] over its own rows [C, L, D] where valid [C, L]."""
-    keys = wide(rows).masked_fill(
+    keys = rows.to(wide_dtype(q)).masked_fill(
         ~valid.unsqueeze(-1), 0
     )  # whatever stands in an unused slot, NaN too, counts for nothing
     scores = torch.matmul(wide(q), keys.transpose(1, 2)) * scale
@@ -58,7 +58,7 @@ def _attend_listed(
 
 def _attend_dense(q: Tensor, rows: Tensor, visible: Tensor, sink: Tensor | None, scale: float) -> Tensor:
     """q [C, H, D] over common rows [N, D] where visible [C, N]; the visible ones are finite."""
-    keys = wide(rows)
+    keys = rows.to(wide_dtype(q))
     keys = keys.masked_fill(~keys.isfinite().all(-1, keepdim=True), 0)
     scores = torch.matmul(wide(q).flatten(0, 1), keys.T).unflatten(0, q.shape[:2]) * scale
     p, total = _probabilities(scores.masked_fill(~visible.unsqueeze(1), -torch.inf), sink, None)

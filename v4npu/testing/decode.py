@@ -1,0 +1,110 @@
+"""A decode step of V4-Flash or Pro as the operators over pages see it: one token of each of many sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from v4npu import _C
+from v4npu.model.config import Config
+from v4npu.reference.rope import rope_frequencies
+from v4npu.testing.cases import Draw
+
+BLOCK_TOKENS = 128
+POOL_BYTES = 4 << 30  # beyond that sequences share pages
+CSA, HCA = 4, 128  # tokens to an entry
+
+
+def _pages(draw: Draw, kind: str, dim: int, rope: int, rows: int, sequences: int, each: int) -> tuple[Tensor, Tensor]:
+    """Packed pages of `rows` rows of small numbers, and a table with `each` pages of each sequence, in any order."""
+    fmt = _C.row_format(kind, dim, rope, 2)
+    count = min(sequences * each, POOL_BYTES // fmt.page(rows)) or 1
+    pool = torch.zeros(count, fmt.page(rows), dtype=torch.uint8)
+    cache = pool[:, : rows * fmt.row].unflatten(1, (rows, fmt.row))
+    payloads = pool[:, : rows * fmt.payload].unflatten(1, (rows, fmt.payload))
+    scales = pool[:, rows * fmt.payload : rows * fmt.row]
+    if kind == "fp8_kv":
+        keep = dim - rope
+        payloads[..., :keep] = draw.integers(0x60, count, rows, keep, dtype=torch.uint8)  # e4m3 of 0 to 26
+        payloads[..., :keep] |= draw.integers(2, count, rows, keep, dtype=torch.uint8) << 7
+        payloads[..., keep:].view(torch.bfloat16)[:] = draw.normal(count, rows, rope, dtype=torch.bfloat16)
+        scales[:] = 127 - 4
+    else:
+        payloads[:] = draw.integers(256, count, rows, fmt.payload, dtype=torch.uint8)  # e2m1: sums are exact
+        scales[:] = 127
+    order = torch.randperm(sequences * each, generator=draw.generator) % count
+    return cache, order.int().view(sequences, each)
+
+
+OPS = ("qkv_prepare", "compressor", "indexer_scores", "indexer_topk",
+       "window_attention", "csa_attention", "hca_attention")  # fmt: skip
+
+
+def decode(op: str, sequences: int, context: int, preset: str = "flash") -> tuple[Any, ...]:
+    """Positional arguments of `op`, official, in bfloat16: `sequences` tokens, each behind `context` others.
+
+    What the indexer reads are small integers, whose sums are exact: then picks must be equal, ties included.
+
+    Args:
+        op: one of OPS.
+        context: one less than a multiple of 128, so that the token completes an entry and nothing lies behind the last.
+    """
+    config, draw = Config.preset(preset), Draw(torch.bfloat16, context)
+    heads, dim, rope = config.num_attention_heads, config.head_dim, config.qk_rope_head_dim
+    index_heads, index_dim, window = config.index_n_heads, config.index_head_dim, config.sliding_window
+    blocks, freqs = (context + BLOCK_TOKENS) // BLOCK_TOKENS, rope_frequencies(rope, config.compress_rope_theta)
+    where = (torch.arange(sequences + 1).int(), torch.full((sequences,), context).int())
+
+    def windows() -> tuple[Tensor, Tensor]:
+        cache, table = _pages(draw, "fp8_kv", dim, rope, BLOCK_TOKENS, sequences, 2)
+        wide = torch.full((sequences, max(blocks, 2)), -1, dtype=torch.int32)
+        wide[:, -2:] = table
+        return cache, wide
+
+    def entries(ratio: int) -> tuple[Tensor, Tensor]:
+        return _pages(draw, "fp8_kv", dim, rope, BLOCK_TOKENS // ratio, sequences, blocks)
+
+    def attention(ratio: int) -> tuple[Any, ...]:
+        paged: tuple[Tensor, ...] = windows()
+        q, listed = draw.normal(sequences, heads, dim), []
+        if ratio:
+            paged += entries(ratio)
+        if ratio == CSA:
+            listed = [torch.full((sequences, config.index_topk), -1, dtype=torch.int32)]
+            picks = draw.distinct((context + 1) // CSA, sequences, config.index_topk)
+            listed[0][:, : picks.shape[1]] = picks
+        tail = (draw.normal(heads, dtype=torch.float32), dim**-0.5, window, *((ratio,) if ratio == HCA else ()))
+        return (q, *paged, *listed, *where, *tail, rope, True)
+
+    def indexer(*topk: int) -> tuple[Any, ...]:
+        q, weights = ((draw.integers(5, sequences, index_heads, *d) - 2).bfloat16() for d in ((index_dim,), ()))
+        keys = _pages(draw, "fp4_key", index_dim, 0, BLOCK_TOKENS // CSA, sequences, blocks)
+        return (q, weights, *keys, *where, CSA, *topk, True)
+
+    def compressor(ratio: int) -> tuple[Any, ...]:
+        cols, ring = dim * (2 if ratio == CSA else 1), ratio * (2 if ratio == CSA else 1) + _C.KEEP_TOKENS
+        rows = [draw.normal(n, cols, dtype=torch.float32) for n in (sequences, sequences, ratio)]
+        state = draw.normal(sequences, 2, ring, cols, dtype=torch.float32)
+        done = sequences if (context + 1) % ratio == 0 else 0
+        cache, _ = entries(ratio)
+        sequence = (*where, state, torch.arange(sequences).int(), ratio, ratio == CSA, 1e-6, "fp8", done)
+        return (*rows, draw.normal(dim), freqs, *sequence, torch.bfloat16, cache, torch.arange(done))
+
+    def prepare() -> tuple[Any, ...]:
+        cache, _ = _pages(draw, "fp8_kv", dim, rope, BLOCK_TOKENS, sequences, 1)
+        slots = torch.arange(sequences) * BLOCK_TOKENS
+        q, kv = draw.normal(sequences, heads, dim), draw.normal(sequences, dim)
+        return (q, kv, draw.normal(dim), where[1].long(), freqs, 1e-6, True, cache, slots)
+
+    cases: dict[str, Any] = {
+        "window_attention": lambda: attention(0),
+        "csa_attention": lambda: attention(CSA),
+        "hca_attention": lambda: attention(HCA),
+        "indexer_scores": indexer,
+        "indexer_topk": lambda: indexer(config.index_topk),
+        "compressor": lambda: compressor(CSA),
+        "qkv_prepare": prepare,
+    }
+    return cases[op]()
