@@ -60,6 +60,7 @@ struct Launch {
   Shadow global;
   std::set<std::string> waits;  // "file:line" of every wait and barrier that was passed
   uint64_t used_ub = 0;         // bytes, of the block that used most
+  bool meets = false;           // blocks wait for each other: readers of global memory are remembered by block too
 };
 
 class Core {
@@ -181,6 +182,7 @@ class Core {
   void set_cross(int mode, Pipe from, int id, const Where& at) {
     const std::string call = "CrossCoreSetFlag(" + std::to_string(id) + ") at " + line_of(at) + ": ";
     check_cross(call, mode, from, id);
+    launch_.meets = launch_.meets || mode == 0;
     if (const auto wrong = shared_.flags.set(block_, core_, mode, id, after(from), at)) fail(call + *wrong);
   }
   // 2201 heeds neither mode nor pipe and holds back all further instructions of the core, 3510 those of the pipe.
@@ -403,7 +405,7 @@ class Core {
           good = writer;
         }
       }
-      std::fill_n(page.reader(now.lane.index() + (launch_.together ? now.block * kLanes : 0)) + first, here, id);
+      std::fill_n(page.reader(now.lane.index() + (launch_.meets ? now.block * kLanes : 0)) + first, here, id);
     });
   }
 
