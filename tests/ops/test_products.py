@@ -86,6 +86,26 @@ def test_scales_and_codes_at_the_ends_of_their_range(kind: str) -> None:
     assert want.isnan().any() and torch.equal(got.isnan(), want.isnan())
 
 
+@pytest.mark.parametrize("flush", [False, True], ids=["", "subnormals are zero"])
+def test_few_tokens_have_the_bits_of_many_whatever_the_scale(flush: bool) -> None:
+    codes = torch.arange(40 * 128).mul(37).remainder(256).to(torch.uint8) & 0xF7  # no NaN, every subnormal
+    w, threads = codes.view(40, 128).view(torch.float8_e4m3fn), torch.get_num_threads()
+    torch.set_num_threads(1)  # the mode is a thread's own
+    if flush and not torch.set_flush_denormal(True):
+        pytest.skip("this machine has no such mode")
+    try:
+        for code in (1, 20, 100, 127, 133, 134, 135, 140, 200, 239, 240, 250):
+            scale = torch.full((1, 1), code, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+            for power in (-110, -30, 0, 12, 90):
+                x = Draw(F32, code).normal(6, 128) * 2.0**power
+                many = ops.fp8_linear(x, None, w, scale, F32)
+                for n in (1, 2, 3, 4):
+                    assert torch.equal(bits(ops.fp8_linear(x[:n], None, w, scale, F32)), bits(many[:n]))
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("dtypes", [(BF16, BF16, F32), (F32, BF16, F32), (BF16, F32, BF16), (F32, F32, BF16)], ids=str)
 def test_linear_of_mixed_dtypes(dtypes: tuple[torch.dtype, ...]) -> None:
     draw = Draw(F32, 1)

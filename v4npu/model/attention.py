@@ -76,6 +76,7 @@ class Attention(nn.Module):
         else:
             window = cache.window, tables.window_table
         o = self._attend(q, window, x, qa, step, cache)
+        del q  # the largest tensor of a layer
         o = ops.rope(o, step.positions, self.freqs, inverse=True)
         grouped = o.flatten(1).unflatten(1, (self.config.o_groups, -1))
         return self.wo_b(

@@ -139,7 +139,8 @@ void run(const Params& p, const MakeRows& rows_of) {
   // Of the experts [first, last), the rows that `index` names, or those of the pairs in turn.
   const auto pack_all = [&](int64_t first, int64_t last, const PlainRows<E>& from, const int32_t* index, int64_t kp) {
     const int64_t base = plan.experts[first].first;
-    parallel_rows(last - first, kGrainElements, [&](int64_t begin, int64_t end) {
+    const int64_t pairs = plan.experts[last - 1].first + plan.experts[last - 1].count - base;
+    parallel_rows(last - first, pairs * kp / (last - first), [&](int64_t begin, int64_t end) {
       for (int64_t i = first + begin; i < first + end; ++i) {
         const Expert& e = plan.experts[i];
         for (int64_t t = 0; t < e.count; t += kTile) {

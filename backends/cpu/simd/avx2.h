@@ -181,7 +181,8 @@ V4NPU_INLINE __m256i upper_bytes(int i) {
   return _mm256_add_epi32(first, _mm256_set1_epi32(i << 24));
 }
 
-// Without NaN: the code's bits where a float32 has them, 2^-120 of the value; an arithmetic shift copies the sign.
+// Without NaN: the code's bits where a float32 has them, 2^-120 of the value, subnormals included; an
+// arithmetic shift copies the sign.
 constexpr float kE4m3Unit = 0x1p120f;
 V4NPU_INLINE __m256 e4m3_units(__m256i codes_above) {
   const __m256i kept = _mm256_set1_epi32(static_cast<int>(0x87f0'0000));
