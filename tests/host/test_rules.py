@@ -10,6 +10,7 @@ import torch
 
 import v4npu.reference as reference
 from v4npu import _C
+from v4npu.testing.ascend_ops import OPS
 from v4npu.testing.tolerances import ERROR_RATIO
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +140,19 @@ def test_every_ascend_kernel_states_its_architectures_and_that_no_device_ran_it(
     for path in sources("backends/ascend/ops", {".asc"}):
         head = path.read_text().split("#include")[0]
         assert re.search(r"// Architectures: (dav_2201|dav_3510)", head) and "Never run on a device." in head, path
+
+
+def test_every_ascend_kernel_has_a_launcher_a_plan_and_a_row_of_its_page() -> None:
+    folder = ROOT / "backends/ascend/ops"
+    kernels = sorted(p.name.removesuffix("_kernel.asc") for p in folder.glob("*_kernel.asc"))
+    launchers = sorted(p.stem for p in folder.glob("*.cpp"))
+    caps = _C.DeviceCaps()
+    caps.kind, caps.name, caps.available = "npu", "ascend950dt", True
+    planned = {op: _C.plan(op, caps).variant for op in _C.op_names()}
+    page = (ROOT / "backends/ascend/README.md").read_text()
+    told = re.findall(r"^\| (\w+) \| (ascendc|reference) \|", page, re.MULTILINE)
+    assert kernels == launchers == sorted(OPS) == sorted(op for op, v in planned.items() if v == "ascendc")
+    assert dict(told) == planned and len(told) == len(planned)
 
 
 def test_every_kernel_has_a_contract() -> None:
