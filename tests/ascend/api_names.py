@@ -34,7 +34,9 @@ def listed() -> dict[str, set[int]]:
 
 
 def architectures(path: Path) -> list[int]:
-    """Those that a file says it is for, in the line `// Architectures: ...`."""
+    """Those that a kernel file says it is for, in the line `// Architectures: ...`; of a header by its name."""
+    if path.suffix == ".h":
+        return [3510] if path.stem.endswith("_dav3510") else [2201, 3510]
     found = re.search(r"// Architectures: ([^.]*)\.", path.read_text())
     return [int(arch) for arch in re.findall(r"dav_(\d+)", found[1])] if found else []
 

@@ -12,7 +12,6 @@
 // UB in bytes, T = fp32 / 16 bit:  x 2 x 8192 / 4096   codes 2 x 2048   scales 2 x 256
 //                                  fp32 and int32 values 6 x 8192   tables 2 x 8192   per block 5 x 8192
 //                                  int16 and half values 2 x 4096   total 135680 / 127488
-// Architectures: dav_2201 and dav_3510. Never run on a device.
 #pragma once
 
 #include "rows.h"

@@ -5,7 +5,6 @@
 // through the UB, with a LocalMemBar where one loop reads what another has stored.
 // UB in bytes, T = fp32 / 16 bit:  x 2 x 8192 / 4096   codes 2 x 2048   scales 2 x 256   values 8448   table 8192
 //                                  per block 2 x 1024   total 39680 / 31488
-// Architectures: dav_3510. Never run on a device.
 #pragma once
 
 #include "rows.h"

@@ -1,5 +1,4 @@
 // What the kernels that weigh experts share.
-// Architectures: dav_2201 and dav_3510. Never run on a device.
 #pragma once
 
 #include "rows.h"

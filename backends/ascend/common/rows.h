@@ -1,5 +1,4 @@
 // What the row kernels of the vector core share: dealing rows to blocks, widening and rounding, one contiguous copy.
-// Architectures: dav_2201 and dav_3510. Never run on a device.
 #pragma once
 
 #include "kernel_operator.h"

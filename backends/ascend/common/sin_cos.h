@@ -3,7 +3,6 @@
 // angle = k pi + r, |r| <= pi/2. pi is cut into pieces of 14, 14 and 24 bits and k into a multiple of 1024 and a rest
 // of 10 bits, so that the products which cancel are exact in fp32; r is good to 2^-24. Then polynomials in r^2, fitted
 // at the Chebyshev nodes of [0, (pi/2)^2]: sine within 2.2e-8, cosine within 8.1e-9, before rounding.
-// Architectures: dav_2201 and dav_3510. Never run on a device.
 #pragma once
 
 #include "kernel_operator.h"
