@@ -212,7 +212,8 @@ def run(name: str, mode: str, examples: int, steps: int) -> int:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_any_history_says_what_a_straight_run_says(name: str, mode: str) -> None:
-    assert run(name, mode, examples=6, steps=40) >= 60
+    examples = 3 if mode == "reference" else 6  # each takes it ten times as long as the kernels
+    assert run(name, mode, examples, steps=40) >= 10 * examples
 
 
 @pytest.mark.slow
