@@ -5,6 +5,7 @@ Mode 2 is in test_mixed.py.
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -101,19 +102,15 @@ FAULTS_3510 = {
 
 @pytest.fixture(scope="module")
 def kernels(cache):
-    built = {}
+    @functools.cache
+    def built(in_turn, arch):
+        source, faults = (
+            (IN_TURN, [("in_turn", *f) for f in FAULTS_3510.values()]) if in_turn else (CROSS, FAULTS.values())
+        )
+        mutants = [mutant(source, fault[1:], fault[0], f"_{i}") for i, fault in enumerate(faults)]
+        return Kernels([source, *mutants], arch, cache)
 
-    def on(kernel, sku):
-        key = kernel == "in_turn", skus()[sku]
-        if key not in built:
-            source, faults = (
-                (IN_TURN, [("in_turn", *f) for f in FAULTS_3510.values()]) if key[0] else (CROSS, FAULTS.values())
-            )
-            mutants = [mutant(source, fault[1:], fault[0], f"_{i}") for i, fault in enumerate(faults)]
-            built[key] = Kernels([source, *mutants], key[1], cache)
-        return built[key]
-
-    return on
+    return lambda kernel, sku: built(kernel == "in_turn", skus()[sku])
 
 
 @pytest.fixture

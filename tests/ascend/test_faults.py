@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -63,17 +64,14 @@ def test_every_fault_that_is_wanted_is_on_a_list_and_on_both_architectures():
 @pytest.fixture(scope="module")
 def faulty(cache):
     """faulty(entry, sku): the kernel and one version for each of its faults; the versions' texts."""
-    built = {}
 
-    def on(entry, sku):
-        arch = skus()[sku]
-        if (entry, arch) not in built:
-            source, faults = {"doubling": (SMALL, DOUBLING), "cube_pair": (PAIRS, CUBE)}[entry]
-            mutants = [mutant(source, fault, entry, f"_{i}", arch) for i, fault in enumerate(faults.values())]
-            built[entry, arch] = Kernels([source, *mutants], arch, cache), mutants
-        return built[entry, arch]
+    @functools.cache
+    def built(entry, arch):
+        source, faults = {"doubling": (SMALL, DOUBLING), "cube_pair": (PAIRS, CUBE)}[entry]
+        mutants = [mutant(source, fault, entry, f"_{i}", arch) for i, fault in enumerate(faults.values())]
+        return Kernels([source, *mutants], arch, cache), mutants
 
-    return on
+    return lambda entry, sku: built(entry, skus()[sku])
 
 
 @pytest.mark.parametrize("sku", ARCHS)
@@ -136,19 +134,13 @@ def test_a_dropped_wait_of_every_pair(faulty, sku, entry, number):
 
 @pytest.fixture(scope="module")
 def rms_norm(cache):
-    built = {}
+    @functools.cache
+    def built(arch):
+        source = Source.of("rms_norm", arch)
+        sources = [mutant(source, fault, "rms_norm_bf16", f"_{i}", arch) for i, fault in enumerate(RMS_NORM.values())]
+        return Kernels(sources, arch, cache), sources
 
-    def on(sku):
-        arch = skus()[sku]
-        if arch not in built:
-            source = Source.of("rms_norm", arch)
-            sources = [
-                mutant(source, fault, "rms_norm_bf16", f"_{i}", arch) for i, fault in enumerate(RMS_NORM.values())
-            ]
-            built[arch] = Kernels(sources, arch, cache), sources
-        return built[arch]
-
-    return on
+    return lambda sku: built(skus()[sku])
 
 
 @pytest.mark.parametrize("fault", RMS_NORM)

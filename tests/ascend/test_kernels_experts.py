@@ -8,15 +8,22 @@ from test_kernels import ARCHS, FLOATS, assert_close, normal
 
 from v4npu import reference
 
+X_AND_WEIGHT = [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)]
+
+
+def router(tokens, hidden, experts, dtypes):
+    """x and the gate's weight, whose logits are some units wide."""
+    weight = 4 * hidden**-0.5 * normal(experts, hidden, seed=1)
+    return normal(tokens, hidden, dtype=dtypes[0]), weight.to(dtypes[1])
+
 
 @pytest.mark.parametrize(
     "tokens,hidden,experts,topk", [(1, 2048, 256, 6), (5, 64, 6, 2), (9, 2050, 33, 8), (3, 10, 1, 1)]
 )
-@pytest.mark.parametrize("dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize("dtypes", X_AND_WEIGHT)
 @pytest.mark.parametrize("sku", ARCHS)
 def test_gate(emulated, sku, dtypes, tokens, hidden, experts, topk):
-    x = normal(tokens, hidden, dtype=dtypes[0])
-    weight = (4 * hidden**-0.5 * normal(experts, hidden, seed=1)).to(dtypes[1])
+    x, weight = router(tokens, hidden, experts, dtypes)
     for bias in (normal(experts, seed=2), None):
         indices, weights = emulated(sku).gate(x, weight, bias, topk, 2.5)
         exact_indices, exact = reference.gate(x.double(), weight, bias, topk, 2.5)
@@ -58,11 +65,10 @@ def test_swiglu_of_nan_and_infinity(emulated, sku, limit):
 @pytest.mark.parametrize(
     "tokens,hidden,experts,topk", [(1, 2048, 256, 6), (5, 64, 6, 2), (9, 4100, 33, 8), (3, 10, 1, 1)]
 )
-@pytest.mark.parametrize("dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize("dtypes", X_AND_WEIGHT)
 @pytest.mark.parametrize("sku", ARCHS)
 def test_hash_gate(emulated, sku, dtypes, tokens, hidden, experts, topk):
-    x = normal(tokens, hidden, dtype=dtypes[0])
-    weight = (4 * hidden**-0.5 * normal(experts, hidden, seed=1)).to(dtypes[1])
+    x, weight = router(tokens, hidden, experts, dtypes)
     table = torch.stack([torch.randperm(experts, generator=torch.Generator().manual_seed(i))[:topk] for i in range(20)])
     ids = torch.arange(tokens) * 7 % 20
     indices, weights = emulated(sku).hash_gate(x, weight, table, ids, 2.5)

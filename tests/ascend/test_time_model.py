@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -18,15 +19,8 @@ MATMUL, MIXED = (Source(p, (FOLDER / p).read_text()) for p in ("matmul.asc", "mi
 
 @pytest.fixture(scope="module")
 def kernels(cache):
-    built = {}
-
-    def on(sku):
-        arch = skus()[sku]
-        if arch not in built:
-            built[arch] = Kernels([MATMUL, MIXED], arch, cache)
-        return built[arch]
-
-    return on
+    built = functools.cache(lambda arch: Kernels([MATMUL, MIXED], arch, cache))
+    return lambda sku: built(skus()[sku])
 
 
 def matmul(kernels, sku, size, num_blocks):

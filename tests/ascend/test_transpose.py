@@ -5,6 +5,7 @@ Those of 8 and 4 bits with scales are in test_cube_mx.py.
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -41,20 +42,16 @@ TO_L0A = ("if constexpr (kLeft) {", "if constexpr (!kLeft) {", "3510 transposes 
 
 @pytest.fixture(scope="module")
 def kernels(cache):
-    built = {}
+    @functools.cache
+    def built(arch):
+        # the host calls every kernel of a text, and 2201 has no e4m3
+        both = Source("transpose.asc", TEXT[: TEXT.index("#if __NPU_ARCH__ == 3510\nextern")])
+        source = Source("transpose.asc", TEXT) if arch == 3510 else both
+        faults = [*FAULTS.values(), TO_L0A]
+        mutants = [mutant(both, fault, "transposed_fp32", f"_{i}", arch) for i, fault in enumerate(faults)]
+        return Kernels([source, *mutants], arch, cache)
 
-    def on(sku):
-        arch = skus()[sku]
-        if arch not in built:
-            # the host calls every kernel of a text, and 2201 has no e4m3
-            both = Source("transpose.asc", TEXT[: TEXT.index("#if __NPU_ARCH__ == 3510\nextern")])
-            source = Source("transpose.asc", TEXT) if arch == 3510 else both
-            faults = [*FAULTS.values(), TO_L0A]
-            mutants = [mutant(both, fault, "transposed_fp32", f"_{i}", arch) for i, fault in enumerate(faults)]
-            built[arch] = Kernels([source, *mutants], arch, cache)
-        return built[arch]
-
-    return on
+    return lambda sku: built(skus()[sku])
 
 
 def product(kernels, sku, kind, k, suffix="", **options):
