@@ -31,8 +31,6 @@ Loaded look() {
   find(library, "aclrtBinaryLoadFromFile", found.acl.load, found.reason);
   find(library, "aclrtBinaryGetFunction", found.acl.function, found.reason);
   find(library, "aclrtLaunchKernelWithHostArgs", found.acl.launch, found.reason);
-  find(library, "aclrtSynchronizeStream", found.acl.synchronize, found.reason);
-  find(library, "aclrtMemcpy", found.acl.copy, found.reason);
   find(library, "aclGetRecentErrMsg", found.acl.message, found.reason);
   return found;
 }

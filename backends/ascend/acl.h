@@ -15,8 +15,6 @@ struct Acl {
   int (*function)(void* binary, const char* name, void** function);
   int (*launch)(void* function, uint32_t num_blocks, void* stream, void* configuration, void* arguments, size_t bytes,
                 void* place_holders, size_t num_place_holders);
-  int (*synchronize)(void* stream);
-  int (*copy)(void* to, size_t room, const void* from, size_t bytes, int kind);
   const char* (*message)();
 };
 

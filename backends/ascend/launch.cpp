@@ -57,21 +57,4 @@ void launch_packed(const std::string& kernel, int64_t num_rows, const Tensor& x,
                   "aclrtLaunchKernelWithHostArgs");
 }
 
-bool has_nan(const Tensor& x) {
-  const auto any_above = [](const auto& values, uint32_t magnitude, uint32_t infinity) {
-    return std::any_of(values.begin(), values.end(), [=](uint32_t bits) { return (bits & magnitude) > infinity; });
-  };
-  switch (x.scalar_type()) {
-    case ScalarType::Float: return any_above(on_host<uint32_t>(x, x), 0x7FFFFFFF, 0x7F800000);
-    case ScalarType::BFloat16: return any_above(on_host<uint16_t>(x, x), 0x7FFF, 0x7F80);
-    default: return any_above(on_host<uint16_t>(x, x), 0x7FFF, 0x7C00);
-  }
-}
-
-void copy_to_host(const Tensor& x, void* to, const void* from, size_t bytes) {
-  constexpr int kDeviceToHost = 2;  // ACL_MEMCPY_DEVICE_TO_HOST
-  require_success(acl()->synchronize(current_stream(x)), "aclrtSynchronizeStream");
-  require_success(acl()->copy(to, bytes, from, bytes, kDeviceToHost), "aclrtMemcpy");
-}
-
 }  // namespace v4npu::ascend

@@ -4,7 +4,6 @@
 #include <array>
 #include <cstring>
 #include <string>
-#include <vector>
 
 #include "acl.h"
 #include "ops/checks.h"
@@ -32,22 +31,12 @@ inline OptTensor dense(const OptTensor& t) { return t ? OptTensor(dense(*t)) : O
 inline void* pointer(const Tensor& t) { return t.numel() > 0 ? const_cast<void*>(t.const_data_ptr()) : nullptr; }
 inline void* pointer(const OptTensor& t) { return t ? pointer(*t) : nullptr; }
 
-// Launches `kernel` on the current stream of x's device, on at most one vector core a row. Fetch nothing from the
-// results before that stream has been waited for.
+// Launches `kernel` on the current stream of x's device, on at most one vector core a row.
+//
+// A launch may be captured into a graph and run again on other contents of the same tensors. So no launcher waits or
+// reads what a tensor holds, and blocks and arguments follow from shapes, dtypes and the chip alone; what depends on
+// contents the kernel reads for itself.
 void launch_packed(const std::string& kernel, int64_t num_rows, const Tensor& x, void* arguments, size_t bytes);
-
-// Waits for the stream and copies memory of the device to the host.
-void copy_to_host(const Tensor& x, void* to, const void* from, size_t bytes);
-
-template <typename T>
-std::vector<T> on_host(const Tensor& x, const Tensor& from) {
-  std::vector<T> values(static_cast<size_t>(from.numel()));
-  if (!values.empty()) copy_to_host(x, values.data(), from.const_data_ptr(), values.size() * sizeof(T));
-  return values;
-}
-
-// Whether a contiguous tensor of a dtype that kernels take has a NaN; asks the host.
-bool has_nan(const Tensor& x);
 
 // Arguments as the kernel declares them: each at its own alignment, the whole a multiple of 8 bytes.
 template <typename... Args>

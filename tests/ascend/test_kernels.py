@@ -98,6 +98,19 @@ def test_act_quant_of_nan_and_infinity(emulated, sku):
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("sku", ARCHS)
+def test_fp4_act_quant_of_nan_and_infinity(emulated, sku):
+    x = normal(5, 128)
+    x[0, 3], x[1, 5], x[4, 100] = torch.nan, -torch.inf, -torch.nan
+    x[3] = torch.finfo(torch.float32).max
+    q, scale = emulated(sku).fp4_act_quant(x)
+    spoilt = scale.float().isnan()
+    assert spoilt.nonzero().tolist() == [[0, 0], [4, 3]]
+    finite = reference.fp4_act_quant(x.nan_to_num(0, torch.inf, -torch.inf))
+    for mine, theirs in zip(bytes_of((q, scale)), bytes_of(finite), strict=True):
+        assert torch.equal(mine.view(20, -1)[~spoilt.flatten()], theirs.view(20, -1)[~spoilt.flatten()])
+
+
 @pytest.mark.parametrize("rows,n", [(5, 1), (3, 2), (11, 4), (9, 8), (70, 64), (37, 128), (1, 512), (3, 2048)])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("sku", ARCHS)

@@ -27,6 +27,7 @@ struct E4m3 {
   static constexpr int32_t kStepBits = 0x46800000;
   static constexpr uint32_t kSignBit = 7;
   static constexpr float kAmaxFloor = 1e-4f;
+  static constexpr bool kNanScale = false;
   static constexpr float kInverseLargest = 1.0f / 448.0f;
   static constexpr int32_t kHasNan = 1;  // the code after the largest value
   static constexpr int32_t kPerByte = 1;
@@ -41,6 +42,7 @@ struct E2m1 {
   static constexpr int32_t kStepBits = 0x4a800000;
   static constexpr uint32_t kSignBit = 3;
   static constexpr float kAmaxFloor = 0x1.8p-124f;  // 6 * 2^-126
+  static constexpr bool kNanScale = true;           // of a block with a NaN, which no code stands for
   static constexpr float kInverseLargest = 1.0f / 6.0f;
   static constexpr int32_t kHasNan = 0;
   static constexpr int32_t kPerByte = 2;
@@ -105,6 +107,7 @@ class BlockQuantKernel {
   static constexpr int32_t kTile = 2048;
   static constexpr int32_t kSlot = 8;               // floats in a block of 32 bytes
   static constexpr int32_t kInfinity = 0x7f800000;  // bits
+  static constexpr int32_t kExponent = 1 << 23;
   static constexpr int32_t kMantissaMask = 0x7fffff;
   static constexpr int32_t kLargestScale = 254;  // 255 is NaN
 
@@ -137,13 +140,22 @@ class BlockQuantKernel {
     x_queue_.FreeTensor(in);
   }
 
-  // Step 1. A NaN counts as infinity: what the chip's maximum makes of one is not documented.
+  // Step 1, as bits. What the chip's maximum makes of a NaN is not documented, so it counts as infinity, or, where the
+  // scale tells it apart, all magnitudes are lowered by 2^23, an exponent: then a NaN, cut to the one after infinity,
+  // is a number, and what becomes zero is far below the floor of step 2.
   __aicore__ inline void block_amax(int32_t count, int32_t blocks) {
     AscendC::ShiftLeft(uint32(magnitude_), uint32(value_), 1u, count);
     AscendC::PipeBarrier<PIPE_V>();
     AscendC::ShiftRight(uint32(magnitude_), uint32(magnitude_), 1u, count);
     AscendC::PipeBarrier<PIPE_V>();
-    AscendC::Mins(int32(magnitude_), int32(magnitude_), kInfinity, count);
+    if constexpr (Format::kNanScale) {
+      AscendC::Adds(int32(magnitude_), int32(magnitude_), -kExponent, count);
+      AscendC::PipeBarrier<PIPE_V>();
+      AscendC::Maxs(int32(magnitude_), int32(magnitude_), 0, count);
+      AscendC::PipeBarrier<PIPE_V>();
+    }
+    AscendC::Mins(int32(magnitude_), int32(magnitude_), Format::kNanScale ? kInfinity + 1 - kExponent : kInfinity,
+                  count);
     AscendC::PipeBarrier<PIPE_V>();
     for (int32_t b = 0; b < blocks; ++b) {
       const int32_t at = b * block_size_;
@@ -157,6 +169,7 @@ class BlockQuantKernel {
 
   // Step 2. Adding the largest mantissa carries into the exponent unless the mantissa is zero: a ceiling.
   __aicore__ inline void scales(int64_t start, int32_t blocks) {
+    if constexpr (Format::kNanScale) take_out_nan(blocks);
     AscendC::Maxs(amax_, amax_, Format::kAmaxFloor, blocks);
     AscendC::PipeBarrier<PIPE_V>();
     AscendC::Muls(amax_, amax_, Format::kInverseLargest, blocks);
@@ -176,12 +189,27 @@ class BlockQuantKernel {
     AscendC::Maxs(int32(inverse_), int32(inverse_), 1, blocks);
     AscendC::PipeBarrier<PIPE_V>();
     AscendC::ShiftLeft(uint32(inverse_), uint32(inverse_), 23u, blocks);
+    if constexpr (Format::kNanScale) {
+      AscendC::Add(exponent_, exponent_, int32(slots_), blocks);
+      AscendC::PipeBarrier<PIPE_V>();
+    }
     AscendC::LocalTensor<uint8_t> bytes = scale_queue_.template AllocTensor<uint8_t>();
     to_bytes(bytes, exponent_, blocks);
     scale_queue_.EnQue(bytes);
     bytes = scale_queue_.template DeQue<uint8_t>();
     AscendC::DataCopyPad(scale_[start], bytes, one_run<uint8_t>(blocks));
     scale_queue_.FreeTensor(bytes);
+  }
+
+  // 1 in slots_ for a block with a NaN, whose amax becomes infinity.
+  __aicore__ inline void take_out_nan(int32_t blocks) {
+    AscendC::Adds(int32(amax_), int32(amax_), kExponent, blocks);
+    AscendC::PipeBarrier<PIPE_V>();
+    AscendC::Adds(int32(slots_), int32(amax_), -kInfinity, blocks);
+    AscendC::Mins(int32(amax_), int32(amax_), kInfinity, blocks);
+    AscendC::PipeBarrier<PIPE_V>();
+    AscendC::Maxs(int32(slots_), int32(slots_), 0, blocks);
+    AscendC::PipeBarrier<PIPE_V>();
   }
 
   // Steps 3 and 4, into normal_.

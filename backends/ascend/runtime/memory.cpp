@@ -130,13 +130,19 @@ ACL_API Status aclrtFreeHost(void* pointer) {
 }
 
 ACL_API Status aclrtMemcpy(void* to, size_t room, const void* from, size_t count, int kind) {
-  return guarded("aclrtMemcpy", [&] { copy(to, room, from, count, kind)(); });
+  return guarded("aclrtMemcpy", [&] {
+    require_no_capture("a copy");
+    copy(to, room, from, count, kind)();
+  });
 }
 ACL_API Status aclrtMemcpyAsync(void* to, size_t room, const void* from, size_t count, int kind, StreamHandle stream) {
   return guarded("aclrtMemcpyAsync", [&] { enqueue(stream, copy(to, room, from, count, kind)); });
 }
 ACL_API Status aclrtMemset(void* to, size_t room, int32_t value, size_t count) {
-  return guarded("aclrtMemset", [&] { set(to, room, value, count)(); });
+  return guarded("aclrtMemset", [&] {
+    require_no_capture("a fill");
+    set(to, room, value, count)();
+  });
 }
 ACL_API Status aclrtMemsetAsync(void* to, size_t room, int32_t value, size_t count, StreamHandle stream) {
   return guarded("aclrtMemsetAsync", [&] { enqueue(stream, set(to, room, value, count)); });

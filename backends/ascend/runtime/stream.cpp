@@ -31,10 +31,15 @@ class Stream {
     worker_.join();
   }
 
-  // always: even after a failure, as others wait for it.
+  // always: even after a failure, as others wait for it. No such task can be captured: only events have them.
   void push(std::function<void()> run, bool always = false) {
     {
       const std::lock_guard lock(mutex_);
+      if (graph_ != nullptr) {
+        require(!always, "events of a stream that is being captured are not emulated", ACL_ERROR_RT_EVENT_CAPTURED);
+        graph_->push_back(std::move(run));
+        return;
+      }
       tasks_.push_back({std::move(run), always});
     }
     changed_.notify_all();
@@ -47,12 +52,23 @@ class Stream {
 
   void synchronize() {
     std::unique_lock lock(mutex_);
+    require(graph_ == nullptr, "the stream is being captured: nothing of it runs now", ACL_ERROR_RT_STREAM_CAPTURED);
     changed_.wait(lock, [this] { return tasks_.empty(); });
     if (error_) {
       const Error error = *error_;
       error_.reset();
       throw error;
     }
+  }
+
+  void capture(Graph* graph) {
+    const std::lock_guard lock(mutex_);
+    require(graph == nullptr || graph_ == nullptr, "the stream is being captured", ACL_ERROR_RT_STREAM_CAPTURED);
+    graph_ = graph;
+  }
+  Graph* graph() {
+    const std::lock_guard lock(mutex_);
+    return graph_;
   }
 
   int32_t id = 0;
@@ -91,6 +107,7 @@ class Stream {
   };
   std::deque<Task> tasks_;
   std::optional<Error> error_;
+  Graph* graph_ = nullptr;  // not null while the stream is being captured
   bool closing_ = false;
   std::thread worker_;
 };
@@ -172,6 +189,19 @@ void synchronize_all() {
   for (Stream* stream : all) stream->synchronize();
 }
 
+void begin_capture(StreamHandle stream, Graph* graph) { stream_of(stream).capture(graph); }
+
+Graph* captured(StreamHandle stream) { return stream_of(stream).graph(); }
+
+void end_capture(StreamHandle stream) { stream_of(stream).capture(nullptr); }
+
+void require_no_capture(const char* what) {
+  const std::lock_guard lock(streams().mutex);
+  for (Stream* stream : streams().all)
+    require(stream->graph() == nullptr, std::string(what) + " waits for the device while a stream is being captured",
+            ACL_ERROR_RT_CAPTURE_MODE_NOT_SUPPORT);
+}
+
 }  // namespace v4npu::runtime
 
 using namespace v4npu::runtime;
@@ -215,8 +245,9 @@ ACL_API Status aclrtStreamGetId(StreamHandle handle, int32_t* id) {
   return guarded("aclrtStreamGetId", [&] { *id = stream_of(handle).id; });
 }
 
-// Whether work goes on after an error is not a choice here: see above.
+// Whether work goes on after an error is not a choice here: see above. No attribute changes what a stream does.
 ACL_API Status aclrtSetStreamFailureMode(StreamHandle, uint64_t) { return ACL_SUCCESS; }
+ACL_API Status aclrtSetStreamAttribute(StreamHandle, int, void*) { return ACL_SUCCESS; }
 
 ACL_API Status aclrtLaunchHostFunc(StreamHandle stream, void (*function)(void*), void* argument) {
   return guarded("aclrtLaunchHostFunc", [&] { enqueue(stream, [=] { function(argument); }); });
@@ -254,7 +285,10 @@ ACL_API Status aclrtStreamWaitEvent(StreamHandle stream, EventHandle handle) {
   });
 }
 ACL_API Status aclrtSynchronizeEvent(EventHandle handle) {
-  return guarded("aclrtSynchronizeEvent", [&] { event_of(handle)->wait(event_of(handle)->last()); });
+  return guarded("aclrtSynchronizeEvent", [&] {
+    require_no_capture("an event");
+    event_of(handle)->wait(event_of(handle)->last());
+  });
 }
 ACL_API Status aclrtQueryEventStatus(EventHandle handle, int* status) {
   return guarded("aclrtQueryEventStatus", [&] {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include "acl.h"
 
@@ -15,5 +16,14 @@ __attribute__((visibility("default"))) void synchronize(StreamHandle stream);
 
 // Waits for every stream; throws the first error that one of them kept.
 void synchronize_all();
+
+// While a stream is being captured its tasks go to the graph and do not run; to wait for it is an error.
+using Graph = std::vector<std::function<void()>>;
+void begin_capture(StreamHandle stream, Graph* graph);
+Graph* captured(StreamHandle stream);  // null if it is not
+void end_capture(StreamHandle stream);
+
+// Throws Error while any stream is being captured: `what` waits for the device.
+void require_no_capture(const char* what);
 
 }  // namespace v4npu::runtime

@@ -1,0 +1,59 @@
+"""Our launchers under torch.npu.NPUGraph: captured once, run again on other contents of the same tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import v4npu
+from v4npu import ops
+from v4npu.testing.ascend_ops import OPS
+from v4npu.testing.cases import arguments
+
+
+def on_npu(values: tuple[Any, ...]) -> list[Any]:
+    return [v.npu() if isinstance(v, Tensor) else v for v in values]
+
+
+def run(op: str, values: list[Any]) -> list[Tensor]:
+    result = getattr(ops, op)(*values)
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_captured_launch_takes_what_the_tensors_hold_when_it_runs(op: str) -> None:
+    with v4npu.fallback("error"):
+        first, second = arguments(op), arguments(op, seed=1)
+        held, graph = on_npu(first), torch.npu.NPUGraph()
+        run(op, held)  # what is loaded once is loaded outside of the graph
+        with torch.npu.graph(graph):
+            captured = run(op, held)
+        for contents in (second, first):
+            wanted = run(op, on_npu(contents))
+            for tensor, value in zip(held, contents, strict=True):
+                if isinstance(tensor, Tensor):
+                    tensor.copy_(value)
+            graph.replay()
+            for got, want in zip(captured, wanted, strict=True):
+                assert torch.equal(got.cpu().view(torch.uint8), want.cpu().view(torch.uint8))
+
+
+def test_whatever_waits_cannot_be_captured() -> None:
+    x = torch.ones(8, device="npu")
+    for wait in (lambda: x.cpu(), lambda: torch.npu.synchronize(), lambda: torch.npu.current_stream().synchronize()):
+        with pytest.raises(RuntimeError, match="captured"), torch.npu.graph(torch.npu.NPUGraph()):
+            wait()
+    assert (x + x).sum().item() == 16
+
+
+def test_nothing_runs_before_the_graph_does() -> None:
+    x, graph = torch.zeros(8, device="npu"), torch.npu.NPUGraph()
+    with torch.npu.graph(graph):
+        x += 1
+    assert x.sum().item() == 0
+    for _ in range(3):
+        graph.replay()
+    assert x.sum().item() == 24
