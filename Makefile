@@ -2,7 +2,8 @@
 # make test     lint and every test                         make format   apply ruff and clang-format
 # make sanitize CPU kernels under the address, undefined-behaviour and thread sanitizers; needs only a compiler
 # make cuda     CUDA kernels for sm_80, sm_90a and sm_100, with a check of what each takes: no GPU, and nvcc 12.8 or later
-#               or NVIDIA's wheels of it, which go into .venv-nvcc
+#               or NVIDIA's wheels of it, which go into .venv-nvcc; a wheel built afterwards carries them
+# make cuda-12.8  the same kernels and check by NVIDIA's wheels of CUDA 12.8, in .venv-nvcc-12.8; nothing is used
 # make neon     CPU kernels for Arm under an emulator: g++-aarch64-linux-gnu and qemu-user
 # make test-npu the Ascend backend through torch-npu in .venv-npu on an emulated NPU; SOC=ascend910b1 picks another
 #
@@ -27,7 +28,7 @@ CXX_SOURCES := $(shell find csrc backends -name '*.cpp' -o -name '*.h')
 DEVICE_SOURCES := $(shell find backends tests -name '*.asc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-npu sanitize neon cuda lint format clean
+.PHONY: help demo test test-npu sanitize neon cuda cuda-12.8 lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -52,6 +53,9 @@ cuda: $(filter .venv-nvcc/nvcc,$(NVCC))
 	@mkdir -p v4npu/cuda && cp build/cuda/*.fatbin v4npu/cuda/
 	@test ! -e .venv/built || cp -r v4npu/cuda "$$(dirname "$$(readlink -f v4npu/_C.*.so)")/"
 
+cuda-12.8: .venv-nvcc-12.8/nvcc
+	$(PYTHON) backends/cuda/build.py --nvcc $< --out build/$@ --jobs $(JOBS)
+
 lint: .venv/built .venv/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,7 +68,7 @@ format: .venv/tools
 	$(BIN)/clang-format -i $(CXX_SOURCES) $(DEVICE_SOURCES)
 
 clean:
-	rm -rf .venv .venv-npu .venv-nvcc build v4npu/cuda
+	rm -rf .venv .venv-npu .venv-nvcc .venv-nvcc-12.8 build v4npu/cuda
 
 # Torch first: the extension is compiled against its headers, hence no build isolation.
 .venv/torch:
@@ -88,6 +92,17 @@ clean:
 	.venv-nvcc/bin/python -m pip install --quiet --disable-pip-version-check $(PIP) \
 		"nvidia-cuda-nvcc==13.0.*" "nvidia-cuda-crt==13.0.*" "nvidia-nvvm==13.0.*" "nvidia-cuda-runtime==13.0.*"
 	@printf '#!/bin/sh\nexec "%s" "$$@"\n' "$$(find "$(CURDIR)/.venv-nvcc" -path '*/bin/nvcc' -type f)" > $@
+	@chmod +x $@
+	@$@ --version > /dev/null
+
+# CUDA 12 has no wheel with nvcc in it.
+.venv-nvcc-12.8/nvcc:
+	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; set PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv-nvcc-12.8
+	.venv-nvcc-12.8/bin/python -m pip install --quiet --disable-pip-version-check $(PIP) \
+		"nvidia-cuda-nvcc-cu12==12.8.*" "nvidia-cuda-nvrtc-cu12==12.8.*" "nvidia-nvfatbin-cu12==12.8.*"
+	@printf '#!/bin/sh\nexec "%s" "%s" "$$@"\n' "$(CURDIR)/.venv-nvcc-12.8/bin/python" \
+		"$(CURDIR)/backends/cuda/nvrtc.py" > $@
 	@chmod +x $@
 	@$@ --version > /dev/null
 

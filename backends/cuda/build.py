@@ -2,9 +2,11 @@
 """Compiles the CUDA kernels: one fatbin per operator for sm_80, sm_90a and sm_100, and checks what each kernel takes.
 
     python backends/cuda/build.py [--out build/cuda] [--nvcc nvcc] [--jobs 2] [op ...]
+    python backends/cuda/build.py --current [--out build/cuda]     fails unless every file there is up to date
 
 Every kernel file states its limits: "// Limits: 40 registers, 0 bytes of stack, 64 bytes of shared memory." More than
-that on any architecture, or a single spilled register, fails the build. Needs nvcc 12.8 or later and no GPU.
+that on any architecture, or a single spilled register, fails the build. Needs nvcc 12.8 or later and no GPU; nvrtc.py
+stands in for nvcc where there are only the wheels of CUDA 12.
 """
 
 from __future__ import annotations
@@ -94,28 +96,40 @@ def sources() -> dict[str, Path]:
     return {p.name.removesuffix("_kernel.cu"): p for p in sorted(FOLDER.glob("ops/*_kernel.cu"))}
 
 
-def compile_op(op: str, out: Path, nvcc: str) -> list[Usage]:
+def key_of(op: str, version: str) -> str:
+    """What a fatbin depends on."""
+    headers = [*sorted(FOLDER.glob("device/*")), *sorted((ROOT / "csrc/include").rglob("*.h"))]
+    texts = [version, *FLAGS, *ARCHS, *(p.read_text() for p in [sources()[op], *headers])]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def known(op: str, out: Path, version: str = "") -> list[Usage] | None:
+    """What the kernels of an up to date out/<op>.fatbin take, by any nvcc if no version is named; None: it is not."""
+    fatbin, record = out / f"{op}.fatbin", out / f"{op}.json"
+    if not fatbin.exists() or not record.exists():
+        return None
+    values = json.loads(record.read_text())
+    usages = [Usage(**u) for u in values["usages"]]
+    return usages if values["key"] == key_of(op, version or values["version"]) else None
+
+
+def compile_op(op: str, out: Path, nvcc: str, version: str) -> list[Usage]:
     """Writes out/<op>.fatbin unless it is up to date; what its kernels take.
 
     Raises:
         BuildError: nvcc failed, or a limit is broken.
     """
-    source = sources()[op]
-    version = subprocess.run([nvcc, "--version"], check=True, capture_output=True, text=True).stdout
-    headers = [*sorted(FOLDER.glob("device/*")), *sorted((ROOT / "csrc/include").rglob("*.h"))]
-    texts = [version, *FLAGS, *ARCHS, *(p.read_text() for p in [source, *headers])]
-    key = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    fatbin, record = out / f"{op}.fatbin", out / f"{op}.json"
-    if fatbin.exists() and record.exists() and (known := json.loads(record.read_text()))["key"] == key:
-        usages = [Usage(**u) for u in known["usages"]]
-    else:
+    source, fatbin = sources()[op], out / f"{op}.fatbin"
+    usages = known(op, out, version)
+    if usages is None:
         archs = [f"-gencode=arch={virtual},code={real}" for real, virtual in ARCHS.items()]
         command = [nvcc, *FLAGS, *archs, f"-I{ROOT / 'csrc/include'}", str(source), "-o", str(fatbin)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             raise BuildError(f"nvcc failed on {source.name}:\n{done.stdout}{done.stderr}")
         usages = parse_usage(done.stdout + done.stderr)
-        record.write_text(json.dumps({"key": key, "usages": [asdict(u) for u in usages]}))
+        record = {"key": key_of(op, version), "version": version, "usages": [asdict(u) for u in usages]}
+        (out / f"{op}.json").write_text(json.dumps(record))
     if {u.arch for u in usages} != set(ARCHS):
         raise BuildError(f"{op}: compiled for {sorted({u.arch for u in usages})}, not for {sorted(ARCHS)}")
     if wrong := violations(op, source.read_text(), usages):
@@ -125,13 +139,21 @@ def compile_op(op: str, out: Path, nvcc: str) -> list[Usage]:
 
 
 def build(out: Path, ops: list[str], nvcc: str = "nvcc", jobs: int = 2) -> dict[str, list[Usage]]:
-    """Compiles `ops`, all of them when the list is empty."""
+    """Compiles `ops`, all of them when the list is empty.
+
+    Raises:
+        BuildError: what was wrong with each that failed.
+    """
     out.mkdir(parents=True, exist_ok=True)
     names = ops or list(sources())
     if unknown := sorted(set(names) - set(sources())):
         raise BuildError(f"no CUDA kernel of {', '.join(unknown)}; there are {', '.join(sources())}")
+    version = subprocess.run([nvcc, "--version"], check=True, capture_output=True, text=True).stdout
     with ThreadPoolExecutor(jobs) as pool:
-        return dict(zip(names, pool.map(lambda op: compile_op(op, out, nvcc), names), strict=True))
+        running = {op: pool.submit(compile_op, op, out, nvcc, version) for op in names}
+    if failed := [str(error) for future in running.values() if (error := future.exception())]:
+        raise BuildError("\n".join(failed))
+    return {op: future.result() for op, future in running.items()}
 
 
 def main() -> int:
@@ -140,7 +162,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "build/cuda")
     parser.add_argument("--nvcc", default="nvcc")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--current", action="store_true", help="compile nothing")
     args = parser.parse_args()
+    if args.current:
+        stale = [op for op in sources() if known(op, args.out) is None]
+        print(f"{args.out}: not up to date: {', '.join(stale)}" if stale else f"{args.out}: up to date")
+        return int(bool(stale))
     try:
         built = build(args.out, args.ops, args.nvcc, args.jobs)
     except (BuildError, FileNotFoundError) as error:

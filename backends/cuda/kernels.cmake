@@ -1,8 +1,17 @@
-# The kernels' files are data beside the extension, made by nvcc on request; the extension itself needs nothing of CUDA.
-option(V4NPU_CUDA "Compile the CUDA kernels and install them beside the extension; needs nvcc" OFF)
-if(V4NPU_CUDA)
-  set(folder "${CMAKE_CURRENT_BINARY_DIR}/cuda")
-  add_custom_target(v4npu_cuda_kernels ALL
-    COMMAND "${Python_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/build.py" --out "${folder}" VERBATIM)
-  install(DIRECTORY "${folder}" DESTINATION v4npu FILES_MATCHING PATTERN "*.fatbin")
+# The kernels' files are data beside the extension, which itself needs nothing of CUDA. A wheel carries them where nvcc
+# is found, and where `make cuda` has left them up to date; V4NPU_CUDA=OFF keeps them out.
+set(V4NPU_CUDA AUTO CACHE STRING "OFF: a wheel carries no CUDA kernels")
+if(DEFINED SKBUILD AND V4NPU_CUDA)
+  set(folder "${CMAKE_SOURCE_DIR}/build/cuda")
+  set(build "${Python_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/build.py" --out "${folder}")
+  find_program(V4NPU_NVCC nvcc HINTS "${CMAKE_SOURCE_DIR}/.venv-nvcc")
+  if(V4NPU_NVCC)
+    add_custom_target(v4npu_cuda_kernels ALL COMMAND ${build} --nvcc "${V4NPU_NVCC}" VERBATIM)
+    set(outdated 0)
+  else()
+    execute_process(COMMAND ${build} --current RESULT_VARIABLE outdated OUTPUT_QUIET)
+  endif()
+  if(outdated EQUAL 0)
+    install(DIRECTORY "${folder}" DESTINATION v4npu FILES_MATCHING PATTERN "*.fatbin")
+  endif()
 endif()

@@ -1,6 +1,6 @@
 // fp4_linear on CUDA (sm_80 and later), on tensor cores (gemm.cuh). e2m1 times its scale becomes bf16 in registers,
 // exactly; scales of x multiply the sum of each 128 columns.
-// Limits: 245 registers, 0 bytes of stack, 8704 bytes of shared memory.
+// Limits: 255 registers, 0 bytes of stack, 8704 bytes of shared memory.
 #include "v4npu/ops/fp4_linear.h"
 
 #include "../device/gemm.cuh"
