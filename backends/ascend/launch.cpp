@@ -38,10 +38,11 @@ void* function_of(const std::string& kernel) {
   return function;
 }
 
-int64_t num_vector_cores(int32_t device) {
-  constexpr int kVectorCores = 1;  // ACL_DEVICE_INFO_VECTOR_CORE_NUM
+int64_t num_cores(const Tensor& x, Core core) {
+  const int information = static_cast<int>(core);  // ACL_DEVICE_INFO_AI_CORE_NUM, ACL_DEVICE_INFO_VECTOR_CORE_NUM
+  const auto device = static_cast<uint32_t>(x.get_device_index());
   int64_t cores = 0;
-  require_success(acl()->capability(static_cast<uint32_t>(device), kVectorCores, &cores), "aclGetDeviceCapability");
+  require_success(acl()->capability(device, information, &cores), "aclGetDeviceCapability");
   return cores;
 }
 
@@ -49,10 +50,16 @@ int64_t num_vector_cores(int32_t device) {
 
 bool ready() { return torch_stream_native_handle != nullptr && acl() != nullptr && kernel_path() != nullptr; }
 
-void launch_packed(const std::string& kernel, int64_t num_rows, const Tensor& x, void* arguments, size_t bytes) {
+AscendTiles tiles_of(const Tensor& x, int64_t num_tokens, int64_t num_rows, int64_t groups) {
+  return plan_ascend_tiles(ascend_architecture(acl()->soc_name()), num_tokens, num_rows, groups,
+                           num_cores(x, Core::kCube));
+}
+
+void launch_packed(const std::string& kernel, Core core, int64_t pieces, const Tensor& x, void* arguments,
+                   size_t bytes) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   void* function = function_of(kernel);
-  const auto blocks = static_cast<uint32_t>(std::min(num_rows, num_vector_cores(x.get_device_index())));
+  const auto blocks = static_cast<uint32_t>(std::min(pieces, num_cores(x, core)));
   require_success(acl()->launch(function, blocks, current_stream(x), nullptr, arguments, bytes, nullptr, 0),
                   "aclrtLaunchKernelWithHostArgs");
 }

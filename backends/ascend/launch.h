@@ -8,6 +8,7 @@
 #include "acl.h"
 #include "ops/checks.h"
 #include "ops/reference.h"
+#include "plan/ascend.h"
 #include "torch/csrc/stable/library.h"
 #include "torch/csrc/stable/ops.h"
 
@@ -31,22 +32,33 @@ inline OptTensor dense(const OptTensor& t) { return t ? OptTensor(dense(*t)) : O
 inline void* pointer(const Tensor& t) { return t.numel() > 0 ? const_cast<void*>(t.const_data_ptr()) : nullptr; }
 inline void* pointer(const OptTensor& t) { return t ? pointer(*t) : nullptr; }
 
-// Launches `kernel` on the current stream of x's device, on at most one vector core a row.
+enum class Core { kCube, kVector };  // as aclGetDeviceCapability counts them
+
+// How a product is dealt to the cube cores of x's device.
+AscendTiles tiles_of(const Tensor& x, int64_t num_tokens, int64_t num_rows, int64_t groups);
+
+// Launches `kernel` on the current stream of x's device, on at most one core a piece of work.
 //
 // A launch may be captured into a graph and run again on other contents of the same tensors. So no launcher waits or
 // reads what a tensor holds, and blocks and arguments follow from shapes, dtypes and the chip alone; what depends on
 // contents the kernel reads for itself.
-void launch_packed(const std::string& kernel, int64_t num_rows, const Tensor& x, void* arguments, size_t bytes);
+void launch_packed(const std::string& kernel, Core core, int64_t pieces, const Tensor& x, void* arguments,
+                   size_t bytes);
 
 // Arguments as the kernel declares them: each at its own alignment, the whole a multiple of 8 bytes.
 template <typename... Args>
-void launch(const std::string& kernel, int64_t num_rows, const Tensor& x, Args... args) {
+void launch_on(Core core, const std::string& kernel, int64_t pieces, const Tensor& x, Args... args) {
   std::array<char, (sizeof(Args) + ... + 0) + 8 * (sizeof...(Args) + 1)> packed{};
   size_t at = 0;
   ((at = (at + alignof(Args) - 1) / alignof(Args) * alignof(Args), std::memcpy(packed.data() + at, &args, sizeof(Args)),
     at += sizeof(Args)),
    ...);
-  if (num_rows > 0) launch_packed(kernel, num_rows, x, packed.data(), (at + 7) / 8 * 8);
+  if (pieces > 0) launch_packed(kernel, core, pieces, x, packed.data(), (at + 7) / 8 * 8);
+}
+
+template <typename... Args>
+void launch(const std::string& kernel, int64_t num_rows, const Tensor& x, Args... args) {
+  launch_on(Core::kVector, kernel, num_rows, x, args...);
 }
 
 }  // namespace v4npu::ascend

@@ -96,6 +96,12 @@ PYBIND11_MODULE(_C, m) {
         py::arg("caps"));
   m.def("plan_gpu_attention_parts", &v4npu::plan_gpu_attention_parts, py::arg("num_tokens"), py::arg("head_tiles"),
         py::arg("segments"), py::arg("caps"));
+  py::class_<v4npu::AscendTiles>(m, "AscendTiles")
+      .def_readonly("rows", &v4npu::AscendTiles::rows)
+      .def_readonly("columns", &v4npu::AscendTiles::columns)
+      .def_readonly("count", &v4npu::AscendTiles::count);
+  m.def("plan_ascend_tiles", &v4npu::plan_ascend_tiles, py::arg("architecture"), py::arg("num_tokens"),
+        py::arg("num_rows"), py::arg("groups"), py::arg("num_cores"));
   m.def("ascend_architecture", &v4npu::ascend_architecture, py::arg("soc"));
   m.def("plan_cpu_query_tile", &v4npu::plan_cpu_query_tile, py::arg("num_heads"), py::arg("head_dim"), py::arg("caps"));
   m.def("plan_cpu_head_group", &v4npu::plan_cpu_head_group, py::arg("head_dim"), py::arg("caps"));

@@ -19,4 +19,20 @@ std::string refuses_ascendc(const DeviceCaps& caps) {
   return "";
 }
 
+AscendTiles plan_ascend_tiles(int architecture, int64_t num_tokens, int64_t num_rows, int64_t groups,
+                              int64_t num_cores) {
+  constexpr int32_t kColumns = 256, kFractal = 16;
+  const auto parts = [](int64_t size, int64_t of) { return (size + of - 1) / of; };
+  const int32_t rows = architecture == 2201 ? 128 : 256;  // 128 KB of L0C, and 256
+  const int64_t down = groups * parts(num_tokens, rows), height = std::min<int64_t>(num_tokens, rows);
+  AscendTiles best{rows, 0, 0};
+  int64_t least = 0;
+  for (int32_t columns = kColumns; columns >= kFractal; columns /= 2) {
+    const int64_t count = down * parts(num_rows, columns);
+    const int64_t read = parts(count, num_cores) * (height + columns);
+    if (best.columns == 0 || read < least) best.columns = columns, best.count = count, least = read;
+  }
+  return best;
+}
+
 }  // namespace v4npu

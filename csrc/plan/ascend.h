@@ -1,6 +1,7 @@
 // Plans for Ascend NPUs: pure functions of the device, so that they are tested on invented ones.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "v4npu/device_caps.h"
@@ -13,5 +14,16 @@ int ascend_architecture(const std::string& soc);
 
 // Why no kernel of ours runs there; empty if they do.
 std::string refuses_ascendc(const DeviceCaps& caps);
+
+// The part of a product that a cube core makes at a time, and how many there are.
+struct AscendTiles {
+  int32_t rows, columns;
+  int64_t count;
+};
+
+// Of `groups` products [num_tokens, num_rows]: as many rows as L0C holds of 256 columns in float32, and of the columns
+// what lets the core that has most to do read least. No sum depends on it.
+AscendTiles plan_ascend_tiles(int architecture, int64_t num_tokens, int64_t num_rows, int64_t groups,
+                              int64_t num_cores);
 
 }  // namespace v4npu

@@ -53,7 +53,7 @@ const std::vector<Candidate>& candidates() {
       add_cuda(all, op, "bfloat16, never run on a device; what is beyond its limits runs the reference");
     }
     for (const char* op : {"rms_norm", "rope", "hadamard", "act_quant", "fp4_act_quant", "hc_pre", "hc_post", "hc_head",
-                           "indexer_query", "gate", "hash_gate", "swiglu"}) {
+                           "indexer_query", "gate", "hash_gate", "swiglu", "linear"}) {
       add_ascendc(all, op, "never run on a device; what is beyond its limits runs the reference");
     }
     add_vendor(all);

@@ -158,6 +158,8 @@ IMPLIED = {
     "gate": ("x_queue_.template AllocTensor", "bias_queue_.template DeQue"),
     "hc_pre": tuple(f"{queue}_queue_.template AllocTensor" for queue in ("x", "post", "comb")),
     "hc_head": ("x_queue_.template AllocTensor",),
+    # Both operands are loaded in order, so the wait for the second implies that for the first.
+    "linear": ("a1_queue_.template DeQue", "a2_queue_.template DeQue", "b2_queue_.template AllocTensor"),
 }
 
 

@@ -173,6 +173,9 @@ def small_run(ops, op):
         runs = [(normal(9, 5, 128, dtype=bf16), torch.arange(9), rope_frequencies(64, 160000.0), True)]
     elif op == "hadamard":
         runs = [(normal(37, 128, dtype=bf16),)]
+    elif op == "linear":  # panels of the depth of L1, and a ragged one; a product of one row
+        x, weight = normal(37, 600, dtype=bf16), normal(40, 600, dtype=bf16, seed=1)
+        runs = [(x, weight, bf16), (x[:1], weight[:3], torch.float32)]
     elif op == "swiglu":
         gate, up, weights = normal(3, 9000, dtype=bf16), normal(3, 9000, dtype=bf16, seed=1), normal(3, seed=2)
         runs = [(gate, up, weights, 1.0), (gate, up, None, 0.0)]
@@ -209,6 +212,7 @@ def test_no_rows(emulated, op):
         "hc_head": (torch.empty(0, 2, 4), *coefficients("hc_head", 2, 4), 1e-6, 1e-6),
         "hc_post": (torch.empty(0, 8), torch.empty(0, 4, 8), torch.empty(0, 4), torch.empty(0, 4, 4)),
         "swiglu": (torch.empty(0, 8), torch.empty(0, 8), None, 1.0),
+        "linear": (torch.empty(0, 8), torch.empty(4, 8), torch.float32),
     }
     getattr(emulated(ARCHS[0]), op)(*empty.get(op, (torch.empty(0, 8), 8)))
 
@@ -237,6 +241,7 @@ def test_the_head_comment_states_the_bytes_of_the_unified_buffer(emulated, sku, 
             "hc_head": (x.view(2, 1, 64), *coefficients("hc_head", 1, 64), 1e-6, 1e-6),
             "hc_post": (x, x.view(2, 1, 64), torch.ones(2, 1), torch.ones(2, 1, 1)),
             "swiglu": (x, x, None, 1.0),
+            "linear": (x, x, dtype),
         }
         getattr(ops, op)(*arguments.get(op, (x, 32)))
         used.append(ops.report.ub_bytes)

@@ -162,11 +162,13 @@ def test_doctor_reports_every_op_and_device() -> None:
 
 
 def test_warns_once_per_op_and_device() -> None:
-    with pytest.warns(RuntimeWarning, match=r"v4npu\.linear: the plain torch reference runs on npu: no native npu"):
-        device.note_reference("linear", "npu")
+    with pytest.warns(
+        RuntimeWarning, match=r"v4npu\.window_attention: the plain torch reference runs on npu: no native npu"
+    ):
+        device.note_reference("window_attention", "npu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        device.note_reference("linear", "npu")
+        device.note_reference("window_attention", "npu")
         device.note_reference("gate", "cpu")  # the reference is the cpu's own variant
     with pytest.warns(RuntimeWarning, match="on cuda"):
         device.note_reference("gate", "cuda")
@@ -174,15 +176,15 @@ def test_warns_once_per_op_and_device() -> None:
 
 def test_error_policy_raises_with_the_reason_and_ends_with_the_block() -> None:
     with v4npu.fallback("error"):
-        with pytest.raises(NotImplementedError, match=r"v4npu\.linear: no native npu kernel is built in"):
-            device.note_reference("linear", "npu")
+        with pytest.raises(NotImplementedError, match=r"v4npu\.window_attention: no native npu kernel is built in"):
+            device.note_reference("window_attention", "npu")
         with v4npu.fallback("allow"), warnings.catch_warnings():
             warnings.simplefilter("error")
-            device.note_reference("linear", "npu")
+            device.note_reference("window_attention", "npu")
         with pytest.raises(NotImplementedError):
             device.note_reference("gate", "xpu")
     with pytest.warns(RuntimeWarning):
-        device.note_reference("linear", "npu")
+        device.note_reference("window_attention", "npu")
 
 
 def test_the_environment_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

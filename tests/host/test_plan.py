@@ -116,6 +116,16 @@ def test_a_cuda_kernel_needs_its_file_and_an_architecture(
     assert reason in plan.reason
 
 
+@pytest.mark.parametrize(
+    ("tokens", "rows", "columns"), [(1, 4096, 128), (768, 1024, 128), (4096, 65536, 256), (0, 0, 256)]
+)
+def test_tiles_of_a_product_keep_every_cube_core_busy(tokens: int, rows: int, columns: int) -> None:
+    for groups in (1, 3):
+        tiles = _C.plan_ascend_tiles(3510, tokens, rows, groups, 32)
+        assert tiles.rows == 256 and tiles.count == groups * -(-tokens // 256) * -(-rows // tiles.columns)
+        assert groups > 1 or tiles.columns == columns
+
+
 @pytest.mark.parametrize("op", ["", "rms_nor", "rms_norm(", "v4npu::rms_norm"])
 def test_an_unknown_op_is_refused_by_name(op: str) -> None:
     with pytest.raises(ValueError, match=r"op must be a declared operator, got"):

@@ -20,6 +20,7 @@ OPS = (
     "gate",
     "hash_gate",
     "swiglu",
+    "linear",
 )
 GUARD = 64  # bytes before and behind every output
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -131,6 +132,16 @@ class EmulatedOps:
         out = _output(gate.shape, gate.dtype)
         self._run(f"swiglu_{DTYPES[gate.dtype]}", In(gate), In(up), In(weights), Out(out), *gate.shape, limit)
         return _unharmed(out)
+
+    def linear(
+        self, x: Tensor, weight: Tensor, out_dtype: torch.dtype, tile_rows: int = 32, tile_columns: int = 32
+    ) -> Tensor:
+        tokens, k = x.shape
+        rows = weight.shape[0]
+        out = _output((tokens, -(-rows // 16) * 16), out_dtype)
+        kind = DTYPES[x.dtype] if out_dtype == x.dtype else f"{DTYPES[x.dtype]}_{DTYPES[out_dtype]}"
+        self._run(f"linear_{kind}", In(x), In(weight), Out(out), tokens, rows, k, tile_rows, tile_columns)
+        return _unharmed(out)[:, :rows].contiguous()
 
     def _quantise(self, op: str, x: Tensor, block_size: int, per_byte: int) -> tuple[Tensor, Tensor]:
         rows, n = x.shape
