@@ -209,7 +209,6 @@ class BlockQuantKernel {
     AscendC::Mins(int32(amax_), int32(amax_), kInfinity, blocks);
     AscendC::PipeBarrier<PIPE_V>();
     AscendC::Maxs(int32(slots_), int32(slots_), 0, blocks);
-    AscendC::PipeBarrier<PIPE_V>();
   }
 
   // Steps 3 and 4, into normal_.
