@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fault_list import mutant
 from test_kernels import ARCHS, normal
 
 from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source, skus
@@ -45,13 +46,10 @@ def matmul(cache):
     def on(sku, suffix="", num_blocks=1, m=20, n=80, k=200, **options):
         arch = skus()[sku]
         if arch not in built:
-            sources = [MATMUL]
-            for number, (text, replacement, _) in enumerate(FAULTS.values()):
-                assert MATMUL.text.count(text) == 1, text
-                sources.append(replace(MATMUL, text=MATMUL.text.replace(text, replacement), suffix=f"_{number}"))
+            faulty = [mutant(MATMUL, fault, "matmul", f"_{i}", arch) for i, fault in enumerate(FAULTS.values())]
             # the other architecture's L0A
             other = MATMUL.text.replace("#if __NPU_ARCH__ == 2201", "#if __NPU_ARCH__ != 2201")
-            built[arch] = Kernels([*sources, replace(MATMUL, text=other, suffix="_other")], arch, cache)
+            built[arch] = Kernels([MATMUL, *faulty, replace(MATMUL, text=other, suffix="_other")], arch, cache)
         a, b = normal(m, k, dtype=torch.bfloat16), normal(n, k, dtype=torch.bfloat16, seed=1)
         out = torch.full((m, n), torch.nan)
         report = built[arch].launch(f"matmul{suffix}", sku, num_blocks, In(a), In(b), Out(out), m, n, k, **options)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fault_list import message, mutant
 from test_kernels import ARCHS, normal
 
 from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source, skus
@@ -15,13 +15,13 @@ from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source, skus
 MIXED = Source("mixed.asc", Path(__file__).with_name("mixed.asc").read_text())
 SET_FULL, SET_VACANT = "CrossCoreSetFlag<2, PIPE_FIX>(kFull)", "CrossCoreSetFlag<2, PIPE_MTE2>(kVacant)"
 DEADLOCK = (
-    r"deadlock: AIC waits for flag 1 at mixed\.asc:{vacant}, AIV0 waits for flag 0 at mixed\.asc:{full}, AIV1 waits for"
-    r" flag 0 at mixed\.asc:{full}$"
+    r"deadlock: AIC waits for flag 1 at <WaitFlag<2, PIPE_FIX>, AIV0 waits for flag 0 at <WaitFlag<2, PIPE_MTE2>, AIV1"
+    r" waits for flag 0 at <WaitFlag<2, PIPE_MTE2>$"
 )
+SILENT = DEADLOCK.replace("PIPE_FIX>", "PIPE_FIX>, which AIV1 did not set")
+PIPE = ("CrossCoreWaitFlag<2, PIPE_MTE2>", "CrossCoreWaitFlag<2, PIPE_V>", "")
 
-SILENT = DEADLOCK.replace("{vacant}", "{vacant}, which AIV1 did not set")
-
-# name: (text, replacement, message); {full} and {vacant} stand for the lines of the two waits
+# name: (text, replacement, message)
 FAULTS = {
     "vector cores set another flag": (SET_VACANT, SET_VACANT.replace("kVacant", "3"), DEADLOCK),
     "cube core sets another flag": (SET_FULL, SET_FULL.replace("kFull", "3"), DEADLOCK),
@@ -60,12 +60,8 @@ def mixed(cache):
     def on(sku, suffix="", steps=5, **options):
         arch = skus()[sku]
         if arch not in built:
-            sources = [MIXED]
-            for number, (text, replacement, _) in enumerate(FAULTS.values()):
-                assert MIXED.text.count(text) == 1, text
-                sources.append(replace(MIXED, text=MIXED.text.replace(text, replacement), suffix=f"_{number}"))
-            pipe = MIXED.text.replace("CrossCoreWaitFlag<2, PIPE_MTE2>", "CrossCoreWaitFlag<2, PIPE_V>")
-            built[arch] = Kernels([*sources, replace(MIXED, text=pipe, suffix="_pipe")], arch, cache)
+            faulty = [mutant(MIXED, fault, "mixed", f"_{i}", arch) for i, fault in enumerate(FAULTS.values())]
+            built[arch] = Kernels([MIXED, *faulty, mutant(MIXED, PIPE, "mixed", "_pipe", arch)], arch, cache)
         a, b = normal(16 * steps, 64, dtype=torch.bfloat16), normal(64, 64, dtype=torch.bfloat16, seed=1)
         out, workspace = torch.full((16 * steps, 64), torch.nan), torch.empty(2, 16, 64)
         arguments = (In(a), In(b), Out(workspace), Out(out), steps)
@@ -85,10 +81,7 @@ def test_product_and_clip(mixed, sku, steps):
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("sku", ARCHS)
 def test_fault(mixed, sku, fault):
-    lines = MIXED.text.splitlines()
-    place = {name: next(i for i, text in enumerate(lines, 1) if f"CrossCoreWaitFlag<2, {pipe}>" in text)
-             for name, pipe in (("vacant", "PIPE_FIX"), ("full", "PIPE_MTE2"))}  # fmt: skip
-    with pytest.raises(KernelFault, match=FAULTS[fault][2].format(**place)):
+    with pytest.raises(KernelFault, match=message(MIXED, FAULTS[fault][2])):
         mixed(sku, f"_{list(FAULTS).index(fault)}")
 
 

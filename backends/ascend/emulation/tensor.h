@@ -221,7 +221,7 @@ class Op {
   void account_write(uint64_t address, uint64_t bytes) {
     largest_ = std::max(largest_, bytes);
     written_ += bytes;
-    written_to_ = space_of(address);
+    if (pipe_ == Pipe::MTE1) load_cycles_ += bytes / l1_rate(core_.launch().sku.arch, space_of(address));
   }
 
   double cycles() const {
@@ -230,7 +230,7 @@ class Op {
       case Pipe::S: return 0;
       case Pipe::V: return std::max(at_least_, largest_ / kVectorRate);
       case Pipe::M: return products_ / kFractalProducts;
-      case Pipe::MTE1: return written_ / l1_rate(sku.arch, written_to_);
+      case Pipe::MTE1: return load_cycles_;
       default: break;
     }
     // Straight from L0C or the UB to memory on the chip; two UBs are written at once.
@@ -275,8 +275,7 @@ class Op {
   Pipe pipe_;
   InstructionId id_;
   uint64_t largest_ = 0, written_ = 0, global_ = 0, products_ = 0;  // bytes, products
-  double at_least_ = 0;
-  Space written_to_ = Space::UB;
+  double at_least_ = 0, load_cycles_ = 0;                           // of sorting, of a load from L1
   bool both_vectors_ = false;
   std::vector<Range> sources_;
 };

@@ -3,7 +3,8 @@
 //
 // Not modelled: the start of an instruction, the latency of memory, caches, bank conflicts, scalar work, contention
 // other than a fair share of global memory. So a kernel takes longer than this on a chip; by how much is not known
-// here. Sources: [arch] and [ini] as in skus.h. Each rate is per core.
+// here. Sources: [arch] and [ini] as in skus.h; [cube] "Theoretical performance of cube instructions", an appendix of
+// the API reference of asc-devkit (commit 82b89a15), without the start-up that it adds to each. Each rate is per core.
 #pragma once
 
 #include <algorithm>
@@ -18,8 +19,12 @@ namespace v4npu::emulation {
 
 constexpr double kVectorRate = 256;  // bytes of an operand a cycle [arch]
 
-// Bytes a cycle from L1: 512 to L0A and 256 to L0B on 2201 [ini], 256 to both on 3510 [arch].
-constexpr double l1_rate(int arch, Space to) { return arch == 2201 && to == Space::L0A ? 512 : 256; }
+// Bytes a cycle from L1 to L0A, L0B and the scales of both [cube]. The files of the 2201 [ini] say twice as much, 512
+// and 256: figures for the tiling of graphs, where [cube] speaks of LoadData itself, so [cube] it is.
+constexpr double l1_rate(int arch, Space to) {
+  if (to == Space::L0A_MX || to == Space::L0B_MX) return 32;
+  return arch == 2201 && to == Space::L0B ? 128 : 256;
+}
 
 // 3510: from L0C to a UB or L1, and from a UB to L1 [arch]. What goes to both UBs goes at twice the rate: "with one
 // vector core the FixPipe moves 128 bytes a cycle" (FlashMLA, docs/20260930-ascend-prefill-deep-dive.md).
