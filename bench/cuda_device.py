@@ -4,7 +4,8 @@
     python bench/cuda_device.py --kernels DIR --op fp4_linear --tokens 1 128 --jsonl rows.jsonl
 
 Needs torch with CUDA, a GPU, this checkout with its extension built, and nvcc unless --kernels names prebuilt files.
-Operators over pages get a decode step of V4-Flash: one token of each of `tokens` sequences behind `--context` others.
+Sizes are those of a layer of V4-Flash, or of --sizes; operators over pages get one token of each of `tokens` sequences
+behind `--context` others.
 One JSON object per case goes to --jsonl as soon as it is known; a short table ends the run. A time stands only beside a
 result that passed its check and had the same bits twice; an operator that would fall back to the reference fails.
 Without a device nothing is run, every row says so, and the exit code is 2; it is 1 when a check failed.
@@ -29,17 +30,18 @@ import torch
 from torch import Tensor
 
 from v4npu import fallback, reference
-from v4npu.testing.cases import measured, sized
+from v4npu.model.config import Config
+from v4npu.testing.bench import CONFIGS
+from v4npu.testing.bench import arguments as layer
 from v4npu.testing.compare import complaint, oracle_args
 from v4npu.testing.cuda import BFLOAT16_ONLY, BORROWED, FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS, kernel_sources, script
-from v4npu.testing.decode import OPS as OVER_PAGES
-from v4npu.testing.decode import decode
+from v4npu.testing.steps import OPS as OVER_PAGES
+from v4npu.testing.steps import step
 from v4npu.testing.tolerances import ERROR_RATIO
 
 ROOT = Path(__file__).parents[1]
 NOT_RUN = "not run on a device"
-WIDTH = 4096  # of rows, where the operator's sizes are not those of `measured`
-CONTEXTS = (8_191, 65_535)  # of a decode step of V4-Flash: what operators over pages are given
+CONTEXTS = (8_191, 65_535)  # of a decode step: what operators over pages are given
 COLD_BYTES = 256 << 20
 Run = Callable[[str, tuple[Any, ...]], tuple[Tensor, ...]]
 
@@ -72,14 +74,9 @@ def cases(
                 yield from ((op, count, 0, dtype) for count in tokens)
 
 
-def arguments(op: str, tokens: int, context: int, dtype: torch.dtype) -> tuple[Any, ...]:
-    """Arguments on the CPU: a decode step over pages, or those of a real layer where `measured` has them."""
-    if op in OVER_PAGES:
-        return decode(op, tokens, context)
-    try:
-        return measured(op, tokens, dtype)
-    except KeyError:
-        return sized(op, tokens, WIDTH, dtype)
+def arguments(op: str, tokens: int, context: int, dtype: torch.dtype, config: Config) -> tuple[Any, ...]:
+    """Arguments on the CPU: a decode step of `tokens` sequences, or `tokens` rows of a layer."""
+    return step(op, tokens, 1, context, config) if op in OVER_PAGES else layer(op, tokens, dtype, config)
 
 
 def _results(out: Any) -> tuple[Tensor, ...]:
@@ -128,10 +125,10 @@ def medians(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def measure(op: str, tokens: int, context: int, dtype: torch.dtype, repeats: int) -> Row:
+def measure(op: str, tokens: int, context: int, dtype: torch.dtype, repeats: int, config: Config) -> Row:
     """Checks and times one case on the GPU."""
     row = Row(op, tokens, context, str(dtype).removeprefix("torch."), "ok", torch.cuda.get_device_name())
-    args = arguments(op, tokens, context, dtype)
+    args = arguments(op, tokens, context, dtype, config)
     overload = getattr(torch.ops.v4npu, op)
 
     def run(_: str, given: tuple[Any, ...]) -> tuple[Tensor, ...]:
@@ -177,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--op", nargs="+", default=[], choices=sorted(kernel_sources()))
     parser.add_argument("--tokens", nargs="+", type=int, default=[1, 32, 512])
+    parser.add_argument("--sizes", choices=list(CONFIGS), default="flash", help="whose layers")
     parser.add_argument("--context", nargs="+", type=int, default=CONTEXTS, help="of operators over pages")
     parser.add_argument("--kernels", type=Path, help="folder of prebuilt fatbins; otherwise nvcc builds them")
     parser.add_argument("--repeats", type=int, default=30)
@@ -190,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for op, tokens, context, dtype in cases(args.op, args.tokens, args.context):
             row = Row(op, tokens, context, str(dtype).removeprefix("torch."), NOT_RUN)
             if present:
-                row = measure(op, tokens, context, dtype, args.repeats)
+                row = measure(op, tokens, context, dtype, args.repeats, CONFIGS[args.sizes])
             rows.append(row)
             print(json.dumps(asdict(row)), file=out, flush=True)
     print(table(rows))

@@ -17,13 +17,13 @@ import gc
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
 import typer
 from model import peak_mib, reset_peak
-from ops_cpu import WORK, nbytes, peaks
+from ops_cpu import peaks
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -31,13 +31,24 @@ from torch import Tensor
 from v4npu import _C, ops
 from v4npu.cache import Sequence, Store
 from v4npu.checkpoint_random import random_tensors
-from v4npu.model import Model
+from v4npu.model import Config, Model
 from v4npu.model.step import Step, Tables
 from v4npu.reference.pages import write_rows
-from v4npu.testing.cases import DRAWN_EXPERTS, LAYER_CHUNK, LAYER_CHUNK_CONTEXTS, LAYER_CONTEXTS, flash_layer
+from v4npu.testing.bench import DRAWN_EXPERTS, work
 
 app = typer.Typer(add_completion=False, help=__doc__, rich_markup_mode=None)
 FILLED = 16_384  # rows that are drawn at once
+CONTEXTS = (8_192, 65_536, 262_144, 1_048_576)  # of decode
+CHUNK, CHUNK_CONTEXTS = 4_096, (8_192, 65_536)
+
+
+def flash_layer(ratio: int, experts: int | None = None) -> Config:
+    """V4-Flash with one layer, of this compression ratio, and next to no vocabulary."""
+    config = Config.preset("flash")
+    return replace(
+        config, vocab_size=256, num_hidden_layers=1, compress_ratios=(ratio,), num_hash_layers=0,
+        num_nextn_predict_layers=0, n_routed_experts=experts or config.n_routed_experts,
+    )  # fmt: skip
 
 
 def layer(ratio: int) -> Model:
@@ -79,69 +90,14 @@ def filled(model: Model, context: int, count: int) -> tuple[Store, Sequence]:
     return store, sequence
 
 
-# ---- what an operator reads, writes and multiplies at the least
-
-
-@dataclass
-class Where:
-    """Tokens of the call, where they begin, and the bytes of a row of each kind."""
-
-    tokens: int
-    start: int
-    kv: int
-    key: int
-
-    def entries(self, ratio: int) -> tuple[int, int]:
-        """Different ones that are seen, and how many by all tokens together."""
-        seen = [(self.start + i + 1) // ratio for i in range(self.tokens)]
-        return seen[-1], sum(seen)
-
-
-def attention(q: Tensor, window: int, different: int, seen: int, w: Where) -> tuple[float, float]:
-    rows = min(w.start, window - 1) + w.tokens + different
-    return 2 * q.nbytes + rows * w.kv, 4.0 * q.shape[1] * q.shape[2] * (w.tokens * window + seen)
-
-
-def csa(args: tuple[Any, ...], w: Where) -> tuple[float, float]:
-    q, picks, window = args[0], args[5], args[-3]
-    return attention(q, window, len(picks.unique()), picks.numel(), w)
-
-
-def hca(args: tuple[Any, ...], w: Where) -> tuple[float, float]:
-    q, window, ratio = args[0], args[-4], args[-3]
-    return attention(q, window, *w.entries(ratio), w)
-
-
-def indexer(args: tuple[Any, ...], w: Where) -> tuple[float, float]:
-    q, (different, seen) = args[0], w.entries(args[6])
-    return nbytes(*args[:2]) + different * w.key, 2.0 * q.shape[1] * q.shape[2] * seen
-
-
-PAGED: dict[str, Callable[[tuple[Any, ...], Where], tuple[float, float]]] = {
-    "csa_attention": csa,
-    "hca_attention": hca,
-    "indexer_topk": indexer,
-}
-STORING = {"qkv_prepare": 5, "compressor": 5}  # of whose arguments only the first are read whole
-
-
-def work(op: str, args: tuple[Any, ...], out: Any, w: Where) -> tuple[float, float]:
-    """Bytes and flops."""
-    written = nbytes(*(out if isinstance(out, tuple) else (out,)))
-    if op in PAGED:
-        return PAGED[op](args, w)
-    moved, flops = WORK[op](args) if op in WORK else (nbytes(*args[: STORING.get(op)]), 0.0)
-    return moved + written, flops
-
-
 # ---- steps
 
 
 class Spent:
     """Times every operator of v4npu.ops while it is entered."""
 
-    def __init__(self, where: Where) -> None:
-        self.where, self.rows = where, dict[str, list[float]]()
+    def __init__(self) -> None:
+        self.rows = dict[str, list[float]]()
         self.counting = 0.0  # seconds of this class's own
         self.names = [n for n in _C.op_names() if hasattr(ops, n)]
 
@@ -161,7 +117,7 @@ class Spent:
             out = kernel(*args, **named)
             spent = time.perf_counter() - begin
             row = self.rows.setdefault(name, [0.0] * 4)
-            for i, value in enumerate((1, spent, *work(name, args, out, self.where))):
+            for i, value in enumerate((1, spent, *work(name, args, out))):
                 row[i] += value
             self.counting += time.perf_counter() - begin - spent
             return out
@@ -176,8 +132,6 @@ def step(model: Model, context: int, count: int, repeats: int) -> dict[str, Any]
     config = model.config
     now = Step(torch.zeros(count, dtype=torch.int64), [count], [context])
     now.tables = Tables([sequence], [count], torch.device("cpu"))
-    row = [_C.row_format(n, d, config.qk_rope_head_dim, 2).row for n, d in
-           (("fp8_kv", config.head_dim), ("fp4_key", config.index_head_dim))]  # fmt: skip
     best: dict[str, Any] = {"seconds": float("inf")}
     for _ in range(repeats):
         streams = torch.randn(count, config.hc_mult, config.hidden_size).bfloat16()
@@ -185,7 +139,7 @@ def step(model: Model, context: int, count: int, repeats: int) -> dict[str, Any]
         reset_peak()
         before = peak_mib()
         begin = time.perf_counter()
-        with Spent(Where(count, context, *row)) as spent:
+        with Spent() as spent:
             model.layers[0](streams, now, store.layers[0])
         seconds = time.perf_counter() - begin - spent.counting
         if seconds < best["seconds"]:
@@ -243,9 +197,9 @@ def show(rows: list[dict[str, Any]], title: str, read: float) -> None:
 @app.command()
 def run(
     kind: Annotated[str, typer.Option(help="csa or hca.")] = "csa",
-    contexts: Annotated[str, typer.Option(help="Of decode.")] = ",".join(map(str, LAYER_CONTEXTS)),
-    chunk: Annotated[int, typer.Option(help="Tokens of a prefill chunk; 0 leaves it out.")] = LAYER_CHUNK,
-    chunk_contexts: Annotated[str, typer.Option(help="Behind which.")] = ",".join(map(str, LAYER_CHUNK_CONTEXTS)),
+    contexts: Annotated[str, typer.Option(help="Of decode.")] = ",".join(map(str, CONTEXTS)),
+    chunk: Annotated[int, typer.Option(help="Tokens of a prefill chunk; 0 leaves it out.")] = CHUNK,
+    chunk_contexts: Annotated[str, typer.Option(help="Behind which.")] = ",".join(map(str, CHUNK_CONTEXTS)),
     repeats: Annotated[int, typer.Option(help="Decode steps of each.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
 ) -> None:

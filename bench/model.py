@@ -24,17 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 import v4npu
-from v4npu.model import Config
-from v4npu.model.config import RopeScaling
+from v4npu.testing.bench import SMALL as CONFIG
 
 app = typer.Typer(add_completion=False, help=__doc__, rich_markup_mode=None)
-RATIOS = (0, 0, 4, 128, 4, 128, 4, 128)
-CONFIG = Config(
-    vocab_size=129_280, hidden_size=1024, num_hidden_layers=8, num_attention_heads=16, q_lora_rank=512, o_groups=4,
-    o_lora_rank=256, n_routed_experts=32, num_experts_per_tok=6, moe_intermediate_size=512, compress_ratios=RATIOS,
-    index_n_heads=16, index_topk=512, num_hash_layers=0, num_nextn_predict_layers=0, max_position_embeddings=65_536,
-    rope_scaling=RopeScaling(16.0, 65_536), expert_dtype="fp4",
-)  # fmt: skip
 Call = Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]]  # ids, cache -> last logits, cache
 
 
@@ -87,7 +79,7 @@ def theirs() -> Call:
     from transformers.models import deepseek_v4
 
     values = {k: v for k, v in CONFIG.to_dict().items() if k not in ("quantization_config", "model_type")}
-    values["compress_ratios"] = list(RATIOS)
+    values["compress_ratios"] = list(CONFIG.compress_ratios)
     config = deepseek_v4.DeepseekV4Config(**values)
     torch.manual_seed(0)
     model = deepseek_v4.DeepseekV4ForCausalLM._from_config(

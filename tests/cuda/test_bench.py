@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from v4npu.model.config import Config
+from v4npu.testing.bench import SMALL
 from v4npu.testing.cuda import EmulatedGpu, kernel_sources, script
-from v4npu.testing.decode import OPS, decode
+from v4npu.testing.steps import OPS, step
 
 bench = script("bench/cuda_device.py")
 
@@ -21,7 +22,7 @@ def test_every_kernel_has_a_case_and_arguments() -> None:
     found = list(bench.cases([], [1]))
     assert {case[0] for case in found} == set(kernel_sources())
     for op, tokens, context, dtype in found:
-        args = bench.arguments(op, tokens, context, dtype)
+        args = bench.arguments(op, tokens, context, dtype, SMALL)
         assert any(isinstance(a, torch.Tensor) and a.shape[0] == tokens for a in args)
     assert len(list(bench.cases(["rope"], [1, 8]))) == 4
 
@@ -29,18 +30,15 @@ def test_every_kernel_has_a_case_and_arguments() -> None:
 # Few heads, so that it does not take long; the list of 640 places and the picks of 512 are those of V4-Flash.
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("context", [127, 2_303])
-def test_an_emulated_decode_step_passes_the_check(
-    gpu: EmulatedGpu, monkeypatch: pytest.MonkeyPatch, op: str, context: int
-) -> None:
+def test_an_emulated_decode_step_passes_the_check(gpu: EmulatedGpu, op: str, context: int) -> None:
     small = replace(Config.preset("flash"), num_attention_heads=8, o_groups=1, index_n_heads=4)
-    monkeypatch.setattr(Config, "preset", lambda name: small)
-    args = decode(op, 2, context)
+    args = step(op, 2, 1, context, small)
     assert bench.check(op, args, gpu.run) == "" and gpu.launches()
 
 
 @pytest.mark.parametrize("op", ["rms_norm", "act_quant", "gate", "hc_pre"])
 def test_an_emulated_kernel_passes_the_check_and_a_changed_result_fails_it(gpu: EmulatedGpu, op: str) -> None:
-    args = bench.arguments(op, 1, 0, torch.bfloat16)
+    args = bench.arguments(op, 1, 0, torch.bfloat16, SMALL)
     assert bench.check(op, args, gpu.run) == ""
     calls = 0
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from v4npu.model.config import Config
-from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8
 from v4npu.reference.rope import rope_frequencies
 
 
@@ -211,46 +209,3 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
         ),
     }  # fmt: skip
     return cases[op]()
-
-
-# What bench/ runs: tokens per call, and the sizes of a small V4 (hidden 1024, 32 experts of 512, top 6).
-BENCH_TOKENS = (1, 8, 128, 512, 2048)
-
-
-def measured(op: str, tokens: int, dtype: torch.dtype = torch.bfloat16) -> tuple[Any, ...]:
-    """Positional arguments of `op` at the size of a real layer; quantised activations where the model has them."""
-    draw = Draw(torch.float32, tokens)
-    d, n, experts, width, topk = 1024, 4096, 32, 512, 6
-    x = draw.normal(tokens, d)
-    quantised = act_quant(x, 128)
-    choice = torch.rand(tokens, experts, generator=draw.generator).argsort(-1)[:, :topk].to(torch.int32)
-    cases: dict[str, Any] = {
-        "linear": lambda: (x.to(dtype), draw.normal(n, d).to(dtype), dtype),
-        "fp8_linear": lambda: (*quantised, *quantize_weight_fp8(draw.normal(n, d)), dtype),
-        "fp4_linear": lambda: (*quantised, *quantize_weight_fp4(draw.normal(n, d)), dtype),
-        "grouped_linear": lambda: (
-            draw.normal(tokens, 4, 2048).to(dtype), *quantize_weight_fp8(draw.normal(n // 4, 2048)),
-        ),
-        "moe_experts": lambda: (
-            x.to(dtype), choice, draw.normal(tokens, topk).abs() / topk,
-            *quantize_weight_fp4(draw.normal(experts, width, d) * d**-0.5),
-            *quantize_weight_fp4(draw.normal(experts, width, d) * d**-0.5),
-            *quantize_weight_fp4(draw.normal(experts, d, width) * width**-0.5), 10.0, True,
-        ),
-    }  # fmt: skip
-    return cases[op]()
-
-
-# What bench/layers.py runs: contexts of decode, and a prefill chunk behind two of them.
-LAYER_CONTEXTS = (8_192, 65_536, 262_144, 1_048_576)
-LAYER_CHUNK, LAYER_CHUNK_CONTEXTS = 4_096, (8_192, 65_536)
-DRAWN_EXPERTS = 8  # of a layer's routed experts; the others are copies
-
-
-def flash_layer(ratio: int, experts: int | None = None) -> Config:
-    """V4-Flash with one layer, of this compression ratio, and next to no vocabulary."""
-    config = Config.preset("flash")
-    return replace(
-        config, vocab_size=256, num_hidden_layers=1, compress_ratios=(ratio,), num_hash_layers=0,
-        num_nextn_predict_layers=0, n_routed_experts=experts or config.n_routed_experts,
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A decode step of V4-Flash or Pro as the operators over pages see it: one token of each of many sequences."""
+"""A step of V4 as the operators over pages see it: decode of many sequences, or a chunk of one prompt."""
 
 from __future__ import annotations
 
@@ -42,25 +42,27 @@ OPS = ("qkv_prepare", "compressor", "indexer_scores", "indexer_topk",
        "window_attention", "csa_attention", "hca_attention")  # fmt: skip
 
 
-def decode(op: str, sequences: int, context: int, preset: str = "flash") -> tuple[Any, ...]:
-    """Positional arguments of `op`, official, in bfloat16: `sequences` tokens, each behind `context` others.
+def step(op: str, sequences: int, tokens: int, context: int, config: Config) -> tuple[Any, ...]:
+    """Positional arguments of `op`, official, in bfloat16: `tokens` of each sequence, behind `context` others.
 
     What the indexer reads are small integers, whose sums are exact: then picks must be equal, ties included.
 
     Args:
         op: one of OPS.
-        context: one less than a multiple of 128, so that the token completes an entry and nothing lies behind the last.
+        context: with `tokens` a multiple of 128, so that an entry is complete and nothing lies behind the last.
     """
-    config, draw = Config.preset(preset), Draw(torch.bfloat16, context)
+    draw, total, end = Draw(torch.bfloat16, context), sequences * tokens, context + tokens
     heads, dim, rope = config.num_attention_heads, config.head_dim, config.qk_rope_head_dim
     index_heads, index_dim, window = config.index_n_heads, config.index_head_dim, config.sliding_window
-    blocks, freqs = (context + BLOCK_TOKENS) // BLOCK_TOKENS, rope_frequencies(rope, config.compress_rope_theta)
-    where = (torch.arange(sequences + 1).int(), torch.full((sequences,), context).int())
+    blocks, freqs = -(-end // BLOCK_TOKENS), rope_frequencies(rope, config.compress_rope_theta)
+    where = (torch.arange(sequences + 1).int() * tokens, torch.full((sequences,), context).int())
+    positions = torch.arange(context, end).repeat(sequences)
 
     def windows() -> tuple[Tensor, Tensor]:
-        cache, table = _pages(draw, "fp8_kv", dim, rope, BLOCK_TOKENS, sequences, 2)
-        wide = torch.full((sequences, max(blocks, 2)), -1, dtype=torch.int32)
-        wide[:, -2:] = table
+        held = blocks - max(context - window + 1, 0) // BLOCK_TOKENS
+        cache, table = _pages(draw, "fp8_kv", dim, rope, BLOCK_TOKENS, sequences, held)
+        wide = torch.full((sequences, blocks), -1, dtype=torch.int32)
+        wide[:, -held:] = table
         return cache, wide
 
     def entries(ratio: int) -> tuple[Tensor, Tensor]:
@@ -68,35 +70,34 @@ def decode(op: str, sequences: int, context: int, preset: str = "flash") -> tupl
 
     def attention(ratio: int) -> tuple[Any, ...]:
         paged: tuple[Tensor, ...] = windows()
-        q, listed = draw.normal(sequences, heads, dim), []
+        q, listed = draw.normal(total, heads, dim), []
         if ratio:
             paged += entries(ratio)
         if ratio == CSA:
-            listed = [torch.full((sequences, config.index_topk), -1, dtype=torch.int32)]
-            picks = draw.distinct((context + 1) // CSA, sequences, config.index_topk)
+            listed = [torch.full((total, config.index_topk), -1, dtype=torch.int32)]
+            picks = draw.distinct((context + 1) // CSA, total, config.index_topk)
             listed[0][:, : picks.shape[1]] = picks
         tail = (draw.normal(heads, dtype=torch.float32), dim**-0.5, window, *((ratio,) if ratio == HCA else ()))
         return (q, *paged, *listed, *where, *tail, rope, True)
 
     def indexer(*topk: int) -> tuple[Any, ...]:
-        q, weights = ((draw.integers(5, sequences, index_heads, *d) - 2).bfloat16() for d in ((index_dim,), ()))
+        q, weights = ((draw.integers(5, total, index_heads, *d) - 2).bfloat16() for d in ((index_dim,), ()))
         keys = _pages(draw, "fp4_key", index_dim, 0, BLOCK_TOKENS // CSA, sequences, blocks)
         return (q, weights, *keys, *where, CSA, *topk, True)
 
     def compressor(ratio: int) -> tuple[Any, ...]:
         cols, ring = dim * (2 if ratio == CSA else 1), ratio * (2 if ratio == CSA else 1) + _C.KEEP_TOKENS
-        rows = [draw.normal(n, cols, dtype=torch.float32) for n in (sequences, sequences, ratio)]
+        rows = [draw.normal(n, cols, dtype=torch.float32) for n in (total, total, ratio)]
         state = draw.normal(sequences, 2, ring, cols, dtype=torch.float32)
-        done = sequences if (context + 1) % ratio == 0 else 0
+        done = sequences * (end // ratio - context // ratio)
         cache, _ = entries(ratio)
         sequence = (*where, state, torch.arange(sequences).int(), ratio, ratio == CSA, 1e-6, "fp8", done)
         return (*rows, draw.normal(dim), freqs, *sequence, torch.bfloat16, cache, torch.arange(done))
 
     def prepare() -> tuple[Any, ...]:
-        cache, _ = _pages(draw, "fp8_kv", dim, rope, BLOCK_TOKENS, sequences, 1)
-        slots = torch.arange(sequences) * BLOCK_TOKENS
-        q, kv = draw.normal(sequences, heads, dim), draw.normal(sequences, dim)
-        return (q, kv, draw.normal(dim), where[1].long(), freqs, 1e-6, True, cache, slots)
+        cache, _ = _pages(draw, "fp8_kv", dim, rope, BLOCK_TOKENS, 1, -(-total // BLOCK_TOKENS))
+        q, kv = draw.normal(total, heads, dim), draw.normal(total, dim)
+        return (q, kv, draw.normal(dim), positions, freqs, 1e-6, True, cache, torch.arange(total))
 
     cases: dict[str, Any] = {
         "window_attention": lambda: attention(0),
