@@ -82,6 +82,7 @@ def cases(ops: list[str], dtype: torch.dtype) -> Iterator[tuple[str, int, int]]:
             yield from ((op, tokens, end - tokens) for tokens, end in STEPS)
 
 
+@torch.inference_mode()  # else torch's autograd calls back into Python first
 def measure(op: str, tokens: int, behind: int, dtype: torch.dtype, sizes: str, seconds: float) -> dict[str, Any]:
     """One row: whether the kernel agreed with the reference, and if so what it took and what that is a share of."""
     args = arguments(op, tokens, dtype, CONFIGS[sizes], behind)

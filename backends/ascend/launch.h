@@ -8,9 +8,9 @@
 #include "acl.h"
 #include "ops/checks.h"
 #include "ops/reference.h"
+#include "ops/tensors.h"
 #include "plan/ascend.h"
 #include "torch/csrc/stable/library.h"
-#include "torch/csrc/stable/ops.h"
 
 namespace v4npu::ascend {
 

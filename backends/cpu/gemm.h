@@ -140,15 +140,12 @@ struct E2m1Rows {
   static constexpr int64_t kSegmentBytes = kSegment / 2;
   struct Segment {
     const uint8_t *p, *s;
-    V4NPU_MEMBER f32x16 at(int64_t i) const {
-      return load_e2m1_units(p + i / 32 * 16, i % 32 != 0) * set1(kE2m1Unit * bits_float(uint32_t{s[i / 32]} << 23));
-    }
+    V4NPU_MEMBER f32x16 at(int64_t i) const { return load_e2m1_scaled(p + i / 32 * 16, i % 32 != 0, s[i / 32]); }
   };
-  // Scales whose product with the unit has an exponent of its own.
   bool direct(int64_t row, int64_t k0) const {
     const uint8_t* s = scale + (row * k + k0) / 32;
     bool all = true;
-    for (int i = 0; i < kSegment / 32; ++i) all &= s[i] >= 32 && s[i] != 255;
+    for (int i = 0; i < kSegment / 32; ++i) all &= s[i] >= 2 && s[i] <= 252;
     return all;
   }
   V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const {

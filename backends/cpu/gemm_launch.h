@@ -33,7 +33,7 @@ Tensor launch_quantised(Params& p, const Tensor& x_, const OptTensor& x_scale_, 
   p.num_tokens = x.size(0);
   p.num_rows = weight.size(0);
   p.k = x.size(1);
-  Tensor out = torch::stable::new_empty(x, {p.num_tokens, p.num_rows}, out_dtype);
+  Tensor out = uninitialised(x, {p.num_tokens, p.num_rows}, out_dtype);
   const Tensor workspace = reserve(p, x, p.num_tokens, p.k);
   p.x = pointer<void>(x);
   p.x_scale = pointer<uint8_t>(x_scale);

@@ -28,7 +28,7 @@ struct AttentionCall {
         window_table(dense(window_table_)),
         cu_seqlens_q(dense(cu_seqlens_q_)),
         start_pos(dense(start_pos_)),
-        out(torch::stable::empty_like(q)),
+        out(uninitialised_like(q)),
         sink(dense(sink_)),
         packed(window_kv.scalar_type() == ScalarType::Byte),
         official(official_) {

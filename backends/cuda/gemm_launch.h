@@ -21,7 +21,7 @@ inline Tensor launch_quantised(const char* op, const Tensor& x_, const OptTensor
   const OptTensor x_scale = dense(x_scale_);
   Gemm p{};
   p.num_tokens = x.size(0), p.num_rows = weight.size(0), p.k = x.size(1);
-  Tensor out = torch::stable::new_empty(x, {p.num_tokens, p.num_rows}, out_dtype);
+  Tensor out = uninitialised(x, {p.num_tokens, p.num_rows}, out_dtype);
   p.x = pointer<void>(x), p.weight = pointer<void>(weight), p.out = out.mutable_data_ptr();
   p.x_scale = pointer<uint8_t>(x_scale), p.weight_scale = pointer<uint8_t>(weight_scale);
   p.x_stride = p.k, p.out_stride = p.num_rows;

@@ -30,7 +30,7 @@ inline Routing route(const Tensor& indices, int64_t num_experts, const GpuExpert
   r.topk_indices = pointer<int32_t>(indices);
   r.num_assignments = indices.numel(), r.num_experts = num_experts;
   r.max_tiles = plan.max_tiles, r.tile_tokens = plan.tile_tokens;
-  memory = torch::stable::new_empty(indices, {3 * num_experts + r.max_tiles + r.num_assignments}, ScalarType::Int);
+  memory = uninitialised(indices, {3 * num_experts + r.max_tiles + r.num_assignments}, ScalarType::Int);
   r.counts = static_cast<int32_t*>(memory.mutable_data_ptr());
   r.starts = r.counts + num_experts;
   r.tile_starts = r.starts + num_experts;
@@ -47,11 +47,11 @@ inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& 
                           const OptTensor (&scale)[3], const std::string& format, double limit, bool quantises) {
   const int64_t tokens = x.size(0), hidden = x.size(1), topk = indices.size(1), width = w[0].size(1);
   const int64_t num_experts = w[0].size(0), assignments = tokens * topk;
-  Tensor out = torch::stable::new_empty(x, {tokens, hidden}, ScalarType::Float);
+  Tensor out = uninitialised(x, {tokens, hidden}, ScalarType::Float);
   if (assignments == 0) return out;
   const GpuExpertPlan plan = plan_gpu_experts(assignments, num_experts, caps_of(x));
-  Tensor memory, between = torch::stable::new_empty(x, {assignments, width});
-  Tensor y = torch::stable::new_empty(x, {assignments, hidden});
+  Tensor memory, between = uninitialised(x, {assignments, width});
+  Tensor y = uninitialised(x, {assignments, hidden});
   ExpertGemm p{};
   p.routing = route(indices, num_experts, plan, memory);
   p.topk_weights = pointer<float>(weights);

@@ -29,7 +29,7 @@ struct RmsNormCall {
   RmsNormParams p{};
 
   RmsNormCall(const Tensor& x_, const OptTensor& weight_, double eps)
-      : x(dense(x_)), out(torch::stable::empty_like(x)), weight(dense(weight_)) {
+      : x(dense(x_)), out(uninitialised_like(x)), weight(dense(weight_)) {
     p.x = pointer<void>(x);
     p.weight = pointer<void>(weight);
     p.out = out.mutable_data_ptr();
@@ -46,7 +46,7 @@ struct RopeCall {
   RopeParams p{};
 
   RopeCall(const Tensor& x_, const Tensor& positions_, const Tensor& freqs_, bool inverse)
-      : x(dense(x_)), positions(dense(positions_)), freqs(dense(freqs_)), out(torch::stable::empty_like(x)) {
+      : x(dense(x_)), positions(dense(positions_)), freqs(dense(freqs_)), out(uninitialised_like(x)) {
     p.x = pointer<void>(x);
     p.positions = pointer<int64_t>(positions);
     p.freqs = pointer<float>(freqs);
@@ -64,7 +64,7 @@ struct HadamardCall {
   Tensor x, out;
   HadamardParams p{};
 
-  explicit HadamardCall(const Tensor& x_) : x(dense(x_)), out(torch::stable::empty_like(x)) {
+  explicit HadamardCall(const Tensor& x_) : x(dense(x_)), out(uninitialised_like(x)) {
     p.x = pointer<void>(x);
     p.out = out.mutable_data_ptr();
     p.n = x.size(x.dim() - 1);
@@ -83,9 +83,9 @@ struct QuantiseCall {
     std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
     p.n = sizes.back();
     sizes.back() = p.n / per_element;
-    q = torch::stable::new_empty(x, sizes, element);
+    q = uninitialised(x, sizes, element);
     sizes.back() = ceil_div(p.n, block_size);
-    scale = torch::stable::new_empty(x, sizes, ScalarType::Float8_e8m0fnu);
+    scale = uninitialised(x, sizes, ScalarType::Float8_e8m0fnu);
     p.x = pointer<void>(x);
     p.q = writable<uint8_t>(q);
     p.scale = writable<uint8_t>(scale);
@@ -107,7 +107,7 @@ struct SwigluCall {
   SwigluParams p{};
 
   SwigluCall(const Tensor& gate_, const Tensor& up_, const OptTensor& weights_, double limit)
-      : gate(dense(gate_)), up(dense(up_)), out(torch::stable::empty_like(gate)), weights(dense(weights_)) {
+      : gate(dense(gate_)), up(dense(up_)), out(uninitialised_like(gate)), weights(dense(weights_)) {
     p.gate = pointer<void>(gate);
     p.up = pointer<void>(up);
     p.weights = pointer<float>(weights);
@@ -131,8 +131,8 @@ struct MixCall {
     p.num_tokens = streams.size(0);
     p.hc_mult = streams.size(1);
     p.hidden_size = streams.size(2);
-    y = torch::stable::new_empty(streams, {p.num_tokens, p.hidden_size});
-    mix = torch::stable::new_empty(fn, {p.num_tokens, mixes});
+    y = uninitialised(streams, {p.num_tokens, p.hidden_size});
+    mix = uninitialised(fn, {p.num_tokens, mixes});
     p.streams = pointer<void>(streams);
     p.fn = pointer<float>(fn);
     p.scale = pointer<float>(scale);
@@ -155,8 +155,8 @@ struct HcPreCall : MixCall<HcPreParams> {
   HcPreCall(const Tensor& streams, const Tensor& fn, const Tensor& scale, const Tensor& base, double norm_eps,
             double hc_eps, int64_t sinkhorn_iters)
       : MixCall(streams, fn, scale, base, (2 + streams.size(1)) * streams.size(1), norm_eps, hc_eps),
-        post(torch::stable::new_empty(fn, {p.num_tokens, p.hc_mult})),
-        comb(torch::stable::new_empty(fn, {p.num_tokens, p.hc_mult, p.hc_mult})) {
+        post(uninitialised(fn, {p.num_tokens, p.hc_mult})),
+        comb(uninitialised(fn, {p.num_tokens, p.hc_mult, p.hc_mult})) {
     p.post = writable<float>(post);
     p.comb = writable<float>(comb);
     p.sinkhorn_iters = static_cast<int32_t>(sinkhorn_iters);
@@ -172,7 +172,7 @@ struct HcPostCall {
         streams(dense(streams_)),
         post(dense(post_)),
         comb(dense(comb_)),
-        out(torch::stable::empty_like(streams)) {
+        out(uninitialised_like(streams)) {
     p.x = pointer<void>(x);
     p.streams = pointer<void>(streams);
     p.post = pointer<float>(post);
@@ -194,8 +194,8 @@ struct RoutingCall {
   RoutingCall(const Tensor& x_, const Tensor& weight_, int64_t topk, double route_scale)
       : x(dense(x_)),
         weight(dense(weight_)),
-        indices(torch::stable::new_empty(x, {x.size(0), topk}, ScalarType::Int)),
-        weights(torch::stable::new_empty(x, {x.size(0), topk}, ScalarType::Float)) {
+        indices(uninitialised(x, {x.size(0), topk}, ScalarType::Int)),
+        weights(uninitialised(x, {x.size(0), topk}, ScalarType::Float)) {
     p.x = pointer<void>(x);
     p.weight = pointer<void>(weight);
     p.topk_indices = writable<int32_t>(indices);
@@ -216,7 +216,7 @@ struct GateCall : RoutingCall<GateParams> {
   GateCall(const Tensor& x, const Tensor& weight, const OptTensor& bias_, int64_t topk, double route_scale)
       : RoutingCall(x, weight, topk, route_scale),
         bias(dense(bias_)),
-        scores(torch::stable::new_empty(x, {p.num_tokens, p.num_experts}, ScalarType::Float)) {
+        scores(uninitialised(x, {p.num_tokens, p.num_experts}, ScalarType::Float)) {
     p.bias = pointer<float>(bias);
     p.scores = writable<float>(scores);
   }
@@ -238,7 +238,7 @@ struct IndexerQueryCall {
   IndexerQueryParams p{};
 
   IndexerQueryCall(const Tensor& q_, const Tensor& positions_, const Tensor& freqs_, bool official)
-      : q(dense(q_)), positions(dense(positions_)), freqs(dense(freqs_)), out(torch::stable::empty_like(q)) {
+      : q(dense(q_)), positions(dense(positions_)), freqs(dense(freqs_)), out(uninitialised_like(q)) {
     p.q = pointer<void>(q);
     p.positions = pointer<int64_t>(positions);
     p.freqs = pointer<float>(freqs);
@@ -279,8 +279,8 @@ struct QkvPrepareCall {
         weight(dense(weight_)),
         positions(dense(positions_)),
         freqs(dense(freqs_)),
-        q_out(torch::stable::empty_like(q)),
-        kv_out(torch::stable::empty_like(kv)),
+        q_out(uninitialised_like(q)),
+        kv_out(uninitialised_like(kv)),
         slots(dense(slots_)) {
     p.q = pointer<void>(q);
     p.kv = pointer<void>(kv);
@@ -322,7 +322,7 @@ struct CompressorCall {
         freqs(dense(freqs_)),
         cu_seqlens_q(dense(cu_seqlens_q_)),
         start_pos(dense(start_pos_)),
-        entries(torch::stable::new_empty(kv, {num_entries, weight.size(0)}, out_dtype)),
+        entries(uninitialised(kv, {num_entries, weight.size(0)}, out_dtype)),
         state_slots(dense(state_slots_)),
         slots(dense(slots_)) {
     p.kv = pointer<void>(kv);

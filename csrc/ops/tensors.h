@@ -17,13 +17,28 @@ inline bool is_float32(const OptTensor& t) { return !t || t->scalar_type() == Sc
 inline Dtype dtype_of(ScalarType type) { return type == ScalarType::Float ? Dtype::kFloat32 : Dtype::kBfloat16; }
 inline Dtype dtype_of(const Tensor& t) { return dtype_of(t.scalar_type()); }
 
-// Memory for a kernel's own use, where `like` lies.
-inline Tensor bytes(const Tensor& like, int64_t count) {
-  return torch::stable::new_empty(like, {count}, ScalarType::Byte);
+// Contiguous, and not yet written, where `like` lies. Not by torch::stable::new_empty, which looks its operator up by
+// name in every call: a decode step makes some 400 tensors.
+inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType type) {
+  auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  int32_t strided = aoti_torch_layout_strided(), device = 0, index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  AtenTensorHandle made = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), sizes.data(), static_cast<int64_t>(sizes.size()),
+                                                          &dtype, &strided, &device, index, nullptr, &made));
+  return Tensor(made);
 }
+inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+  return uninitialised(like, sizes, like.scalar_type());
+}
+inline Tensor uninitialised_like(const Tensor& t) { return uninitialised(t, t.sizes()); }
+
+// Memory for a kernel's own use, where `like` lies.
+inline Tensor bytes(const Tensor& like, int64_t count) { return uninitialised(like, {count}, ScalarType::Byte); }
 
 // Contiguous; named so that it does not meet torch::stable::contiguous.
-inline Tensor dense(const Tensor& t) { return torch::stable::contiguous(t); }
+inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 inline OptTensor dense(const OptTensor& t) { return t ? OptTensor(dense(*t)) : OptTensor(); }
 
 template <class T>

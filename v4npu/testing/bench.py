@@ -157,8 +157,8 @@ def work(op: str, args: tuple[Any, ...], results: Any) -> tuple[float, float]:
         moved -= packed * (1 - len(indices.unique()) / len(given["w1"]))
         return moved, 6.0 * indices.numel() * given["x"].shape[1] * given["w1"].shape[1]
     if op in ("qkv_prepare", "compressor"):
-        pages, slots = given.get("window_cache", given.get("cache")), given.get("slot_mapping")
-        return moved + (0 if pages is None else len(slots) * _row(pages)), 0.0
+        pages = given.get("window_cache", given.get("cache"))
+        return moved + (0 if pages is None else len(given["slot_mapping"]) * _row(pages)), 0.0
     x, weight = args[0], next((given[k] for k in WEIGHT if k in given), None)
     if weight is None or weight.ndim != 2:
         return moved, 0.0

@@ -16,9 +16,9 @@ std::tuple<Tensor, Tensor> launch_fp4_act_quant(const Tensor& x_, int64_t block_
   std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
   const int64_t n = sizes.back(), num_rows = n > 0 ? x.numel() / n : 0;
   sizes.back() = n / 2;
-  Tensor q = torch::stable::new_empty(x, sizes, ScalarType::Char);
+  Tensor q = uninitialised(x, sizes, ScalarType::Char);
   sizes.back() = ceil_div(n, block_size);
-  Tensor scale = torch::stable::new_empty(x, sizes, ScalarType::Float8_e8m0fnu);
+  Tensor scale = uninitialised(x, sizes, ScalarType::Float8_e8m0fnu);
   launch("fp4_act_quant_" + suffix(x), num_rows, x, pointer(x), pointer(q), pointer(scale), num_rows, n, block_size);
   return {q, scale};
 }

@@ -17,8 +17,8 @@ std::tuple<Tensor, Tensor> launch_gate(const Tensor& x_, const Tensor& weight_, 
   const Tensor x = dense(x_), weight = dense(weight_);
   const OptTensor bias = dense(bias_);
   const int64_t num_tokens = x.size(0);
-  Tensor indices = torch::stable::new_empty(x, {num_tokens, topk}, ScalarType::Int);
-  Tensor weights = torch::stable::new_empty(x, {num_tokens, topk}, ScalarType::Float);
+  Tensor indices = uninitialised(x, {num_tokens, topk}, ScalarType::Int);
+  Tensor weights = uninitialised(x, {num_tokens, topk}, ScalarType::Float);
   launch("gate_" + of_x + (of_x == of_weight ? "" : "_fp32"), num_tokens, x, pointer(x), pointer(weight), pointer(bias),
          pointer(indices), pointer(weights), num_tokens, x.size(1), weight.size(0), topk,
          static_cast<float>(route_scale));

@@ -13,7 +13,7 @@ Tensor launch_hadamard(const Tensor& x_) {
     return call_reference<Tensor>("hadamard", x_);
 
   const Tensor x = dense(x_);
-  Tensor out = torch::stable::empty_like(x);
+  Tensor out = uninitialised_like(x);
   const int64_t num_rows = x.numel() / n;
   launch("hadamard_" + suffix(x), num_rows, x, pointer(x), pointer(out), num_rows, n,
          static_cast<float>(1.0 / std::sqrt(static_cast<double>(n))));

@@ -17,8 +17,8 @@ std::tuple<Tensor, Tensor> launch_hash_gate(const Tensor& x_, const Tensor& weig
 
   const Tensor x = dense(x_), weight = dense(weight_), tid2eid = dense(tid2eid_), input_ids = dense(input_ids_);
   const int64_t num_tokens = x.size(0);
-  Tensor indices = torch::stable::new_empty(x, {num_tokens, topk}, ScalarType::Int);
-  Tensor weights = torch::stable::new_empty(x, {num_tokens, topk}, ScalarType::Float);
+  Tensor indices = uninitialised(x, {num_tokens, topk}, ScalarType::Int);
+  Tensor weights = uninitialised(x, {num_tokens, topk}, ScalarType::Float);
   launch("hash_gate_" + of_x + (of_x == of_weight ? "" : "_fp32"), num_tokens, x, pointer(x), pointer(weight),
          pointer(tid2eid), pointer(input_ids), pointer(indices), pointer(weights), num_tokens, x.size(1),
          weight.size(0), tid2eid.size(0), topk, static_cast<float>(route_scale));

@@ -14,7 +14,7 @@ Tensor launch_hc_head(const Tensor& streams_, const Tensor& fn_, const Tensor& s
     return call_reference<Tensor>("hc_head", streams_, fn_, scale_, base_, norm_eps, hc_eps);
 
   const Tensor streams = dense(streams_), fn = dense(fn_), scale = dense(scale_), base = dense(base_);
-  Tensor y = torch::stable::new_empty(streams, {num_tokens, d}, streams.scalar_type());
+  Tensor y = uninitialised(streams, {num_tokens, d}, streams.scalar_type());
   launch("hc_head_" + suffix(streams), num_tokens, streams, pointer(streams), pointer(fn), pointer(scale),
          pointer(base), pointer(y), num_tokens, m, d, static_cast<float>(norm_eps), static_cast<float>(hc_eps));
   return y;

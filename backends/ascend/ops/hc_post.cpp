@@ -11,7 +11,7 @@ Tensor launch_hc_post(const Tensor& x_, const Tensor& streams_, const Tensor& po
   if (!ready() || !known) return call_reference<Tensor>("hc_post", x_, streams_, post_, comb_);
 
   const Tensor x = dense(x_), streams = dense(streams_), post = dense(post_), comb = dense(comb_);
-  Tensor out = torch::stable::empty_like(streams);
+  Tensor out = uninitialised_like(streams);
   const int64_t num_tokens = streams.size(0), m = streams.size(1), d = streams.size(2);
   launch("hc_post_" + suffix(x), out.numel() > 0 ? num_tokens : 0, x, pointer(x), pointer(streams), pointer(post),
          pointer(comb), pointer(out), num_tokens, m, d);

@@ -16,9 +16,9 @@ std::tuple<Tensor, Tensor, Tensor> launch_hc_pre(const Tensor& streams_, const T
                                                   sinkhorn_iters);
 
   const Tensor streams = dense(streams_), fn = dense(fn_), scale = dense(scale_), base = dense(base_);
-  Tensor y = torch::stable::new_empty(streams, {num_tokens, d}, streams.scalar_type());
-  Tensor post = torch::stable::new_empty(streams, {num_tokens, m}, ScalarType::Float);
-  Tensor comb = torch::stable::new_empty(streams, {num_tokens, m, m}, ScalarType::Float);
+  Tensor y = uninitialised(streams, {num_tokens, d}, streams.scalar_type());
+  Tensor post = uninitialised(streams, {num_tokens, m}, ScalarType::Float);
+  Tensor comb = uninitialised(streams, {num_tokens, m, m}, ScalarType::Float);
   launch("hc_pre_" + suffix(streams), num_tokens, streams, pointer(streams), pointer(fn), pointer(scale), pointer(base),
          pointer(y), pointer(post), pointer(comb), num_tokens, m, d, static_cast<float>(norm_eps),
          static_cast<float>(hc_eps), static_cast<int32_t>(sinkhorn_iters));

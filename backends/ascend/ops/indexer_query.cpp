@@ -15,11 +15,11 @@ Tensor launch_indexer_query(const Tensor& q_, const Tensor& positions_, const Te
     return call_reference<Tensor>("indexer_query", q_, positions_, freqs_, official);
 
   const Tensor q = dense(q_), positions = dense(positions_), freqs = dense(freqs_);
-  const Tensor rotated = torch::stable::empty_like(q);
+  const Tensor rotated = uninitialised_like(q);
   launch("rope_" + suffix(q), num_heads > 0 ? num_tokens : 0, q, pointer(q), pointer(positions), pointer(freqs),
          pointer(rotated), num_tokens, num_heads, n, rope_dim, int32_t{0});
   if (!official) return rotated;
-  Tensor out = torch::stable::empty_like(q);
+  Tensor out = uninitialised_like(q);
   launch("indexer_query_" + suffix(q), num_tokens * num_heads, q, pointer(rotated), pointer(out),
          num_tokens * num_heads, n, static_cast<float>(1.0 / std::sqrt(static_cast<double>(n))));
   return out;

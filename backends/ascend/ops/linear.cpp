@@ -14,7 +14,7 @@ Tensor launch_linear(const Tensor& x_, const Tensor& weight_, ScalarType out_dty
   if (!ready() || !fits || !known) return call_reference<Tensor>("linear", x_, weight_, out_dtype);
 
   const Tensor x = dense(x_), weight = dense(weight_);
-  Tensor out = torch::stable::new_empty(x, {num_tokens, ceil_div(num_rows, 16) * 16}, out_dtype);
+  Tensor out = uninitialised(x, {num_tokens, ceil_div(num_rows, 16) * 16}, out_dtype);
   const AscendTiles tiles = tiles_of(x, num_tokens, num_rows, 1);
   launch_on(Core::kCube, "linear_" + suffix(x) + (out_dtype == x.scalar_type() ? "" : "_fp32"), tiles.count, x,
             pointer(x), pointer(weight), pointer(out), num_tokens, num_rows, k, tiles.rows, tiles.columns);

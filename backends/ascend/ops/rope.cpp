@@ -11,7 +11,7 @@ Tensor launch_rope(const Tensor& x_, const Tensor& positions_, const Tensor& fre
   if (!ready() || suffix(x_).empty() || !fits) return call_reference<Tensor>("rope", x_, positions_, freqs_, inverse);
 
   const Tensor x = dense(x_), positions = dense(positions_), freqs = dense(freqs_);
-  Tensor out = torch::stable::empty_like(x);
+  Tensor out = uninitialised_like(x);
   const int64_t num_tokens = x.size(0), num_heads = x.numel() > 0 ? x.numel() / (num_tokens * head_dim) : 0;
   launch("rope_" + suffix(x), num_heads > 0 ? num_tokens : 0, x, pointer(x), pointer(positions), pointer(freqs),
          pointer(out), num_tokens, num_heads, head_dim, rope_dim, static_cast<int32_t>(inverse));

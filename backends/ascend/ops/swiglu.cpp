@@ -12,7 +12,7 @@ Tensor launch_swiglu(const Tensor& gate_, const Tensor& up_, const OptTensor& we
 
   const Tensor gate = dense(gate_), up = dense(up_);
   const OptTensor weights = dense(weights_);
-  Tensor out = torch::stable::empty_like(gate);
+  Tensor out = uninitialised_like(gate);
   const int64_t num_tokens = gate.size(0), n = gate.size(1);
   launch("swiglu_" + suffix(gate), n > 0 ? num_tokens : 0, gate, pointer(gate), pointer(up), pointer(weights),
          pointer(out), num_tokens, n, static_cast<float>(limit));

@@ -21,7 +21,7 @@ Tensor launch_grouped_linear(const Tensor& x_, const Tensor& weight_, const OptT
   p.num_groups = x.size(1);
   p.k = x.size(2);
   p.rows_per_group = weight.size(0) / p.num_groups;
-  Tensor out = torch::stable::new_empty(x, {p.num_tokens, p.num_groups, p.rows_per_group});
+  Tensor out = uninitialised(x, {p.num_tokens, p.num_groups, p.rows_per_group});
   const Tensor workspace = reserve(p, x, p.num_tokens, p.k);
   p.x = pointer<void>(x);
   p.weight = pointer<void>(weight);

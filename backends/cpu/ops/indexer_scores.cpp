@@ -22,7 +22,7 @@ Tensor launch_indexer_scores(const Tensor& q_, const Tensor& weights_, const Ten
   for (int64_t b = 0; b < seqs.count; ++b) {
     if (seqs.length(b) > 0) pages.check(b, 0, std::min(seqs.total(b) / ratio, width) - 1);
   }
-  Tensor out = torch::stable::new_empty(q, {q.size(0), width}, ScalarType::Float);
+  Tensor out = uninitialised(q, {q.size(0), width}, ScalarType::Float);
   IndexerScoresParams p{};
   p.q = pointer<void>(q);
   p.weights = pointer<void>(weights);

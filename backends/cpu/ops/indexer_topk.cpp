@@ -20,7 +20,7 @@ Tensor launch_indexer_topk(const Tensor& q_, const Tensor& weights_, const Tenso
   for (int64_t b = 0; b < seqs.count; ++b) {
     if (seqs.length(b) > 0) pages.check(b, 0, seqs.total(b) / ratio - 1);
   }
-  Tensor out = torch::stable::new_empty(q, {q.size(0), topk}, ScalarType::Int);
+  Tensor out = uninitialised(q, {q.size(0), topk}, ScalarType::Int);
   IndexerTopkParams p{};
   p.q = pointer<void>(q);
   p.weights = pointer<void>(weights);

@@ -45,7 +45,7 @@ Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices_, const T
   const MoeWorkspace space(p.num_tokens, p.hidden_size, p.intermediate_size, p.num_experts, p.topk, p.num_workers);
   Tensor workspace = bytes(x, space.size);
   p.workspace = workspace.mutable_data_ptr();
-  Tensor out = torch::stable::new_empty(x, {p.num_tokens, p.hidden_size}, ScalarType::Float);
+  Tensor out = uninitialised(x, {p.num_tokens, p.hidden_size}, ScalarType::Float);
   p.out = static_cast<float*>(out.mutable_data_ptr());
   run_kernel(p);
   return out;

@@ -145,7 +145,7 @@ struct AttentionCall {
                 const Tensor& start_pos, const OptTensor& sink_, double scale, int64_t width, int64_t rope_dim,
                 bool official)
       : q(dense(q_)),
-        out(torch::stable::empty_like(q)),
+        out(uninitialised_like(q)),
         sink(dense(sink_)),
         seqs(cu_seqlens_q, start_pos, q.size(0)),
         window(window_kv, window_table) {

@@ -242,19 +242,25 @@ V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
   return {from_bf16(_mm_unpacklo_epi8(l, h)), from_bf16(_mm_unpackhi_epi8(l, h))};
 }
 
-// Twice the value is an integer; as the upper byte of an int32 it needs no sign extension. Both halves of the register
-// hold the same 16 bytes, so that no shuffle crosses between them.
-constexpr float kE2m1Unit = 0x1p-25f;
-V4NPU_INLINE f32x16 load_e2m1_units(const uint8_t* p, bool upper) {
-  const __m256i twice =
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+// The upper 16 bits of each value with its exponent too large by 252 - 127, looked up a byte at a time; subtracting
+// what it is too large by leaves 0 at 0. No step crosses the halves of the register, and the order of the codes is such
+// that the odd and the even 16 bits are neighbours in the end.
+V4NPU_INLINE f32x16 load_e2m1_scaled(const uint8_t* p, bool upper, uint8_t scale) {
+  constexpr char kNo = -1, k7d = 0x7d, k7e = 0x7e, k7f = 0x7f;
+  const __m256i order = _mm256_setr_epi8(0, 4, kNo, kNo, 1, 5, kNo, kNo, 8, 12, kNo, kNo, 9, 13, kNo, kNo,  //
+                                         2, 6, kNo, kNo, 3, 7, kNo, kNo, 10, 14, kNo, kNo, 11, 15, kNo, kNo);
+  const __m256i high =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, k7d, k7e, k7e, k7e, k7e, k7f, k7f, 0, -3, -2, -2, -2, -2, -1, -1));
+  const __m256i low =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -128, 0, 64, -128, -64, 0, 64, 0, -128, 0, 64, -128, -64, 0, 64));
   const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i nibble = _mm256_set1_epi8(15);
-  const __m256i even = _mm256_shuffle_epi8(twice, _mm256_and_si256(bytes, nibble));
-  const __m256i odd = _mm256_shuffle_epi8(twice, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble));
-  const __m256i values = upper ? _mm256_unpackhi_epi8(even, odd) : _mm256_unpacklo_epi8(even, odd);
-  return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(values, upper_bytes(0))),
-          _mm256_cvtepi32_ps(_mm256_shuffle_epi8(values, upper_bytes(8)))};
+  const __m256i pairs = _mm256_shuffle_epi8(bytes, order);
+  const __m256i codes = _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi32(pairs, 12)), _mm256_set1_epi8(15));
+  const __m256i h = _mm256_shuffle_epi8(high, codes), l = _mm256_shuffle_epi8(low, codes);
+  const __m256i excess = _mm256_set1_epi16(static_cast<int16_t>((252 - scale) << 7));
+  const __m256i values = _mm256_subs_epu16(upper ? _mm256_unpackhi_epi8(l, h) : _mm256_unpacklo_epi8(l, h), excess);
+  const __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff'0000));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(values, 16)), _mm256_castsi256_ps(_mm256_and_si256(values, odd))};
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA

@@ -14,7 +14,7 @@ Tensor launch_grouped_linear(const Tensor& x_, const Tensor& weight_, const OptT
   const int64_t groups = x.size(1);
   Gemm p{};
   p.num_tokens = x.size(0), p.k = x.size(2), p.num_rows = weight.size(0) / groups;
-  Tensor out = torch::stable::new_empty(x, {p.num_tokens, groups, p.num_rows});
+  Tensor out = uninitialised(x, {p.num_tokens, groups, p.num_rows});
   p.x = pointer<void>(x), p.weight = pointer<void>(weight), p.out = out.mutable_data_ptr();
   p.weight_scale = pointer<uint8_t>(weight_scale);
   p.x_stride = groups * p.k, p.out_stride = groups * p.num_rows;

@@ -13,7 +13,7 @@ Tensor launch_indexer_scores(const Tensor& q, const Tensor& weights, const Tenso
                                   official);
   }
   Call call(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official);
-  Tensor out = torch::stable::new_empty(call.q, {call.p.num_tokens, call.width()}, ScalarType::Float);
+  Tensor out = uninitialised(call.q, {call.p.num_tokens, call.width()}, ScalarType::Float);
   call.p.scores = writable<float>(out);
   const Grid grid{call.p.num_seqs > 0 ? call.p.num_tokens : 0, ceil_of(call.width(), kRowThreads)};
   run("indexer_scores", call.kernel("indexer_scores"), call.p, grid, kRowThreads, call.q);

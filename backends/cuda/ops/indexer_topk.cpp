@@ -15,7 +15,7 @@ Tensor launch_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor&
                                   official);
   }
   Call call(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official);
-  Tensor out = torch::stable::new_empty(call.q, {call.p.num_tokens, topk}, ScalarType::Int);
+  Tensor out = uninitialised(call.q, {call.p.num_tokens, topk}, ScalarType::Int);
   call.p.topk = topk, call.p.topk_indices = writable<int32_t>(out);
   TopkSearch search{call.p, nullptr, plan_gpu_topk_parts(call.p.num_tokens, call.width(), caps_of(q))};
   OptTensor best;

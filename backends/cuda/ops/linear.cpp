@@ -12,7 +12,7 @@ Tensor launch_linear(const Tensor& x_, const Tensor& weight_, ScalarType out_dty
 
   const Tensor x = dense(x_), weight = dense(weight_);
   const int64_t tokens = x.size(0), rows = weight.size(0), k = x.size(1);
-  Tensor out = torch::stable::new_empty(x, {tokens, rows}, out_dtype);
+  Tensor out = uninitialised(x, {tokens, rows}, out_dtype);
   const std::string kernel = kernel_name("linear", dtype_of(x), dtype_of(weight));
   if (wide_weight) {
     const bool narrows = out_dtype == ScalarType::BFloat16;
