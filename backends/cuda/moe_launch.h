@@ -10,9 +10,14 @@ struct Quantised {
   Tensor q, scale;
 };
 
-// Rows of x [num_rows, n] as e4m3 with a scale per 128, by the kernel of act_quant.
+// Room for num_rows rows of n e4m3 with a scale per 128.
+inline Quantised room(const Tensor& like, int64_t num_rows, int64_t n) {
+  return {bytes(like, num_rows * n), bytes(like, num_rows * ceil_of(n, kSlice))};
+}
+
+// Rows of x [num_rows, n], by the kernel of act_quant.
 inline Quantised quantise(const Tensor& x, int64_t num_rows, int64_t n) {
-  Quantised out{bytes(x, num_rows * n), bytes(x, num_rows * ceil_of(n, kSlice))};
+  Quantised out = room(x, num_rows, n);
   ActQuantParams p{};
   p.x = pointer<void>(x);
   p.q = static_cast<uint8_t*>(out.q.mutable_data_ptr());
@@ -49,33 +54,39 @@ inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& 
   const int64_t num_experts = w[0].size(0), assignments = tokens * topk;
   Tensor out = uninitialised(x, {tokens, hidden}, ScalarType::Float);
   if (assignments == 0) return out;
-  const GpuExpertPlan plan = plan_gpu_experts(assignments, num_experts, caps_of(x));
-  Tensor memory, between = uninitialised(x, {assignments, width});
-  Tensor y = uninitialised(x, {assignments, hidden});
+  GpuExpertPlan plan = plan_gpu_experts(assignments, num_experts, width, caps_of(x));
+  const bool wide = *plan.layout == 'w', whole = wide || *plan.layout == 'n';
+  if (whole && !wide && !quantises) plan.layout = "split";  // whose tiles are as many
+  const bool fused = whole && quantises;                    // step 4 is the first product's
+  Tensor memory, y = uninitialised(x, {assignments, hidden});
+  Tensor between = fused ? bytes(x, 0) : uninitialised(x, {assignments, width});
   ExpertGemm p{};
   p.routing = route(indices, num_experts, plan, memory);
   p.topk_weights = pointer<float>(weights);
   p.topk = topk, p.limit = static_cast<float>(limit);
-  const std::string x_kind = quantises ? "fp8" : "bf16";
-  const auto product = [&](const char* which, const Tensor& from, int64_t rows_of_x, int64_t k, Tensor& to,
-                           int64_t num_rows, int64_t wide_rows) {
-    std::optional<Quantised> q;
-    if (quantises) q = quantise(from, rows_of_x, k);
+  const auto product = [&](const char* which, const Tensor& from, const std::optional<Quantised>& q, int64_t k,
+                           int64_t num_rows, int64_t block_rows) {
     p.x = q ? pointer<void>(q->q) : pointer<void>(from);
     p.x_scale = q ? pointer<uint8_t>(q->scale) : nullptr;
-    p.out = to.mutable_data_ptr();
     p.num_rows = num_rows, p.k = k;
-    const Grid grid{plan.max_tiles, ceil_of(num_rows, plan.wide ? wide_rows : 16)};
-    const std::string kernel = std::string("moe_experts_") + which + "_" + x_kind + "_" + format;
-    run("moe_experts", kernel + (plan.wide ? "_wide" : "_split"), p, grid, kGemmThreads, x);
+    const Grid grid{plan.max_tiles, ceil_of(num_rows, *plan.layout == 's' ? 16 : block_rows)};
+    const std::string kernel = std::string("moe_experts_") + which + (q ? "_fp8_" : "_bf16_") + format;
+    run("moe_experts", kernel + "_" + plan.layout, p, grid, kGemmThreads, x);
   };
   const auto weight = [&](int set, int matrix) {
     p.weight[set] = pointer<void>(w[matrix]), p.weight_scale[set] = pointer<uint8_t>(scale[matrix]);
   };
+  std::optional<Quantised> first, second;
+  if (quantises) first = quantise(x, tokens, hidden);
+  if (fused) second = room(x, assignments, width);
+  p.out = fused ? second->q.mutable_data_ptr() : between.mutable_data_ptr();
+  p.out_scale = fused ? static_cast<uint8_t*>(second->scale.mutable_data_ptr()) : nullptr;
   weight(0, 0), weight(1, 1);
-  product("up", x, tokens, hidden, between, width, 128);
+  product("up", x, first, hidden, width, 128);
+  if (quantises && !fused) second = quantise(between, assignments, width);
+  p.out = y.mutable_data_ptr();
   weight(0, 2);
-  product("down", between, assignments, width, y, hidden, 256);
+  product("down", between, second, width, hidden, 256);
   const ExpertSum sum{
       p.routing.topk_indices, pointer<void>(y), static_cast<float*>(out.mutable_data_ptr()), hidden, topk, num_experts};
   run("moe_experts", "moe_experts_sum_bf16", sum, {tokens}, kRowThreads, x);

@@ -87,11 +87,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("plan_gpu_gemm", &v4npu::plan_gpu_gemm, py::arg("num_tokens"), py::arg("num_rows"), py::arg("groups"),
         py::arg("caps"));
   py::class_<v4npu::GpuExpertPlan>(m, "GpuExpertPlan")
-      .def_readonly("wide", &v4npu::GpuExpertPlan::wide)
+      .def_readonly("layout", &v4npu::GpuExpertPlan::layout)
       .def_readonly("tile_tokens", &v4npu::GpuExpertPlan::tile_tokens)
       .def_readonly("max_tiles", &v4npu::GpuExpertPlan::max_tiles);
   m.def("plan_gpu_experts", &v4npu::plan_gpu_experts, py::arg("num_assignments"), py::arg("num_experts"),
-        py::arg("caps"));
+        py::arg("width"), py::arg("caps"));
   m.def("plan_gpu_topk_parts", &v4npu::plan_gpu_topk_parts, py::arg("num_tokens"), py::arg("num_keys"),
         py::arg("caps"));
   m.def("plan_gpu_attention_parts", &v4npu::plan_gpu_attention_parts, py::arg("num_tokens"), py::arg("head_tiles"),

@@ -27,10 +27,10 @@ GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, 
 // How the routed experts are laid out: their assignments are known to the device alone, so tiles of tokens are launched
 // for the worst case, and those that no expert needs end at once.
 struct GpuExpertPlan {
-  bool wide = false;
+  const char* layout = "split";  // or "narrow", "wide": as in moe_experts_kernel.cu, with the same bits
   int64_t tile_tokens = 0, max_tiles = 0;
 };
-GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, const DeviceCaps& caps);
+GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int64_t width, const DeviceCaps& caps);
 
 // Into how many parts a token's index keys are split, a block to each: as many as fill the device, as long as a part
 // may have 2,048 of the at most `num_keys`. So the lists of the parts are never more than the device has

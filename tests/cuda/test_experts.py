@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from v4npu import _C, reference
-from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
 from v4npu.testing.cases import Draw
 from v4npu.testing.cuda import EmulatedGpu
 
@@ -46,16 +46,50 @@ def test_few_tokens(gpu: EmulatedGpu, kind: str, official: bool) -> None:
     assert_close(got, args)
 
 
+# Wide and narrow layouts quantise in the first product's epilogue, the split one by act_quant.
+@pytest.mark.parametrize("layout,tokens,experts", [("wide", 190, 5), ("narrow", 45, 133)])
 @pytest.mark.parametrize("kind,official", [("bf16", False), ("fp8", True), ("fp4", True), ("fp4", False)])
-def test_many_tokens_have_the_bits_of_few(gpu: EmulatedGpu, kind: str, official: bool) -> None:
-    x, indices, weights, *matrices = problem(190, 5, kind)
+def test_many_tokens_have_the_bits_of_few(
+    gpu: EmulatedGpu, kind: str, official: bool, layout: str, tokens: int, experts: int
+) -> None:
+    x, indices, weights, *matrices = problem(tokens, experts, kind)
+    x[3, 7] = torch.nan
     (many,) = gpu.run("moe_experts", (x, indices, weights, *matrices, 10.0, official))
-    assert any(name.endswith("_wide") for name, *_ in gpu.launches())
-    assert_close(many, (x, indices, weights, *matrices, 10.0, official))
-    for lo, hi in ((0, 1), (70, 77), (189, 190)):
+    names = [name for name, *_ in gpu.launches()]
+    expected = layout if layout == "wide" or official else "split"
+    assert [n.rsplit("_", 1)[1] for n in names if "_up_" in n or "_down_" in n] == [expected] * 2
+    assert names.count("act_quant_bf16") == int(official)
+    clean = torch.arange(tokens) != 3
+    args = (x[clean], indices[clean], weights[clean], *matrices, 10.0, official)
+    assert_close(many[clean], args)
+    assert many[3].isnan().all()
+    for lo, hi in ((0, 4), (tokens // 2, tokens // 2 + 7), (tokens - 1, tokens)):
         few = (x[lo:hi], indices[lo:hi], weights[lo:hi], *matrices, 10.0, official)
-        assert torch.equal(gpu.run("moe_experts", few)[0], many[lo:hi])
+        same = gpu.run("moe_experts", few)[0].nan_to_num(nan=7e30)
+        assert torch.equal(same, many[lo:hi].nan_to_num(nan=7e30))
         assert any(name.endswith("_split") for name, *_ in gpu.launches())
+
+
+def test_every_barrier_of_a_quantising_layout_is_missed(gpu: EmulatedGpu) -> None:
+    args = (*problem(190, 5, "fp8"), 10.0, True)
+    gpu.run("moe_experts", args)
+    barriers = [b for b in gpu.barriers() if b.startswith("moe_experts_kernel")]
+    assert len(barriers) == 5
+    for barrier in barriers:
+        with pytest.raises(RuntimeError, match="race: "):
+            gpu.run("moe_experts", args, ignored_barrier=barrier)
+
+
+@pytest.mark.parametrize("tokens", [3, 530])
+def test_one_expert_has_the_bits_of_the_linears_of_a_shared_expert(gpu: EmulatedGpu, tokens: int) -> None:
+    x, indices, weights, w1, s1, w3, s3, w2, s2 = problem(tokens, 1, "fp8", topk=1)
+    everyone = (indices.zero_(), weights.fill_(1), w1, s1, w3, s3, w2, s2, 10.0, True)
+    (routed,) = gpu.run("moe_experts", (x, *everyone))
+    assert any(name.endswith("_wide" if tokens > 500 else "_split") for name, *_ in gpu.launches())
+    a, u = (gpu.run("fp8_linear", (*act_quant(x, 128), w[0], s[0], BF16))[0] for w, s in ((w1, s1), (w3, s3)))
+    (hidden,) = gpu.run("swiglu", (a, u, None, 10.0))
+    (shared,) = gpu.run("fp8_linear", (*act_quant(hidden, 128), w2[0], s2[0], BF16))
+    assert torch.equal(routed.to(BF16), shared)
 
 
 def test_the_order_of_the_choices_and_repeated_experts(gpu: EmulatedGpu) -> None:
@@ -87,7 +121,7 @@ def test_an_expert_out_of_range_makes_its_token_nan_and_no_other(gpu: EmulatedGp
 @pytest.mark.parametrize("assignments", [1, 6, 768, 24576])
 @pytest.mark.parametrize("experts", [1, 32, 256, 384])
 def test_a_plan_has_tiles_for_the_worst_case(invented: _C.DeviceCaps, assignments: int, experts: int) -> None:
-    plan = _C.plan_gpu_experts(assignments, experts, invented)
+    plan = _C.plan_gpu_experts(assignments, experts, 2048, invented)
     # one assignment for each expert but one, which has the rest
     ones = min(experts, assignments) - 1
     assert ones + -(-(assignments - ones) // plan.tile_tokens) <= plan.max_tiles

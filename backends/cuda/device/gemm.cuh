@@ -130,13 +130,11 @@ struct Tile {
   }
 };
 
-// Many tokens: a block has 8 warps of 16 M rows each, all of the same 8 N tokens. emit(row, token, value[Sets]).
-template <Format X, Format W, int Sets, int M, int N, class Emit>
-V4NPU_INLINE void gemm_wide(const Operands<Sets>& o, int64_t row_tile, const Emit& emit) {
-  const int64_t row0 = (row_tile * kGemmWarps + warp_id()) * 16 * M;
-  if (row0 >= o.num_rows) return;
+// All slices of the rows from row0 on, added in turn.
+template <Format X, Format W, int Sets, int M, int N>
+V4NPU_INLINE void add_slices(const Operands<Sets>& o, int64_t row0, Tile<X, W, Sets, M, N>& total) {
   const bool x_aligned = rows_aligned<X>(o.x, o.x_stride), w_aligned = rows_aligned<W>(o.weight[0], o.k);
-  Tile<X, W, Sets, M, N> part, total;
+  Tile<X, W, Sets, M, N> part;
   total.clear();
   for (int64_t s = 0; s * kSlice < o.k; ++s) {
     part.slice(o, row0, s, x_aligned, w_aligned);
@@ -149,6 +147,15 @@ V4NPU_INLINE void gemm_wide(const Operands<Sets>& o, int64_t row_tile, const Emi
       }
     }
   }
+}
+
+// Many tokens: a block has 8 warps of 16 M rows each, all of the same 8 N tokens. emit(row, token, value[Sets]).
+template <Format X, Format W, int Sets, int M, int N, class Emit>
+V4NPU_INLINE void gemm_wide(const Operands<Sets>& o, int64_t row_tile, const Emit& emit) {
+  const int64_t row0 = (row_tile * kGemmWarps + warp_id()) * 16 * M;
+  if (row0 >= o.num_rows) return;
+  Tile<X, W, Sets, M, N> total;
+  add_slices(o, row0, total);
   V4NPU_UNROLL
   for (int m = 0; m < M; ++m) {
     V4NPU_UNROLL

@@ -103,14 +103,11 @@ struct WarpRow {
     float largest = 0.0f;
     V4NPU_UNROLL
     for (int j = 0; j < kChunk; ++j) {
-      const float m = place(c) + j < end ? magnitude(v[c][j]) : 0.0f;
-      largest = m > largest || is_nan(m) ? m : largest;
+      largest = larger_or_nan(largest, place(c) + j < end ? magnitude(v[c][j]) : 0.0f);
     }
     V4NPU_UNROLL
-    for (int mask = 1; mask * kChunk < Block; mask *= 2) {
-      const float other = bits_float(shuffle_xor(float_bits(largest), mask));
-      largest = other > largest || is_nan(other) ? other : largest;
-    }
+    for (int mask = 1; mask * kChunk < Block; mask *= 2)
+      largest = larger_or_nan(largest, bits_float(shuffle_xor(float_bits(largest), mask)));
     return largest;
   }
 

@@ -10,10 +10,7 @@ namespace v4npu::cuda {
 template <class T>
 V4NPU_INLINE float warp_magnitude(const T* x, int64_t n) {
   float largest = 0.0f;
-  for (int64_t i = lane_id(); i < n; i += kWarp) {
-    const float m = magnitude(widen(x[i]));
-    largest = m > largest || is_nan(m) ? m : largest;
-  }
+  for (int64_t i = lane_id(); i < n; i += kWarp) largest = larger_or_nan(largest, magnitude(widen(x[i])));
   return warp_max(largest);
 }
 

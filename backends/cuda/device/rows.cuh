@@ -72,13 +72,11 @@ V4NPU_INLINE float warp_sum(float v) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) v += bits_float(shuffle_xor(float_bits(v), mask));
   return v;
 }
-// The largest; NaN if there is one.
+// The larger; NaN if there is one.
+V4NPU_INLINE float larger_or_nan(float a, float b) { return b > a || is_nan(b) ? b : a; }
 V4NPU_INLINE float warp_max(float v) {
   V4NPU_UNROLL
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-    const float other = bits_float(shuffle_xor(float_bits(v), mask));
-    v = other > v || is_nan(other) ? other : v;
-  }
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) v = larger_or_nan(v, bits_float(shuffle_xor(float_bits(v), mask)));
   return v;
 }
 

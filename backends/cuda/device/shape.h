@@ -69,7 +69,9 @@ struct ExpertGemm {
   const void* weight[2];           // [num_experts, num_rows, k]: w1 and w3, or w2
   const uint8_t* weight_scale[2];  // ue8m0, as in moe_experts.h
   const float* topk_weights;       // fp32 [num_assignments]
-  void* out;  // bf16 [num_assignments, num_rows]: by list of the first, by assignment of the second
+  void* out;           // bf16 [num_assignments, num_rows]: by list of the first, by assignment of the second;
+                       // e4m3 of the first where its layout quantises
+  uint8_t* out_scale;  // ue8m0 [num_assignments, ceil(num_rows/128)], then
   int64_t num_rows, k, topk;
   float limit;
 };

@@ -2,14 +2,18 @@
 //   moe_experts_count, _list      a block per expert: its assignments, in ascending order, and its tiles of tokens
 //   (act_quant)                   1 quantise x
 //   moe_experts_up_<x>_<weight>   2, 3 both products of a tile, SwiGLU and routing weight; tokens gathered by the list
-//   (act_quant)                   4 quantise
+//                                 4 quantise: a block of 128 rows is one of act_quant's, so its warps agree on the
+//                                 scale
+//   (act_quant)                   4 behind the split layout alone, whose blocks have 16 rows
 //   moe_experts_down_...          5 the third product, to the place of its assignment
 //   moe_experts_sum               6 a block per token
-// Products as in gemm.cuh: split (16 rows, 16 tokens) or wide (128 or 256 rows, 32 tokens), with the same bits.
+// Products as in gemm.cuh: split (16 rows, 16 tokens), narrow (128 or 256 rows, 16 tokens) or wide (likewise, 32
+// tokens), with the same bits.
 // Limits: 240 registers, 0 bytes of stack, 17408 bytes of shared memory.
 #include "v4npu/ops/moe_experts.h"
 
 #include "../device/gemm.cuh"
+#include "../device/quant.cuh"
 #include "../device/swiglu.cuh"
 
 namespace v4npu::cuda {
@@ -79,8 +83,69 @@ V4NPU_DEVICE void list(const Routing& r) {
   }
 }
 
+template <int N>
+struct Peaks {
+  float of[kGemmWarps][N * 8];
+};
+
+// Steps 2 to 4 of a block's 128 rows and 8 N tokens, which begin at `start` of the list.
+template <Format W, int N>
+V4NPU_INLINE void up_quantised(const ExpertGemm& p, const Operands<2>& o, int64_t start, int64_t row_tile) {
+  auto& peaks = shared<Peaks<N>>();
+  const int g = lane_id() / 4, c = lane_id() % 4;
+  const int64_t row0 = (row_tile * kGemmWarps + warp_id()) * 16;
+  Tile<Format::kFloat8, W, 2, 1, N> total;
+  add_slices(o, row0, total);
+  V4NPU_UNROLL
+  for (int n = 0; n < N; ++n) {
+    V4NPU_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const int column = n * 8 + 2 * c + i;
+      const int64_t token = o.first_token + column;
+      float peak = 0.0f;
+      V4NPU_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        float& y = total.sum[0][n][2 * half + i];
+        if (row0 + half * 8 + g >= o.num_rows || token >= o.num_tokens) continue;
+        const float weight = p.topk_weights[p.routing.list[start + token]];
+        y = gated(rounded<bf16>(y), rounded<bf16>(total.sum[1][n][2 * half + i]), p.limit) * weight;  // 2, 3
+        y = rounded<bf16>(y);
+        peak = larger_or_nan(peak, magnitude(y));
+      }
+      V4NPU_UNROLL
+      for (int mask = 4; mask < kWarp; mask *= 2)
+        peak = larger_or_nan(peak, bits_float(shuffle_xor(float_bits(peak), mask)));
+      if (g == 0) peaks.of[warp_id()][column] = peak;
+    }
+  }
+  sync_block();
+  V4NPU_UNROLL
+  for (int n = 0; n < N; ++n) {
+    V4NPU_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const int column = n * 8 + 2 * c + i;
+      const int64_t token = o.first_token + column, at = start + token;
+      if (token >= o.num_tokens) continue;
+      float peak = 0.0f;
+      V4NPU_UNROLL
+      for (int w = 0; w < kGemmWarps; ++w) peak = larger_or_nan(peak, peaks.of[w][column]);
+      const uint8_t scale = e4m3_block_scale(peak);
+      const float inverse = e8m0_inverse(scale);
+      if (warp_id() == 0 && g == 0) p.out_scale[at * ((o.num_rows + kSlice - 1) / kSlice) + row_tile] = scale;
+      V4NPU_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const int64_t row = row0 + half * 8 + g;
+        if (row < o.num_rows)
+          static_cast<uint8_t*>(p.out)[at * o.num_rows + row] = e4m3_encode(total.sum[0][n][2 * half + i] * inverse);
+      }
+    }
+  }
+}
+
+enum class Layout { kSplit, kNarrow, kWide };
+
 // One tile of tokens of one expert. Grid: tiles of tokens, tiles of rows.
-template <Format X, Format W, int Sets, bool Split>
+template <Format X, Format W, int Sets, Layout L>
 V4NPU_DEVICE void expert(const ExpertGemm& p) {
   const Routing& r = p.routing;
   const int32_t e = r.tiles[block_x()];
@@ -102,21 +167,26 @@ V4NPU_DEVICE void expert(const ExpertGemm& p) {
   o.num_tokens = r.counts[e];
   o.num_rows = p.num_rows;
   o.k = o.x_stride = p.k;
-  const auto emit = [&](int64_t row, int64_t token, const float (&v)[Sets]) {
-    float y = v[0];
-    int64_t at = start + token;
-    if constexpr (Sets == 2) {
-      const float weight = p.topk_weights[r.list[at]];
-      y = gated(rounded<bf16>(y), rounded<bf16>(v[1]), p.limit) * weight;  // 2, 3
-    } else {
-      at = r.list[at];
-    }
-    static_cast<bf16*>(p.out)[at * p.num_rows + row] = narrow<bf16>(y);
-  };
-  if constexpr (Split) {
-    gemm_split<X, W, Sets>(o, block_y(), emit);
+  constexpr int kTiles = L == Layout::kWide ? kWideTokens / 8 : 2;
+  if constexpr (X == Format::kFloat8 && Sets == 2 && L != Layout::kSplit) {
+    up_quantised<W, kTiles>(p, o, start, block_y());
   } else {
-    gemm_wide<X, W, Sets, 2 / Sets, kWideTokens / 8>(o, block_y(), emit);
+    const auto emit = [&](int64_t row, int64_t token, const float (&v)[Sets]) {
+      float y = v[0];
+      int64_t at = start + token;
+      if constexpr (Sets == 2) {
+        const float weight = p.topk_weights[r.list[at]];
+        y = gated(rounded<bf16>(y), rounded<bf16>(v[1]), p.limit) * weight;  // 2, 3
+      } else {
+        at = r.list[at];
+      }
+      static_cast<bf16*>(p.out)[at * p.num_rows + row] = narrow<bf16>(y);
+    };
+    if constexpr (L == Layout::kSplit) {
+      gemm_split<X, W, Sets>(o, block_y(), emit);
+    } else {
+      gemm_wide<X, W, Sets, 2 / Sets, kTiles>(o, block_y(), emit);
+    }
   }
 }
 
@@ -161,22 +231,23 @@ V4NPU_KERNEL(moe_experts_sum_bf16, v4npu::cuda::kRowThreads, v4npu::cuda::Expert
   v4npu::cuda::sum<v4npu::cuda::bf16>(p);
 }
 
-#define V4NPU_EXPERTS(name, X, W)                                                                     \
-  V4NPU_KERNEL(moe_experts_up_##name##_split, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {   \
-    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 2, true>(p);                  \
-  }                                                                                                   \
-  V4NPU_KERNEL(moe_experts_up_##name##_wide, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {    \
-    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 2, false>(p);                 \
-  }                                                                                                   \
-  V4NPU_KERNEL(moe_experts_down_##name##_split, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) { \
-    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 1, true>(p);                  \
-  }                                                                                                   \
-  V4NPU_KERNEL(moe_experts_down_##name##_wide, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {  \
-    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 1, false>(p);                 \
+#define V4NPU_EXPERTS(name, X, W, layout, L)                                                             \
+  V4NPU_KERNEL(moe_experts_up_##name##_##layout, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {   \
+    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 2, v4npu::cuda::Layout::L>(p);   \
+  }                                                                                                      \
+  V4NPU_KERNEL(moe_experts_down_##name##_##layout, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) { \
+    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 1, v4npu::cuda::Layout::L>(p);   \
   }
-V4NPU_EXPERTS(bf16_bf16, kBfloat16, kBfloat16)
-V4NPU_EXPERTS(bf16_fp8, kBfloat16, kFloat8)
-V4NPU_EXPERTS(bf16_fp4, kBfloat16, kFloat4)
-V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8)
-V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4)
+V4NPU_EXPERTS(bf16_bf16, kBfloat16, kBfloat16, split, kSplit)
+V4NPU_EXPERTS(bf16_bf16, kBfloat16, kBfloat16, wide, kWide)
+V4NPU_EXPERTS(bf16_fp8, kBfloat16, kFloat8, split, kSplit)
+V4NPU_EXPERTS(bf16_fp8, kBfloat16, kFloat8, wide, kWide)
+V4NPU_EXPERTS(bf16_fp4, kBfloat16, kFloat4, split, kSplit)
+V4NPU_EXPERTS(bf16_fp4, kBfloat16, kFloat4, wide, kWide)
+V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, split, kSplit)
+V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, narrow, kNarrow)
+V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, wide, kWide)
+V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4, split, kSplit)
+V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4, narrow, kNarrow)
+V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4, wide, kWide)
 #undef V4NPU_EXPERTS
