@@ -99,7 +99,9 @@ PYBIND11_MODULE(_C, m) {
   py::class_<v4npu::AscendTiles>(m, "AscendTiles")
       .def_readonly("rows", &v4npu::AscendTiles::rows)
       .def_readonly("columns", &v4npu::AscendTiles::columns)
-      .def_readonly("count", &v4npu::AscendTiles::count);
+      .def_readonly("count", &v4npu::AscendTiles::count)
+      .def_readonly("blocks", &v4npu::AscendTiles::blocks)
+      .def_readonly("slot_bytes", &v4npu::AscendTiles::slot_bytes);
   m.def("plan_ascend_tiles", &v4npu::plan_ascend_tiles, py::arg("architecture"), py::arg("num_tokens"),
         py::arg("num_rows"), py::arg("groups"), py::arg("num_cores"));
   m.def("ascend_architecture", &v4npu::ascend_architecture, py::arg("soc"));

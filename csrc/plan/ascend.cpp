@@ -25,13 +25,14 @@ AscendTiles plan_ascend_tiles(int architecture, int64_t num_tokens, int64_t num_
   const auto parts = [](int64_t size, int64_t of) { return (size + of - 1) / of; };
   const int32_t rows = architecture == 2201 ? 128 : 256;  // 128 KB of L0C, and 256
   const int64_t down = groups * parts(num_tokens, rows), height = std::min<int64_t>(num_tokens, rows);
-  AscendTiles best{rows, 0, 0};
+  AscendTiles best{rows, 0, 0, 0, 2 * kColumns * (architecture == 2201 ? 512 : 256)};
   int64_t least = 0;
   for (int32_t columns = kColumns; columns >= kFractal; columns /= 2) {
     const int64_t count = down * parts(num_rows, columns);
     const int64_t read = parts(count, num_cores) * (height + columns);
     if (best.columns == 0 || read < least) best.columns = columns, best.count = count, least = read;
   }
+  best.blocks = std::min(best.count, num_cores);
   return best;
 }
 

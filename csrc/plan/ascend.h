@@ -18,7 +18,8 @@ std::string refuses_ascendc(const DeviceCaps& caps);
 // The part of a product that a cube core makes at a time, and how many there are.
 struct AscendTiles {
   int32_t rows, columns;
-  int64_t count;
+  int64_t count, blocks;
+  int64_t slot_bytes;  // of the workspace of a block whose vector cores expand the weight (cube_dequantised.h)
 };
 
 // Of `groups` products [num_tokens, num_rows]: as many rows as L0C holds of 256 columns in float32, and of the columns

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from v4npu import reference
-from v4npu.reference.formats import round_fp4
+from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8, round_fp4
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.ascend import ASCEND, skus
 from v4npu.testing.ascend_ops import OPS
+from v4npu.testing.cases import arguments
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 ARCHS = ("ascend910b1", "ascend950dt_9591")  # one SKU of each; the kernels cannot tell those of one architecture apart
@@ -176,14 +177,21 @@ def small_run(ops, op):
     elif op == "linear":  # panels of the depth of L1, and a ragged one; a product of one row
         x, weight = normal(37, 600, dtype=bf16), normal(40, 600, dtype=bf16, seed=1)
         runs = [(x, weight, bf16), (x[:1], weight[:3], torch.float32)]
+    elif op == "grouped_linear":
+        x, weight = normal(37, 2, 300, dtype=bf16), normal(2 * 40, 300, dtype=bf16, seed=1)
+        runs = [(x, weight, None), (x, *quantize_weight_fp8(weight.float()))]
+    elif op in ("fp8_linear", "fp4_linear"):  # more panels and tiles than slots
+        quantise = quantize_weight_fp8 if op == "fp8_linear" else quantize_weight_fp4
+        weight = quantise(normal(50, 800, seed=1))
+        runs = [(normal(3, 800, dtype=bf16), None, *weight, bf16), (*act_quant(normal(3, 800), 128), *weight, bf16)]
     elif op == "swiglu":
         gate, up, weights = normal(3, 9000, dtype=bf16), normal(3, 9000, dtype=bf16, seed=1), normal(3, seed=2)
         runs = [(gate, up, weights, 1.0), (gate, up, None, 0.0)]
     else:
         runs = [(normal(7, 4100, dtype=bf16), 128)]
     waits, results = set(), []
-    for arguments in runs:
-        result = getattr(ops, op)(*arguments)
+    for run in runs:
+        result = getattr(ops, op)(*run)
         results += result if isinstance(result, tuple) else [result]
         waits.update(ops.report.waits)
     return results, waits
@@ -213,6 +221,9 @@ def test_no_rows(emulated, op):
         "hc_post": (torch.empty(0, 8), torch.empty(0, 4, 8), torch.empty(0, 4), torch.empty(0, 4, 4)),
         "swiglu": (torch.empty(0, 8), torch.empty(0, 8), None, 1.0),
         "linear": (torch.empty(0, 8), torch.empty(4, 8), torch.float32),
+        "grouped_linear": (torch.empty(0, 2, 8), torch.empty(4, 8), None),
+        "fp8_linear": (torch.empty(0, 32), None, *quantize_weight_fp8(torch.ones(4, 32)), torch.float32),
+        "fp4_linear": (torch.empty(0, 32), None, *quantize_weight_fp4(torch.ones(4, 32)), torch.float32),
     }
     getattr(emulated(ARCHS[0]), op)(*empty.get(op, (torch.empty(0, 8), 8)))
 
@@ -229,20 +240,6 @@ def test_the_head_comment_states_the_bytes_of_the_unified_buffer(emulated, sku, 
     used = []
     for dtype in (torch.float32, torch.bfloat16):
         ops = emulated(sku)
-        x = normal(2, 64, dtype=dtype)
-        arguments = {
-            "rms_norm": (x, x[0], 1e-6),
-            "rope": (x.view(2, 1, 64), torch.arange(2), torch.ones(8)),
-            "gate": (x, x, None, 1, 1.0),
-            "hadamard": (x,),
-            "indexer_query": (x.view(2, 1, 64), torch.arange(2), torch.ones(8), True),
-            "hash_gate": (x, x, torch.zeros(1, 1, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 1.0),
-            "hc_pre": (x.view(2, 1, 64), *coefficients("hc_pre", 1, 64), 1e-6, 1e-6, 1),
-            "hc_head": (x.view(2, 1, 64), *coefficients("hc_head", 1, 64), 1e-6, 1e-6),
-            "hc_post": (x, x.view(2, 1, 64), torch.ones(2, 1), torch.ones(2, 1, 1)),
-            "swiglu": (x, x, None, 1.0),
-            "linear": (x, x, dtype),
-        }
-        getattr(ops, op)(*arguments.get(op, (x, 32)))
+        getattr(ops, op)(*arguments(op, dtype, official=True))
         used.append(ops.report.ub_bytes)
     assert used == stated

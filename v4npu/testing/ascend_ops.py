@@ -21,6 +21,9 @@ OPS = (
     "hash_gate",
     "swiglu",
     "linear",
+    "fp8_linear",
+    "fp4_linear",
+    "grouped_linear",
 )
 GUARD = 64  # bytes before and behind every output
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -136,12 +139,46 @@ class EmulatedOps:
     def linear(
         self, x: Tensor, weight: Tensor, out_dtype: torch.dtype, tile_rows: int = 32, tile_columns: int = 32
     ) -> Tensor:
-        tokens, k = x.shape
-        rows = weight.shape[0]
-        out = _output((tokens, -(-rows // 16) * 16), out_dtype)
+        return self._product("linear", x[:, None], weight, None, out_dtype, (tile_rows, tile_columns))[:, 0]
+
+    def fp8_linear(
+        self, x: Tensor, x_scale: Tensor | None, weight: Tensor, scale: Tensor, out_dtype: torch.dtype
+    ) -> Tensor:
+        return self._product("fp8_linear", self._expanded(x, x_scale)[:, None], weight, scale, out_dtype)[:, 0]
+
+    def fp4_linear(
+        self, x: Tensor, x_scale: Tensor | None, weight: Tensor, scale: Tensor, out_dtype: torch.dtype
+    ) -> Tensor:
+        return self._product("fp4_linear", self._expanded(x, x_scale)[:, None], weight, scale, out_dtype)[:, 0]
+
+    def grouped_linear(self, x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
+        op = "grouped_linear" if scale is None else "grouped_linear_fp8"
+        return self._product(op, x, weight, scale, x.dtype)
+
+    def _expanded(self, x: Tensor, x_scale: Tensor | None) -> Tensor:
+        if x_scale is None:
+            return x
+        out = _output(x.shape, torch.bfloat16)
+        self._run("fp8_linear_x", In(x), In(x_scale), Out(out), *x.shape)
+        return _unharmed(out)
+
+    def _product(
+        self,
+        op: str,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor | None,
+        out_dtype: torch.dtype,
+        tile: tuple[int, int] = (32, 32),
+    ) -> Tensor:
+        tokens, groups, k = x.shape
+        rows = weight.shape[0] // groups
+        out = _output((tokens, groups, -(-rows // 16) * 16), out_dtype)
         kind = DTYPES[x.dtype] if out_dtype == x.dtype else f"{DTYPES[x.dtype]}_{DTYPES[out_dtype]}"
-        self._run(f"linear_{kind}", In(x), In(weight), Out(out), tokens, rows, k, tile_rows, tile_columns)
-        return _unharmed(out)[:, :rows].contiguous()
+        slots = _output((self.num_blocks, 2 * 256 * (512 if self.kernels.arch == 2201 else 256)), torch.uint8)
+        more = () if scale is None else (In(scale), InOut(slots))
+        self._run(f"{op}_{kind}", In(x), In(weight), *more, Out(out), tokens, rows, k, groups, *tile)
+        return _unharmed(out)[..., :rows].contiguous()
 
     def _quantise(self, op: str, x: Tensor, block_size: int, per_byte: int) -> tuple[Tensor, Tensor]:
         rows, n = x.shape

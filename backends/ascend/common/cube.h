@@ -87,6 +87,7 @@ class CubeProducts {
 
  private:
   static constexpr int32_t kFractal = CubeShape::kFractal;
+  static constexpr int64_t kMaxStride = 65535;       // of the copy to Nz
   static constexpr int32_t kBlock = 32 / sizeof(T);  // values of a row in a fractal
 
   static __aicore__ inline uint16_t parts(int64_t size, int64_t of) {
@@ -136,11 +137,25 @@ class CubeProducts {
                               uint16_t padded, uint16_t depth) {
     const AscendC::LocalTensor<T> part = queue.template AllocTensor<T>();
     const uint16_t height = parts(padded, kFractal) * kFractal, num_rows = static_cast<uint16_t>(rows);
-    AscendC::DataCopy(part, source, AscendC::Nd2NzParams(1, num_rows, depth, 0, stride, height, 1, 0));
-    for (uint16_t row = num_rows; row < padded; ++row) {
-      AscendC::DataCopy(part[row * kBlock], source, AscendC::Nd2NzParams(1, 1, depth, 0, stride, height, 1, 0));
+    if (sizeof(T) == sizeof(float) || stride <= kMaxStride) {
+      copy(part, source, num_rows, padded, depth, stride, height);
+    } else {  // twice as far in pairs, which must be whole
+      AscendC::GlobalTensor<float> pairs;
+      pairs.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(const_cast<__gm__ T*>(source.GetPhyAddr())));
+      copy(part.template ReinterpretCast<float>(), pairs, num_rows, padded, depth / 2, stride / 2, height);
     }
     queue.EnQue(part);
+  }
+
+  template <typename U>
+  static __aicore__ inline void copy(const AscendC::LocalTensor<U>& to, const AscendC::GlobalTensor<U>& source,
+                                     uint16_t rows, uint16_t padded, uint16_t depth, int64_t stride, uint16_t height) {
+    constexpr int32_t kValues = 32 / sizeof(U);
+    const auto apart = static_cast<uint16_t>(stride);
+    AscendC::DataCopy(to, source, AscendC::Nd2NzParams(1, rows, depth, 0, apart, height, 1, 0));
+    for (uint16_t row = rows; row < padded; ++row) {
+      AscendC::DataCopy(to[row * kValues], source, AscendC::Nd2NzParams(1, 1, depth, 0, apart, height, 1, 0));
+    }
   }
 
   // In fractals: rows x depth of them, from column `at` on.
@@ -176,5 +191,11 @@ class CubeProducts {
   AscendC::GlobalTensor<Out> out_;  // [rows, groups, padded columns]
   CubeShape shape_;
 };
+
+template <typename T, typename Out>
+__aicore__ inline void products(GM_ADDR a, GM_ADDR b, GM_ADDR out, const CubeShape& shape) {
+  StoredMatrix<T> matrix(b, shape);
+  CubeProducts<T, Out>(a, out, shape).run(matrix);
+}
 
 }  // namespace v4npu

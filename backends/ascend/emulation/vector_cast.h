@@ -87,6 +87,14 @@ struct CastRule<half, int16_t> : Supported<Rounding::kNearestOnly> {
   static half apply(const Op&, int16_t x, RoundMode) { return half(static_cast<float>(x)); }
 };
 template <>
+struct CastRule<half, uint8_t> : Supported<Rounding::kExact> {
+  static half apply(const Op&, uint8_t x, RoundMode) { return half(static_cast<float>(x)); }
+};
+template <>
+struct CastRule<int32_t, half> : Supported<Rounding::kAnyMode> {
+  static int32_t apply(const Op& op, half x, RoundMode mode) { return fitting<int32_t>(op, rounded(x, mode)); }
+};
+template <>
 struct CastRule<uint8_t, half> : Supported<Rounding::kAnyMode> {
   static uint8_t apply(const Op& op, half x, RoundMode mode) { return fitting<uint8_t>(op, rounded(x, mode)); }
 };

@@ -1,0 +1,236 @@
+// Codes of 8 and 4 bits to bf16 or fp32, exactly, on a vector core: a byte is looked up in a table, what comes out is
+// multiplied by the scale of its block. So subnormal codes and NaNs need no case of their own.
+//
+// At most kRows x kDepth values at a time, and scales of the same rows; a row of either starts on a block of 32 bytes.
+// UB in bytes, T = fp32 / bf16:  codes 2 x 4096   scales 2 x 1024   values 2 x 16384 / 8192   fp32 2 x 16384
+//                                offsets 2 x 16384   half 8192   fp32 scales 4096   tables 2 x 1024
+//                                total 122880 / 106496
+#pragma once
+
+#include "rows.h"
+
+namespace v4npu {
+
+// kGroup values of a row have a scale; 0: a scale for 128 rows of 128.
+struct Fp8Weight {
+  static constexpr int32_t kPerByte = 1, kGroup = 0;
+};
+struct Fp8Rows {
+  static constexpr int32_t kPerByte = 1, kGroup = 128;
+};
+struct Fp4Weight {
+  static constexpr int32_t kPerByte = 2, kGroup = 32;
+};
+
+template <typename Format, typename T>
+class Dequantiser {
+  using U8 = AscendC::LocalTensor<uint8_t>;
+  using F32 = AscendC::LocalTensor<float>;
+  using I32 = AscendC::LocalTensor<int32_t>;
+  using U32 = AscendC::LocalTensor<uint32_t>;
+
+ public:
+  static constexpr int32_t kRows = 32, kDepth = 128;
+
+  __aicore__ inline Dequantiser(GM_ADDR codes, GM_ADDR scales, int64_t num_rows, int64_t k) : k_(k) {
+    row_scales_ = (k + kScaled - 1) / kScaled;
+    codes_.SetGlobalBuffer(codes, num_rows * k / Format::kPerByte);
+    scales_.SetGlobalBuffer(scales, (kShared ? (num_rows + kDepth - 1) / kDepth : num_rows) * row_scales_);
+    pipe_.InitBuffer(code_queue_, 2, kCount);
+    pipe_.InitBuffer(scale_queue_, 2, kRows * kBlock);
+    pipe_.InitBuffer(out_queue_, 2, kCount * sizeof(T));
+    pipe_.InitBuffer(value_buffer_, kCount * sizeof(float));
+    pipe_.InitBuffer(spread_buffer_, kCount * sizeof(float));
+    pipe_.InitBuffer(offset_buffer_, kCount * sizeof(int32_t));
+    pipe_.InitBuffer(scale_of_buffer_, kCount * sizeof(int32_t));
+    pipe_.InitBuffer(half_buffer_, kCount * sizeof(half));
+    pipe_.InitBuffer(factor_buffer_, kRows * kBlock * sizeof(float));
+    pipe_.InitBuffer(value_table_buffer_, kCodes * sizeof(float));
+    pipe_.InitBuffer(factor_table_buffer_, kCodes * sizeof(float));
+    value_ = value_buffer_.template Get<float>();
+    spread_ = spread_buffer_.template Get<float>();
+    offset_ = offset_buffer_.template Get<int32_t>();
+    scale_of_ = scale_of_buffer_.template Get<int32_t>();
+    half_ = half_buffer_.template Get<half>();
+    factor_ = factor_buffer_.template Get<float>();
+    value_table_ = value_table_buffer_.template Get<float>();
+    factor_table_ = factor_table_buffer_.template Get<float>();
+    make_tables();
+  }
+
+  // rows x depth values from [row, start] on, to rows of `stride` values; start is a multiple of 64, and of kDepth
+  // unless depth ends there.
+  __aicore__ inline void run(int64_t row, int32_t rows, int64_t start, int32_t depth,
+                             const AscendC::GlobalTensor<T>& out, int64_t stride) {
+    for (int32_t done = 0; done < rows;) {
+      int32_t count = rows - done < kRows ? rows - done : kRows;
+      const auto left = static_cast<int32_t>(kDepth - (row + done) % kDepth);
+      if (kShared && left < count) count = left;
+      convert(row + done, count, start, depth, out[done * stride], stride);
+      done += count;
+    }
+  }
+
+ private:
+  static constexpr bool kShared = Format::kGroup == 0;
+  static constexpr int32_t kScaled = kShared ? kDepth : Format::kGroup;
+  static constexpr int32_t kCount = kRows * kDepth;
+  static constexpr int32_t kBlock = 32;  // bytes
+  static constexpr int32_t kCodes = 256;
+
+  static __aicore__ inline U32 uint32(const I32& t) { return t.template ReinterpretCast<uint32_t>(); }
+  static __aicore__ inline U32 uint32(const F32& t) { return t.template ReinterpretCast<uint32_t>(); }
+  static __aicore__ inline int32_t blocks(int32_t bytes) { return (bytes + kBlock - 1) / kBlock; }
+
+  __aicore__ inline void convert(int64_t row, int32_t rows, int64_t start, int32_t depth,
+                                 const AscendC::GlobalTensor<T>& out, int64_t stride) {
+    const int32_t bytes = depth / Format::kPerByte, pitch = blocks(bytes) * kBlock, width = pitch * Format::kPerByte;
+    if (width != width_) spread_over(width);
+    const int32_t scales = kShared ? 1 : (depth + kScaled - 1) / kScaled, scale_rows = kShared ? 1 : rows;
+    const int64_t scale_row = kShared ? row / kDepth : row;
+    load(code_queue_, codes_[(row * k_ + start) / Format::kPerByte], rows, bytes, k_ / Format::kPerByte);
+    load(scale_queue_, scales_[scale_row * row_scales_ + start / kScaled], scale_rows, scales, row_scales_);
+    look_up<false>(scale_queue_, factor_, factor_table_, scale_rows * kBlock);
+    look_up<Format::kPerByte == 2>(code_queue_, value_, value_table_, rows * pitch);
+    AscendC::Gather(spread_, factor_, uint32(scale_of_), 0, rows * width);
+    AscendC::PipeBarrier<PIPE_V>();
+    AscendC::Mul(value_, value_, spread_, rows * width);
+    AscendC::PipeBarrier<PIPE_V>();
+    AscendC::LocalTensor<T> result = out_queue_.template AllocTensor<T>();
+    narrow(result, value_, rows * width);
+    out_queue_.EnQue(result);
+    result = out_queue_.template DeQue<T>();
+    constexpr auto kSize = static_cast<int32_t>(sizeof(T));
+    AscendC::DataCopyPad(out, result,
+                         AscendC::DataCopyExtParams(static_cast<uint16_t>(rows), static_cast<uint32_t>(depth * kSize),
+                                                    blocks(width * kSize) - blocks(depth * kSize),
+                                                    static_cast<uint32_t>((stride - depth) * kSize), 0));
+    out_queue_.FreeTensor(result);
+  }
+
+  // Rows of bytes, each filled up with zeros to whole blocks.
+  template <typename Queue>
+  __aicore__ inline void load(Queue& queue, const AscendC::GlobalTensor<uint8_t>& source, int32_t rows, int32_t bytes,
+                              int64_t stride) {
+    const U8 to = queue.template AllocTensor<uint8_t>();
+    const auto padding = static_cast<uint8_t>(blocks(bytes) * kBlock - bytes);
+    AscendC::DataCopyPad(to, source,
+                         AscendC::DataCopyExtParams(static_cast<uint16_t>(rows), static_cast<uint32_t>(bytes),
+                                                    static_cast<uint32_t>(stride - bytes), 0, 0),
+                         AscendC::DataCopyPadExtParams<uint8_t>(true, 0, padding, 0));
+    queue.EnQue(to);
+  }
+
+  // to[i] = table[byte i]; kPairs: of two bf16 each, which become fp32.
+  template <bool kPairs, typename Queue>
+  __aicore__ inline void look_up(Queue& queue, const F32& to, const F32& table, int32_t bytes) {
+    U8 in = queue.template DeQue<uint8_t>();
+    AscendC::Cast(half_, in, AscendC::RoundMode::CAST_NONE, bytes);
+    AscendC::PipeBarrier<PIPE_V>();
+    queue.FreeTensor(in);
+    AscendC::Cast(offset_, half_, AscendC::RoundMode::CAST_RINT, bytes);
+    AscendC::PipeBarrier<PIPE_V>();
+    AscendC::Muls(offset_, offset_, 4, bytes);
+    AscendC::PipeBarrier<PIPE_V>();
+    if constexpr (kPairs) {
+      AscendC::Gather(spread_, table, uint32(offset_), 0, bytes);
+      AscendC::PipeBarrier<PIPE_V>();
+      AscendC::Cast(to, spread_.template ReinterpretCast<bfloat16_t>(), AscendC::RoundMode::CAST_NONE, 2 * bytes);
+    } else {
+      AscendC::Gather(to, table, uint32(offset_), 0, bytes);
+    }
+  }
+
+  // Where the scale of each value lies, in bytes of factor_; rows are `width` values apart.
+  __aicore__ inline void spread_over(int32_t width) {
+    width_ = width;
+    if constexpr (kShared) {
+      AscendC::Duplicate(scale_of_, 0, kCount);
+    } else {
+      for (int32_t row = 0; row < kRows; ++row) {
+        for (int32_t at = 0; at < width; at += kScaled) {
+          const int32_t count = width - at < kScaled ? width - at : kScaled;
+          AscendC::Duplicate(scale_of_[row * width + at], (row * kBlock + at / kScaled) * 4, count);
+        }
+      }
+    }
+  }
+
+  // The values of all codes and of all scales.
+  __aicore__ inline void make_tables() {
+    const I32 index = offset_, value = value_table_.template ReinterpretCast<int32_t>();
+    const I32 factor = factor_table_.template ReinterpretCast<int32_t>();
+    constexpr int32_t kNan = 0x7fc00000;
+    AscendC::CreateVecIndex(index, 0, kCodes);
+    AscendC::PipeBarrier<PIPE_V>();
+    AscendC::ShiftLeft(uint32(factor), uint32(index), 23u, kCodes);  // 2^(i - 127)
+    if constexpr (Format::kPerByte == 1) {
+      make_e4m3(index, value);
+    } else {
+      make_e2m1(value);
+    }
+    pass<AscendC::HardEvent::V_S>();
+    factor.SetValue(0, 0x00400000);  // 2^-127
+    factor.SetValue(kCodes - 1, kNan);
+    if constexpr (Format::kPerByte == 1) {
+      value.SetValue(kCodes / 2 - 1, kNan);
+      value.SetValue(kCodes - 1, kNan);
+    }
+    pass<AscendC::HardEvent::S_V>();
+  }
+
+  // Below the sign, a code is an exponent of bias 7 and 3 bits. The part from the smallest normal, 2^-6 (code 8), on
+  // are the upper bits of an fp32 but for the bias; that below counts in steps of 2^-9.
+  __aicore__ inline void make_e4m3(const I32& index, const I32& value) {
+    constexpr int32_t kPositive = kCodes / 2, kNormal = 8;
+    AscendC::Maxs(value, index, kNormal, kPositive);
+    AscendC::Mins(index, index, kNormal, kPositive);
+    AscendC::PipeBarrier<PIPE_V>();
+    AscendC::ShiftLeft(uint32(value), uint32(value), 20u, kPositive);
+    AscendC::Cast(spread_, index, AscendC::RoundMode::CAST_RINT, kPositive);
+    AscendC::PipeBarrier<PIPE_V>();
+    AscendC::Muls(value_table_, value_table_, 0x1p120f, kPositive);
+    AscendC::Muls(spread_, spread_, 0x1p-9f, kPositive);
+    AscendC::PipeBarrier<PIPE_V>();
+    AscendC::Adds(spread_, spread_, -0x1p-6f, kPositive);
+    AscendC::PipeBarrier<PIPE_V>();
+    AscendC::Add(value_table_, value_table_, spread_, kPositive);
+    AscendC::PipeBarrier<PIPE_V>();
+    AscendC::Muls(value_table_[kPositive], value_table_, -1.0f, kPositive);
+  }
+
+  // The low nibble's bf16 in the lower half of a word, the high one's in the upper.
+  __aicore__ inline void make_e2m1(const I32& value) {
+    constexpr int32_t kMagnitudes[] = {0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0};
+    constexpr int32_t kNibbles = 16;
+    const I32 low = spread_.template ReinterpretCast<int32_t>();
+    for (int32_t i = 0; i < kNibbles; ++i) low.SetValue(i, kMagnitudes[i % 8] + (i < 8 ? 0 : 0x8000));
+    pass<AscendC::HardEvent::S_V>();
+    for (int32_t i = 0; i < kNibbles; ++i) {
+      const uint32_t high = static_cast<uint32_t>(kMagnitudes[i % 8] + (i < 8 ? 0 : 0x8000)) << 16;
+      AscendC::Adds(value[i * kNibbles], low, static_cast<int32_t>(high), kNibbles);
+    }
+  }
+
+  template <AscendC::HardEvent kEvent>
+  __aicore__ inline void pass() {
+    const AscendC::TEventID id = pipe_.FetchEventID(kEvent);
+    AscendC::SetFlag<kEvent>(id);
+    AscendC::WaitFlag<kEvent>(id);
+  }
+
+  AscendC::TPipe pipe_;
+  AscendC::TQue<AscendC::TPosition::VECIN, 1> code_queue_, scale_queue_;
+  AscendC::TQue<AscendC::TPosition::VECOUT, 1> out_queue_;
+  AscendC::TBuf<AscendC::TPosition::VECCALC> value_buffer_, spread_buffer_, offset_buffer_, scale_of_buffer_;
+  AscendC::TBuf<AscendC::TPosition::VECCALC> half_buffer_, factor_buffer_, value_table_buffer_, factor_table_buffer_;
+  AscendC::GlobalTensor<uint8_t> codes_;   // [num_rows, k / kPerByte]
+  AscendC::GlobalTensor<uint8_t> scales_;  // [num_rows or num_rows / 128, row_scales]
+  F32 value_, spread_, factor_, value_table_, factor_table_;
+  I32 offset_, scale_of_;
+  AscendC::LocalTensor<half> half_;
+  int64_t k_, row_scales_;
+  int32_t width_ = 0;
+};
+
+}  // namespace v4npu
