@@ -55,11 +55,13 @@ AscendTiles tiles_of(const Tensor& x, int64_t num_tokens, int64_t num_rows, int6
                            num_cores(x, Core::kCube));
 }
 
+int64_t blocks_of(const Tensor& x, Core core, int64_t pieces) { return std::min(pieces, num_cores(x, core)); }
+
 void launch_packed(const std::string& kernel, Core core, int64_t pieces, const Tensor& x, void* arguments,
                    size_t bytes) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   void* function = function_of(kernel);
-  const auto blocks = static_cast<uint32_t>(std::min(pieces, num_cores(x, core)));
+  const auto blocks = static_cast<uint32_t>(blocks_of(x, core, pieces));
   require_success(acl()->launch(function, blocks, current_stream(x), nullptr, arguments, bytes, nullptr, 0),
                   "aclrtLaunchKernelWithHostArgs");
 }

@@ -37,11 +37,14 @@ enum class Core { kCube, kVector };  // as aclGetDeviceCapability counts them
 // How a product is dealt to the cube cores of x's device.
 AscendTiles tiles_of(const Tensor& x, int64_t num_tokens, int64_t num_rows, int64_t groups);
 
+// How many blocks a launch of that many pieces of work has: at most one to a core.
+int64_t blocks_of(const Tensor& x, Core core, int64_t pieces);
+
 // Launches `kernel` on the current stream of x's device, on at most one core a piece of work.
 //
 // A launch may be captured into a graph and run again on other contents of the same tensors. So no launcher waits or
 // reads what a tensor holds, and blocks and arguments follow from shapes, dtypes and the chip alone; what depends on
-// contents the kernel reads for itself.
+// contents the kernel reads for itself, or a kernel before it writes into a plan (common/query_plan.h).
 void launch_packed(const std::string& kernel, Core core, int64_t pieces, const Tensor& x, void* arguments,
                    size_t bytes);
 

@@ -54,7 +54,7 @@ const std::vector<Candidate>& candidates() {
     }
     for (const char* op :
          {"rms_norm", "rope", "hadamard", "act_quant", "fp4_act_quant", "hc_pre", "hc_post", "hc_head", "indexer_query",
-          "gate", "hash_gate", "swiglu", "linear", "fp8_linear", "fp4_linear", "grouped_linear"}) {
+          "gate", "hash_gate", "swiglu", "linear", "fp8_linear", "fp4_linear", "grouped_linear", "indexer_scores"}) {
       add_ascendc(all, op, "never run on a device; what is beyond its limits runs the reference");
     }
     add_vendor(all);

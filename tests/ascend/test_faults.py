@@ -161,6 +161,7 @@ IMPLIED = {
     "hc_pre": tuple(f"{queue}_queue_.template AllocTensor" for queue in ("x", "post", "comb")),
     "hc_head": ("x_queue_.template AllocTensor",),
     **dict.fromkeys(("linear", "fp8_linear", "fp4_linear", "grouped_linear"), OPERANDS),
+    "indexer_scores": ("return q2_queue_.template DeQue",),  # so does the wait for the keys here
 }
 
 

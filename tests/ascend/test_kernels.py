@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from indexer_cases import indexer_case
 
 from v4npu import reference
 from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8, round_fp4
@@ -184,6 +185,8 @@ def small_run(ops, op):
         quantise = quantize_weight_fp8 if op == "fp8_linear" else quantize_weight_fp4
         weight = quantise(normal(50, 800, seed=1))
         runs = [(normal(3, 800, dtype=bf16), None, *weight, bf16), (*act_quant(normal(3, 800), 128), *weight, bf16)]
+    elif op == "indexer_scores":
+        runs = [indexer_case(bf16, 5, 70, official=True), indexer_case(bf16, 1, 20, lengths=((2, 700), (1, 0)))]
     elif op == "swiglu":
         gate, up, weights = normal(3, 9000, dtype=bf16), normal(3, 9000, dtype=bf16, seed=1), normal(3, seed=2)
         runs = [(gate, up, weights, 1.0), (gate, up, None, 0.0)]
@@ -224,6 +227,7 @@ def test_no_rows(emulated, op):
         "grouped_linear": (torch.empty(0, 2, 8), torch.empty(4, 8), None),
         "fp8_linear": (torch.empty(0, 32), None, *quantize_weight_fp8(torch.ones(4, 32)), torch.float32),
         "fp4_linear": (torch.empty(0, 32), None, *quantize_weight_fp4(torch.ones(4, 32)), torch.float32),
+        "indexer_scores": indexer_case(torch.float32, 2, 8, lengths=((0, 8), (0, 0))),
     }
     getattr(emulated(ARCHS[0]), op)(*empty.get(op, (torch.empty(0, 8), 8)))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import v4npu
-from v4npu import ops
+from v4npu import ops, reference
 from v4npu.testing.ascend_ops import OPS
 from v4npu.testing.cases import arguments
 
@@ -39,6 +39,24 @@ def test_a_captured_launch_takes_what_the_tensors_hold_when_it_runs(op: str) -> 
             graph.replay()
             for got, want in zip(captured, wanted, strict=True):
                 assert torch.equal(got.cpu().view(torch.uint8), want.cpu().view(torch.uint8))
+
+
+def test_a_captured_plan_follows_the_lengths() -> None:
+    """The same launch arguments, other lengths: the device makes the plan anew."""
+    ratio, block_size, max_blocks = 4, 16, 12
+    q, weights, keys = torch.randn(6, 8, 32), torch.randn(6, 8), torch.randn(2 * max_blocks, block_size, 32)
+    table, cu, start = torch.arange(2 * max_blocks).int().view(2, -1), torch.tensor([0, 2, 6]), torch.tensor([700, 20])
+    held, graph = [t.npu() for t in (q, weights, keys, table, cu.int(), start.int())], torch.npu.NPUGraph()
+    with v4npu.fallback("error"):
+        ops.indexer_scores(*held, ratio, False)
+        with torch.npu.graph(graph):
+            captured = ops.indexer_scores(*held, ratio, False)
+    for lengths, starts in (([0, 2, 6], [700, 20]), ([0, 5, 6], [0, 650]), ([0, 0, 0], [0, 0]), ([0, 0, 6], [9, 763])):
+        held[4].copy_(torch.tensor(lengths))
+        held[5].copy_(torch.tensor(starts))
+        graph.replay()
+        wanted = reference.indexer_scores(*(t.cpu() for t in held), ratio, False)
+        torch.testing.assert_close(captured.cpu(), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_whatever_waits_cannot_be_captured() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,7 @@ OPS = (
     "fp8_linear",
     "fp4_linear",
     "grouped_linear",
+    "indexer_scores",
 )
 GUARD = 64  # bytes before and behind every output
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -180,6 +183,30 @@ class EmulatedOps:
         self._run(f"{op}_{kind}", In(x), In(weight), *more, Out(out), tokens, rows, k, groups, *tile)
         return _unharmed(out)[..., :rows].contiguous()
 
+    def indexer_plan(self, cu: Tensor, start: Tensor, tokens: int, ratio: int, width: int) -> Tensor:
+        """The plan for num_blocks blocks, as int32[1024]."""
+        plan, blocks = _output((1024,), torch.int32), self.num_blocks
+        arguments = (In(cu), In(start), Out(plan), tokens, len(start), ratio, width, blocks)
+        self._run("indexer_scores_plan", *arguments, num_blocks=1)
+        return _unharmed(plan)
+
+    def indexer_scores(
+        self, q: Tensor, weights: Tensor, keys: Tensor, block_table: Tensor, cu: Tensor, start: Tensor, ratio: int,
+        official: bool,
+    ) -> Tensor:  # fmt: skip
+        (tokens, heads, dim), (blocks, block_size, _), (seqs, max_blocks) = q.shape, keys.shape, block_table.shape
+        plan = self.indexer_plan(cu, start, tokens, ratio, max_blocks * block_size)
+        waits = self.report.waits
+        out, workspace = (
+            _output((tokens, max_blocks * block_size), torch.float32),
+            torch.empty(self.num_blocks, 2, 64, 64),
+        )
+        inputs, outputs = (q, weights, keys, block_table, cu, start, plan), (Out(workspace), Out(out))
+        sizes = (tokens, heads, dim, blocks, block_size, keys.stride(0), max_blocks, seqs, ratio, int(official))
+        self._run(f"indexer_scores_{DTYPES[q.dtype]}", *map(In, inputs), *outputs, *sizes)
+        self.report = replace(self.report, waits=waits + self.report.waits)
+        return _unharmed(out)
+
     def _quantise(self, op: str, x: Tensor, block_size: int, per_byte: int) -> tuple[Tensor, Tensor]:
         rows, n = x.shape
         q = _output((rows, n // per_byte), torch.uint8)
@@ -187,9 +214,9 @@ class EmulatedOps:
         self._run(f"{op}_{DTYPES[x.dtype]}", In(x), Out(q), Out(scale), rows, n, block_size)
         return _unharmed(q), _unharmed(scale)
 
-    def _run(self, name: str, *arguments: In | Out | InOut | int | float) -> None:
+    def _run(self, name: str, *arguments: In | Out | InOut | int | float, num_blocks: int = 0) -> None:
         self.report = self.kernels.launch(
-            name + self.suffix, self.sku, self.num_blocks, *arguments, ignored_wait=self.ignored_wait
+            name + self.suffix, self.sku, num_blocks or self.num_blocks, *arguments, ignored_wait=self.ignored_wait
         )
 
 

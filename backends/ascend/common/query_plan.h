@@ -1,0 +1,152 @@
+// How queries over paged entries are dealt to cores: in tiles of entries that a query sees, by a plan that lies on the
+// device. What a query sees follows from lengths, which only the device knows; so a kernel of its own makes the plan,
+// and graphs that hold both launches can be replayed on other lengths.
+//
+// The plan is int32[kPlanWords], whatever the lengths. Record c, kPlanRecord words of it, is where block c begins and
+// block c - 1 ends: the sequence, its token and the tile of entries. No two blocks differ by more than one tile.
+#pragma once
+
+#include "rows.h"
+
+namespace v4npu {
+
+constexpr int32_t kPlanWords = 1024;
+constexpr int32_t kPlanRecord = 4;
+constexpr int32_t kTileEntries = 64;
+
+// Tokens of sequences, and the entries that each of them sees.
+class VisibleEntries {
+ public:
+  // width: entries that a sequence has room for.
+  __aicore__ inline VisibleEntries(GM_ADDR cu_seqlens_q, GM_ADDR start_pos, int64_t num_seqs, int64_t ratio,
+                                   int64_t width)
+      : num_seqs_(static_cast<int32_t>(num_seqs)), ratio_(ratio), width_(width) {
+    cu_seqlens_q_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(cu_seqlens_q), num_seqs + 1);
+    start_pos_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(start_pos), num_seqs);
+    select(0);
+  }
+
+  __aicore__ inline void select(int32_t sequence) {
+    sequence_ = sequence;
+    if (sequence_ >= num_seqs_) return;
+    first_ = cu_seqlens_q_.GetValue(sequence);
+    last_ = cu_seqlens_q_.GetValue(sequence + 1);
+    start_ = start_pos_.GetValue(sequence);
+  }
+
+  // Goes on to the sequence of the token; false if there is none. Tokens come in ascending order.
+  __aicore__ inline bool reach(int64_t token) {
+    while (sequence_ < num_seqs_ && token >= last_) select(sequence_ + 1);
+    return sequence_ < num_seqs_ && token >= first_;
+  }
+
+  __aicore__ inline int32_t sequence() const { return sequence_; }
+
+  // Of a token of this sequence.
+  __aicore__ inline int64_t of(int64_t token) const {
+    const int64_t entries = (start_ + token - first_ + 1) / ratio_;
+    return entries < width_ ? entries : width_;
+  }
+
+ private:
+  AscendC::GlobalTensor<int32_t> cu_seqlens_q_, start_pos_;
+  int32_t num_seqs_, sequence_ = 0;
+  int64_t first_ = 0, last_ = 0, start_ = 0;
+  int64_t ratio_, width_;
+};
+
+// Writes the plan for `blocks` blocks; one vector core. UB: 4096 bytes.
+class QueryPlan {
+ public:
+  __aicore__ inline QueryPlan(GM_ADDR plan, const VisibleEntries& visible, int64_t num_tokens, int64_t blocks)
+      : visible_(visible), num_tokens_(num_tokens), blocks_(blocks) {
+    plan_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(plan), kPlanWords);
+    pipe_.InitBuffer(buffer_, kPlanWords * sizeof(int32_t));
+    words_ = buffer_.Get<int32_t>();
+  }
+
+  __aicore__ inline void run() {
+    AscendC::Duplicate(words_, 0, kPlanWords);
+    const AscendC::TEventID clear = pipe_.FetchEventID(AscendC::HardEvent::V_S);
+    AscendC::SetFlag<AscendC::HardEvent::V_S>(clear);
+    AscendC::WaitFlag<AscendC::HardEvent::V_S>(clear);
+    const int64_t all = total();
+    int64_t done = 0, block = 0;
+    visible_.select(0);
+    for (int64_t token = 0; token < num_tokens_ && done < all; ++token) {
+      const int64_t tiles = tiles_of(token);
+      for (; block < blocks_ && all * block / blocks_ < done + tiles; ++block)
+        record(block, visible_.sequence(), token, all * block / blocks_ - done);
+      done += tiles;
+    }
+    for (; block <= blocks_; ++block) record(block, 0, num_tokens_, 0);  // nothing is left
+    const AscendC::TEventID ready = pipe_.FetchEventID(AscendC::HardEvent::S_MTE3);
+    AscendC::SetFlag<AscendC::HardEvent::S_MTE3>(ready);
+    AscendC::WaitFlag<AscendC::HardEvent::S_MTE3>(ready);
+    AscendC::DataCopy(plan_, words_, kPlanWords);
+  }
+
+ private:
+  __aicore__ inline int64_t tiles_of(int64_t token) {
+    return visible_.reach(token) ? (visible_.of(token) + kTileEntries - 1) / kTileEntries : 0;
+  }
+  __aicore__ inline int64_t total() {
+    int64_t sum = 0;
+    for (int64_t token = 0; token < num_tokens_; ++token) sum += tiles_of(token);
+    return sum;
+  }
+  __aicore__ inline void record(int64_t block, int32_t sequence, int64_t token, int64_t tile) {
+    const auto at = static_cast<uint32_t>(block * kPlanRecord);
+    words_.SetValue(at, sequence);
+    words_.SetValue(at + 1, static_cast<int32_t>(token));
+    words_.SetValue(at + 2, static_cast<int32_t>(tile));
+  }
+
+  AscendC::TPipe pipe_;
+  AscendC::TBuf<AscendC::TPosition::VECCALC> buffer_;
+  AscendC::GlobalTensor<int32_t> plan_;
+  AscendC::LocalTensor<int32_t> words_;
+  VisibleEntries visible_;
+  int64_t num_tokens_, blocks_;
+};
+
+// The tiles of one block, in order.
+class PlannedTiles {
+ public:
+  __aicore__ inline PlannedTiles(GM_ADDR plan, const VisibleEntries& visible, int64_t block) : visible_(visible) {
+    AscendC::GlobalTensor<int32_t> words;
+    words.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(plan), kPlanWords);
+    const int64_t at = block * kPlanRecord;
+    visible_.select(words.GetValue(at));
+    token_ = words.GetValue(at + 1);
+    tile_ = words.GetValue(at + 2);
+    last_token_ = words.GetValue(at + kPlanRecord + 1);
+    last_tile_ = words.GetValue(at + kPlanRecord + 2);
+  }
+
+  // Whether there is one more; the other members are then about it.
+  __aicore__ inline bool next() {
+    if (begun_) ++tile_;
+    begun_ = true;
+    while (token_ < last_token_ || (token_ == last_token_ && tile_ < last_tile_)) {
+      if (visible_.reach(token_) && tile_ * kTileEntries < visible_.of(token_)) return true;
+      ++token_;
+      tile_ = 0;
+    }
+    return false;
+  }
+  __aicore__ inline int32_t sequence() const { return visible_.sequence(); }
+  __aicore__ inline int64_t token() const { return token_; }
+  __aicore__ inline int64_t entry() const { return tile_ * kTileEntries; }  // the first
+  __aicore__ inline int32_t entries() const {
+    const int64_t left = visible_.of(token_) - entry();
+    return static_cast<int32_t>(left < kTileEntries ? left : kTileEntries);
+  }
+
+ private:
+  VisibleEntries visible_;
+  int64_t token_, tile_, last_token_, last_tile_;
+  bool begun_ = false;
+};
+
+}  // namespace v4npu
