@@ -139,8 +139,11 @@ struct E2m1Rows {
 
   static constexpr int64_t kSegmentBytes = kSegment / 2;
   struct Segment {
-    const uint8_t *p, *s;
-    V4NPU_MEMBER f32x16 at(int64_t i) const { return load_e2m1_scaled(p + i / 32 * 16, i % 32 != 0, s[i / 32]); }
+    const uint8_t* p;
+    E2m1Scales scales;
+    V4NPU_MEMBER f32x16 at(int64_t i) const {
+      return load_e2m1_scaled(p + i / 32 * 16, i % 32 != 0, scales, static_cast<int>(i / 32));
+    }
   };
   bool direct(int64_t row, int64_t k0) const {
     const uint8_t* s = scale + (row * k + k0) / 32;
@@ -149,7 +152,7 @@ struct E2m1Rows {
     return all;
   }
   V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const {
-    return {codes + (row * k + k0) / 2, scale + (row * k + k0) / 32};
+    return {codes + (row * k + k0) / 2, load_e2m1_scales(scale + (row * k + k0) / 32)};
   }
   const void* begin(int64_t row) const { return codes + row * k / 2; }
 
@@ -243,10 +246,10 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp,
       for (int t = 0; t < kTokens; ++t) sum[i][t] = zero();
     }
     const auto add = [&](const auto& rows, const float* from, int64_t n) __attribute__((always_inline)) {
-#pragma GCC unroll 8
-      for (int64_t j = 0; j < n; j += kLanes) {
 #pragma GCC unroll 4
-        for (int i = 0; i < kRows; ++i) {
+      for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+        for (int64_t j = 0; j < n; j += kLanes) {
           const f32x16 a = rows[i].at(j);
 #pragma GCC unroll 4
           for (int t = 0; t < kTokens; ++t) sum[i][t] = fma(a, load(from + t * kp + j), sum[i][t]);

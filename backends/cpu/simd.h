@@ -17,8 +17,8 @@
 //   bits       keep_bits(v, mask)   join_bits   max_bits: the greater as unsigned, so NaN before infinity
 //   formats    load_e4m3(p): 16 codes   load_e2m1(p): 16 codes in 8 bytes, low nibble first
 //              load_e4m3_units(p), if has_e4m3_units(p, n): the same values over kE4m3Unit, maybe subnormal, in fewer
-//              steps where a scale follows anyway   load_e2m1_scaled(p, upper, s): either 16 of 32 codes times
-//              2^(s - 127), s in 2..252. -0 may become 0
+//              steps where a scale follows anyway   load_e2m1_scaled(p, upper, load_e2m1_scales(four), group): either
+//              16 of 32 codes times 2^(four[group] - 127), where four bytes are in 2..252. -0 may become 0
 //              store_e4m3 store_e2m1 round_e4m3 round_e2m1: as formats.h encodes, bit for bit
 //   bf16x32    load_bf16x32, dot_bf16: an instruction where has_bf16_dot, a slow loop elsewhere
 //

@@ -22,7 +22,7 @@ def add_mixes(module: nn.Module, prefix: str, config: Config, dtype: torch.dtype
 
 
 def _mixes(module: nn.Module, prefix: str) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(module.get_parameter(f"{prefix}_{part}") for part in ("fn", "scale", "base"))  # type: ignore[return-value]
+    return tuple(getattr(module, f"{prefix}_{part}") for part in ("fn", "scale", "base"))
 
 
 def through(

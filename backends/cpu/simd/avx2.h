@@ -27,10 +27,16 @@ V4NPU_INLINE __m256i to_bf16(__m256 x) {
 }
 
 V4NPU_INLINE f32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-V4NPU_INLINE f32x16 load(const bf16* p) {
-  const auto* halves = reinterpret_cast<const __m128i*>(p);
-  return {from_bf16(_mm_loadu_si128(halves)), from_bf16(_mm_loadu_si128(halves + 1))};
+// The same 16 bytes in both halves of the register: no shuffle has to cross between them, which takes longer.
+V4NPU_INLINE __m256i load_twice(const void* p) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
+V4NPU_INLINE __m256 load_bf16x8(const bf16* p) {
+  const __m256i upper = _mm256_setr_epi32(0x0100'8080, 0x0302'8080, 0x0504'8080, 0x0706'8080,  //
+                                          0x0908'8080, 0x0b0a'8080, 0x0d0c'8080, 0x0f0e'8080);
+  return _mm256_castsi256_ps(_mm256_shuffle_epi8(load_twice(p), upper));
+}
+V4NPU_INLINE f32x16 load(const bf16* p) { return {load_bf16x8(p), load_bf16x8(p + 8)}; }
 V4NPU_INLINE void store(float* p, f32x16 v) {
   _mm256_storeu_ps(p, v.lo);
   _mm256_storeu_ps(p + 8, v.hi);
@@ -189,7 +195,7 @@ V4NPU_INLINE __m256 e4m3_units(__m256i codes_above) {
   return _mm256_castsi256_ps(_mm256_and_si256(_mm256_srai_epi32(codes_above, 4), kept));
 }
 V4NPU_INLINE f32x16 load_e4m3_units(const uint8_t* p) {
-  const __m256i codes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i codes = load_twice(p);
   return {e4m3_units(_mm256_shuffle_epi8(codes, upper_bytes(0))),
           e4m3_units(_mm256_shuffle_epi8(codes, upper_bytes(8)))};
 }
@@ -242,10 +248,19 @@ V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
   return {from_bf16(_mm_unpacklo_epi8(l, h)), from_bf16(_mm_unpackhi_epi8(l, h))};
 }
 
+struct E2m1Scales {
+  __m256i excess;  // by 16 bits, of four groups
+};
+V4NPU_INLINE E2m1Scales load_e2m1_scales(const uint8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, sizeof four);
+  const __m128i excess = _mm_sub_epi16(_mm_set1_epi16(252), _mm_cvtepu8_epi16(_mm_cvtsi32_si128(four)));
+  return {_mm256_broadcastq_epi64(_mm_slli_epi16(excess, 7))};
+}
 // The upper 16 bits of each value with its exponent too large by 252 - 127, looked up a byte at a time; subtracting
 // what it is too large by leaves 0 at 0. No step crosses the halves of the register, and the order of the codes is such
 // that the odd and the even 16 bits are neighbours in the end.
-V4NPU_INLINE f32x16 load_e2m1_scaled(const uint8_t* p, bool upper, uint8_t scale) {
+V4NPU_INLINE f32x16 load_e2m1_scaled(const uint8_t* p, bool upper, E2m1Scales scales, int group) {
   constexpr char kNo = -1, k7d = 0x7d, k7e = 0x7e, k7f = 0x7f;
   const __m256i order = _mm256_setr_epi8(0, 4, kNo, kNo, 1, 5, kNo, kNo, 8, 12, kNo, kNo, 9, 13, kNo, kNo,  //
                                          2, 6, kNo, kNo, 3, 7, kNo, kNo, 10, 14, kNo, kNo, 11, 15, kNo, kNo);
@@ -253,11 +268,11 @@ V4NPU_INLINE f32x16 load_e2m1_scaled(const uint8_t* p, bool upper, uint8_t scale
       _mm256_broadcastsi128_si256(_mm_setr_epi8(0, k7d, k7e, k7e, k7e, k7e, k7f, k7f, 0, -3, -2, -2, -2, -2, -1, -1));
   const __m256i low =
       _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -128, 0, 64, -128, -64, 0, 64, 0, -128, 0, 64, -128, -64, 0, 64));
-  const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i pairs = _mm256_shuffle_epi8(bytes, order);
+  const __m256i pairs = _mm256_shuffle_epi8(load_twice(p), order);
   const __m256i codes = _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi32(pairs, 12)), _mm256_set1_epi8(15));
   const __m256i h = _mm256_shuffle_epi8(high, codes), l = _mm256_shuffle_epi8(low, codes);
-  const __m256i excess = _mm256_set1_epi16(static_cast<int16_t>((252 - scale) << 7));
+  const __m256i excess =
+      _mm256_shuffle_epi8(scales.excess, _mm256_set1_epi16(static_cast<int16_t>(0x0100 + 0x0202 * group)));
   const __m256i values = _mm256_subs_epu16(upper ? _mm256_unpackhi_epi8(l, h) : _mm256_unpacklo_epi8(l, h), excess);
   const __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff'0000));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(values, 16)), _mm256_castsi256_ps(_mm256_and_si256(values, odd))};
