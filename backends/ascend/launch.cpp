@@ -50,9 +50,10 @@ int64_t num_cores(const Tensor& x, Core core) {
 
 bool ready() { return torch_stream_native_handle != nullptr && acl() != nullptr && kernel_path() != nullptr; }
 
+int architecture() { return ascend_architecture(acl()->soc_name()); }
+
 AscendTiles tiles_of(const Tensor& x, int64_t num_tokens, int64_t num_rows, int64_t groups) {
-  return plan_ascend_tiles(ascend_architecture(acl()->soc_name()), num_tokens, num_rows, groups,
-                           num_cores(x, Core::kCube));
+  return plan_ascend_tiles(architecture(), num_tokens, num_rows, groups, num_cores(x, Core::kCube));
 }
 
 int64_t blocks_of(const Tensor& x, Core core, int64_t pieces) { return std::min(pieces, num_cores(x, core)); }

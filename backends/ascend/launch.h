@@ -34,6 +34,8 @@ inline void* pointer(const OptTensor& t) { return t ? pointer(*t) : nullptr; }
 
 enum class Core { kCube, kVector };  // as aclGetDeviceCapability counts them
 
+int architecture();  // 2201 or 3510
+
 // How a product is dealt to the cube cores of x's device.
 AscendTiles tiles_of(const Tensor& x, int64_t num_tokens, int64_t num_rows, int64_t groups);
 

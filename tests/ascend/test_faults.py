@@ -155,7 +155,7 @@ def test_fault_of_rms_norm(rms_norm, sku, fault):
 
 # Calls that manage a buffer and whose order other waits of the kernel imply.
 # Both operands of a product are loaded in order, so the wait for the second implies that for the first.
-OPERANDS = ("a1_queue_.template DeQue", "a2_queue_.template DeQue", "b2_queue_.template AllocTensor")
+OPERANDS = ("a1_queue_.template DeQue", "a2 = a2_queue_.template DeQue", "b2 = b2_queue_.template AllocTensor")
 IMPLIED = {
     "gate": ("x_queue_.template AllocTensor", "bias_queue_.template DeQue"),
     "hc_pre": tuple(f"{queue}_queue_.template AllocTensor" for queue in ("x", "post", "comb")),

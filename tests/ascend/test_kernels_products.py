@@ -51,13 +51,14 @@ def test_quantised_weights(emulated, sku, op, dtype, out_dtype, tokens, rows, k)
     )
 
 
+@pytest.mark.parametrize("k", [160, 448])
 @pytest.mark.parametrize("out_dtype", [FP32, BF16])
 @pytest.mark.parametrize("op", QUANTISE)
 @pytest.mark.parametrize("sku", ARCHS)
-def test_quantised_operands(emulated, sku, op, out_dtype):
+def test_quantised_operands(emulated, sku, op, out_dtype, k):
     x, (weight, scale) = (
-        reference.act_quant(normal(37, 160) * torch.logspace(-8, 4, 37)[:, None], 128),
-        quantised(op, 50, 160),
+        reference.act_quant(normal(37, k) * torch.logspace(-8, 4, 37)[:, None], 128),
+        quantised(op, 150, k),
     )
     args = (*x, weight, scale, out_dtype)
     exact = dequantise_rows(*x, 128).double() @ dequantize_weight(weight, scale, torch.float64).T

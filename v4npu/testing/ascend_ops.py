@@ -147,6 +147,12 @@ class EmulatedOps:
     def fp8_linear(
         self, x: Tensor, x_scale: Tensor | None, weight: Tensor, scale: Tensor, out_dtype: torch.dtype
     ) -> Tensor:
+        if (
+            x_scale is not None
+            and f"fp8_linear_mx_{DTYPES[out_dtype]}" in self.kernels.entries
+            and x.shape[1] % 64 == 0
+        ):
+            return self._mx_product(x, x_scale, weight, scale, out_dtype)
         return self._product("fp8_linear", self._expanded(x, x_scale)[:, None], weight, scale, out_dtype)[:, 0]
 
     def fp4_linear(
@@ -157,6 +163,17 @@ class EmulatedOps:
     def grouped_linear(self, x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
         op = "grouped_linear" if scale is None else "grouped_linear_fp8"
         return self._product(op, x, weight, scale, x.dtype)
+
+    def _mx_product(self, x: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, out_dtype: torch.dtype) -> Tensor:
+        (tokens, k), rows = x.shape, weight.shape[0]
+        spread = []
+        for kind, scales, count in (("x", x_scale, tokens), ("weight", scale, rows)):
+            spread.append(_output((count, k // 32), torch.uint8))
+            self._run(f"fp8_linear_{kind}_scales", In(scales), Out(spread[-1]), count, k)
+        out = _output((tokens, -(-rows // 16) * 16), out_dtype)
+        operands = (In(x), In(_unharmed(spread[0])), In(weight), In(_unharmed(spread[1])), Out(out))
+        self._run(f"fp8_linear_mx_{DTYPES[out_dtype]}", *operands, tokens, rows, k, 1, 32, 32)
+        return _unharmed(out)[:, :rows].contiguous()
 
     def _expanded(self, x: Tensor, x_scale: Tensor | None) -> Tensor:
         if x_scale is None:

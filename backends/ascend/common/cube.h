@@ -54,12 +54,51 @@ class StoredMatrix {
   int64_t columns_, k_;
 };
 
-// T = bf16 or fp32. A sum goes through k upwards, kPiece at a time, whatever the tile: it depends on k alone.
+// How operands of T, bf16 or fp32, get from L1 to L0 and are multiplied. Sizes in fractals; `at` is a value of k.
+template <typename T>
+class PlainOperands {
+ public:
+  __aicore__ inline void init(AscendC::TPipe&, const CubeShape&) {}
+  __aicore__ inline void load(const CubeTile&, int64_t, uint16_t) {}
+  __aicore__ inline void take() {}
+  __aicore__ inline void free() {}
+
+  __aicore__ inline void split_a(const AscendC::LocalTensor<T>& a2, const AscendC::LocalTensor<T>& a1, uint16_t at,
+                                 uint16_t rows, uint16_t depth) {
+    const AscendC::LocalTensor<T> part = a1[at * rows * kFractal];
+#if __NPU_ARCH__ == 2201  // Zz: a row of fractals after the other
+    for (uint16_t i = 0; i < rows; ++i) {
+      AscendC::LoadData(a2[i * depth * kFractal * kBlock], part[i * kFractal * kBlock],
+                        AscendC::LoadData2DParams(0, depth, rows, 0, 0, false, 0));
+    }
+#else  // Nz, as in L1
+    AscendC::LoadData(a2, part, AscendC::LoadData2DParams(0, rows * depth, 1, 0, 0, false, 0));
+#endif
+  }
+
+  // Nz of the n x k operand in L1 is Zn of the k x n operand in L0B.
+  __aicore__ inline void split_b(const AscendC::LocalTensor<T>& b2, const AscendC::LocalTensor<T>& b1, uint16_t at,
+                                 uint16_t columns, uint16_t depth) {
+    AscendC::LoadData(b2, b1[at * columns * kFractal],
+                      AscendC::LoadData2DParams(0, columns * depth, 1, 0, 0, false, 0));
+  }
+
+  __aicore__ inline void multiply(const AscendC::LocalTensor<float>& sum, const AscendC::LocalTensor<T>& a2,
+                                  const AscendC::LocalTensor<T>& b2, const AscendC::MmadParams& params) {
+    AscendC::Mmad(sum, a2, b2, params);
+  }
+
+ private:
+  static constexpr int32_t kFractal = CubeShape::kFractal;
+  static constexpr int32_t kBlock = 32 / sizeof(T);  // values of a row in a fractal
+};
+
+// A sum goes through k upwards, kPiece at a time, whatever the tile: it depends on k alone.
 //
 // Bytes, dav_2201 / dav_3510:  L1   a 2 x 65536, b 2 x 131072 / 4 x 65536        total 393216 / 262144
 //                              L0A  2 x 16384 / 2 x 32768   L0B  2 x 32768       total 98304 / 131072
 //                              L0C  131072 / 262144
-template <typename T, typename Out>
+template <typename T, typename Out, typename Operands = PlainOperands<T>>
 class CubeProducts {
  public:
   static constexpr int32_t kMaxTileRows = __NPU_ARCH__ == 2201 ? 128 : 256;  // all of L0C in fp32
@@ -67,7 +106,8 @@ class CubeProducts {
   static constexpr int32_t kPiece = 128 / sizeof(T);                          // of k, in L0: half of L0B at most
   static constexpr int32_t kPanel = (__NPU_ARCH__ == 2201 ? 4 : 2) * kPiece;  // of k, in L1
 
-  __aicore__ inline CubeProducts(GM_ADDR a, GM_ADDR out, const CubeShape& shape) : shape_(shape) {
+  __aicore__ inline CubeProducts(GM_ADDR a, GM_ADDR out, const CubeShape& shape, const Operands& operands = Operands())
+      : operands_(operands), shape_(shape) {
     a_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(a), shape.rows * shape.groups * shape.k);
     out_.SetGlobalBuffer(reinterpret_cast<__gm__ Out*>(out), shape.rows * shape.groups * shape.padded_columns());
     pipe_.InitBuffer(a1_queue_, 2, kMaxTileRows * kPanel * sizeof(T));
@@ -75,6 +115,7 @@ class CubeProducts {
     pipe_.InitBuffer(a2_queue_, 2, kMaxTileRows * kPiece * sizeof(T));
     pipe_.InitBuffer(b2_queue_, 2, kMaxTileColumns * kPiece * sizeof(T));
     pipe_.InitBuffer(sum_queue_, 1, kMaxTileRows * kMaxTileColumns * sizeof(float));
+    operands_.init(pipe_, shape);
   }
 
   // The tiles of this block; b as StoredMatrix.
@@ -106,19 +147,26 @@ class CubeProducts {
       load(a1_queue_, a_[tile.row * a_stride + tile.group * shape_.k + start], a_stride, tile.rows, rows, depth);
       load(b1_queue_, b.panel(tile, start), b.stride(), tile.columns, columns, depth);
       b.release();
+      operands_.load(tile, start, depth);
       AscendC::LocalTensor<T> a1 = a1_queue_.template DeQue<T>();
       AscendC::LocalTensor<T> b1 = b1_queue_.template DeQue<T>();
+      operands_.take();
       for (uint16_t at = 0; at < depth; at += kPiece) {
         const uint16_t piece = least(depth - at, kPiece);
-        split_a(a1, at, parts(rows, kFractal), parts(piece, kBlock));
-        split_b(b1, at, parts(columns, kFractal), parts(piece, kBlock));
-        AscendC::LocalTensor<T> a2 = a2_queue_.template DeQue<T>();
-        AscendC::LocalTensor<T> b2 = b2_queue_.template DeQue<T>();
+        AscendC::LocalTensor<T> a2 = a2_queue_.template AllocTensor<T>();
+        operands_.split_a(a2, a1, at, parts(rows, kFractal), parts(piece, kBlock));
+        a2_queue_.EnQue(a2);
+        AscendC::LocalTensor<T> b2 = b2_queue_.template AllocTensor<T>();
+        operands_.split_b(b2, b1, at, parts(columns, kFractal), parts(piece, kBlock));
+        b2_queue_.EnQue(b2);
+        a2 = a2_queue_.template DeQue<T>();
+        b2 = b2_queue_.template DeQue<T>();
         AscendC::PipeBarrier<PIPE_M>();
-        AscendC::Mmad(sum, a2, b2, AscendC::MmadParams(rows, columns, piece, 0, false, start + at == 0));
+        operands_.multiply(sum, a2, b2, AscendC::MmadParams(rows, columns, piece, 0, false, start + at == 0));
         a2_queue_.FreeTensor(a2);
         b2_queue_.FreeTensor(b2);
       }
+      operands_.free();
       a1_queue_.FreeTensor(a1);
       b1_queue_.FreeTensor(b1);
     }
@@ -158,35 +206,13 @@ class CubeProducts {
     }
   }
 
-  // In fractals: rows x depth of them, from column `at` on.
-  __aicore__ inline void split_a(const AscendC::LocalTensor<T>& a1, uint16_t at, uint16_t rows, uint16_t depth) {
-    const AscendC::LocalTensor<T> a2 = a2_queue_.template AllocTensor<T>();
-    const AscendC::LocalTensor<T> part = a1[at * rows * kFractal];
-#if __NPU_ARCH__ == 2201  // Zz: a row of fractals after the other
-    for (uint16_t i = 0; i < rows; ++i) {
-      AscendC::LoadData(a2[i * depth * kFractal * kBlock], part[i * kFractal * kBlock],
-                        AscendC::LoadData2DParams(0, depth, rows, 0, 0, false, 0));
-    }
-#else  // Nz, as in L1
-    AscendC::LoadData(a2, part, AscendC::LoadData2DParams(0, rows * depth, 1, 0, 0, false, 0));
-#endif
-    a2_queue_.EnQue(a2);
-  }
-
-  // Nz of the n x k operand in L1 is Zn of the k x n operand in L0B.
-  __aicore__ inline void split_b(const AscendC::LocalTensor<T>& b1, uint16_t at, uint16_t columns, uint16_t depth) {
-    const AscendC::LocalTensor<T> b2 = b2_queue_.template AllocTensor<T>();
-    AscendC::LoadData(b2, b1[at * columns * kFractal],
-                      AscendC::LoadData2DParams(0, columns * depth, 1, 0, 0, false, 0));
-    b2_queue_.EnQue(b2);
-  }
-
   AscendC::TPipe pipe_;
   AscendC::TQue<AscendC::TPosition::A1, 1> a1_queue_;
   AscendC::TQue<AscendC::TPosition::B1, 1> b1_queue_;
   AscendC::TQue<AscendC::TPosition::A2, 1> a2_queue_;
   AscendC::TQue<AscendC::TPosition::B2, 1> b2_queue_;
   AscendC::TQue<AscendC::TPosition::CO1, 1> sum_queue_;
+  Operands operands_;
   AscendC::GlobalTensor<T> a_;      // [rows, groups, k]
   AscendC::GlobalTensor<Out> out_;  // [rows, groups, padded columns]
   CubeShape shape_;

@@ -85,16 +85,26 @@ class Dequantiser {
   __aicore__ inline void convert(int64_t row, int32_t rows, int64_t start, int32_t depth,
                                  const AscendC::GlobalTensor<T>& out, int64_t stride) {
     const int32_t bytes = depth / Format::kPerByte, pitch = blocks(bytes) * kBlock, width = pitch * Format::kPerByte;
-    if (width != width_) spread_over(width);
+    if (!kShared && width != width_) spread_over(width);
     const int32_t scales = kShared ? 1 : (depth + kScaled - 1) / kScaled, scale_rows = kShared ? 1 : rows;
     const int64_t scale_row = kShared ? row / kDepth : row;
     load(code_queue_, codes_[(row * k_ + start) / Format::kPerByte], rows, bytes, k_ / Format::kPerByte);
     load(scale_queue_, scales_[scale_row * row_scales_ + start / kScaled], scale_rows, scales, row_scales_);
     look_up<false>(scale_queue_, factor_, factor_table_, scale_rows * kBlock);
+    float shared = 0.0f;
+    if constexpr (kShared) {
+      pass<AscendC::HardEvent::V_S>();
+      shared = factor_.GetValue(0);
+    }
     look_up<Format::kPerByte == 2>(code_queue_, value_, value_table_, rows * pitch);
-    AscendC::Gather(spread_, factor_, uint32(scale_of_), 0, rows * width);
-    AscendC::PipeBarrier<PIPE_V>();
-    AscendC::Mul(value_, value_, spread_, rows * width);
+    if constexpr (kShared) {
+      AscendC::PipeBarrier<PIPE_V>();
+      AscendC::Muls(value_, value_, shared, rows * width);
+    } else {
+      AscendC::Gather(spread_, factor_, uint32(scale_of_), 0, rows * width);
+      AscendC::PipeBarrier<PIPE_V>();
+      AscendC::Mul(value_, value_, spread_, rows * width);
+    }
     AscendC::PipeBarrier<PIPE_V>();
     AscendC::LocalTensor<T> result = out_queue_.template AllocTensor<T>();
     narrow(result, value_, rows * width);
@@ -144,14 +154,10 @@ class Dequantiser {
   // Where the scale of each value lies, in bytes of factor_; rows are `width` values apart.
   __aicore__ inline void spread_over(int32_t width) {
     width_ = width;
-    if constexpr (kShared) {
-      AscendC::Duplicate(scale_of_, 0, kCount);
-    } else {
-      for (int32_t row = 0; row < kRows; ++row) {
-        for (int32_t at = 0; at < width; at += kScaled) {
-          const int32_t count = width - at < kScaled ? width - at : kScaled;
-          AscendC::Duplicate(scale_of_[row * width + at], (row * kBlock + at / kScaled) * 4, count);
-        }
+    for (int32_t row = 0; row < kRows; ++row) {
+      for (int32_t at = 0; at < width; at += kScaled) {
+        const int32_t count = width - at < kScaled ? width - at : kScaled;
+        AscendC::Duplicate(scale_of_[row * width + at], (row * kBlock + at / kScaled) * 4, count);
       }
     }
   }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <unordered_map>
 #include <utility>
@@ -34,25 +35,36 @@ class Shadow {
   // bytes).
   template <typename Visit>
   void for_range(uint64_t address, uint64_t bytes, Visit visit) {
+    for_parts(address, bytes, [&](uint64_t number, uint64_t first, uint64_t here, uint64_t at) {
+      std::unique_ptr<Page>& page = pages_[number];
+      if (page == nullptr) page = std::make_unique<Page>();
+      visit(*page, first, here, at);
+    });
+  }
+
+  // Whether the bytes mean anything; who touched them stays known.
+  void set_valid(uint64_t address, uint64_t bytes, bool valid) {
+    for_parts(address, bytes, [&](uint64_t number, uint64_t first, uint64_t here, uint64_t) {
+      auto found = pages_.find(number);
+      if (found == pages_.end() && !valid) return;  // what was never touched means nothing already
+      if (found == pages_.end()) found = pages_.emplace(number, std::make_unique<Page>()).first;
+      std::memset(found->second->valid + first, valid, here);
+    });
+  }
+
+ private:
+  // part(number of the page, first byte in it, bytes in it, address of that byte)
+  template <typename Part>
+  static void for_parts(uint64_t address, uint64_t bytes, Part part) {
     while (bytes > 0) {
       const uint64_t first = address % kPageBytes;
       const uint64_t here = bytes < kPageBytes - first ? bytes : kPageBytes - first;
-      std::unique_ptr<Page>& page = pages_[address / kPageBytes];
-      if (page == nullptr) page = std::make_unique<Page>();
-      visit(*page, first, here, address);
+      part(address / kPageBytes, first, here, address);
       address += here;
       bytes -= here;
     }
   }
 
-  // Whether the bytes mean anything; who touched them stays known.
-  void set_valid(uint64_t address, uint64_t bytes, bool valid) {
-    for_range(address, bytes, [valid](Page& page, uint64_t first, uint64_t here, uint64_t) {
-      std::fill(page.valid + first, page.valid + first + here, valid);
-    });
-  }
-
- private:
   std::unordered_map<uint64_t, std::unique_ptr<Page>> pages_;
 };
 

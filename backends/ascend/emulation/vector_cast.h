@@ -28,7 +28,7 @@ template <typename To, typename From>
 To fitting(const Op& op, From x) {
   const bool fits = x >= static_cast<From>(std::numeric_limits<To>::min()) &&
                     static_cast<double>(x) <= static_cast<double>(std::numeric_limits<To>::max());
-  op.require(fits, "value " + std::to_string(x) + " does not fit the destination type");
+  if (!fits) op.require(false, "value " + std::to_string(x) + " does not fit the destination type");
   return static_cast<To>(x);
 }
 

@@ -98,8 +98,8 @@ void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTen
   std::vector<T> picked(count);
   for (uint32_t i = 0; i < count; ++i) {
     const uint64_t offset = uint64_t{offsets[i]} + srcBaseOffset;
-    op.require(offset % sizeof(T) == 0,
-               "misaligned, byte offset " + std::to_string(offset) + " of element " + std::to_string(i));
+    if (offset % sizeof(T) != 0)
+      op.require(false, "misaligned, byte offset " + std::to_string(offset) + " of element " + std::to_string(i));
     picked[i] = *op.read_one(src, offset / sizeof(T));
   }
   op.require(dst.GetPhyAddr() != src.GetPhyAddr() && dst.GetPhyAddr() != srcOffset.GetPhyAddr(),
