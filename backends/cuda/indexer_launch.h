@@ -2,6 +2,7 @@
 #pragma once
 
 #include "launch.h"
+#include "plan/gpu.h"
 
 namespace v4npu::cuda {
 
@@ -37,5 +38,33 @@ struct IndexerCall {
     return std::string(op) + (p.packed ? "_packed" : "_plain") + (p.official ? "_official" : "");
   }
 };
+
+// Scores of some tokens and keys, by blocks of tokens that share keys (device/indexer.cuh: 32 and 64).
+inline void run_score_tile(const IndexerCall<IndexerScoresParams>& call, int64_t first_token, int64_t end_token,
+                           int64_t first_key, int64_t end_key) {
+  const ScoreTile tile{call.p, first_token, end_token, first_key, end_key};
+  const Grid grid{ceil_of(end_key - first_key, 64), ceil_of(end_token - first_token, 32)};
+  run("indexer_scores", call.kernel("indexer_scores_tile"), tile, grid, kRowThreads, call.q);
+}
+
+// All of indexer_topk that way: of plan.tokens tokens at a time and plan.keys keys, which bounds the memory of scores.
+inline void run_topk_tiles(IndexerCall<IndexerScoresParams>& scorer, IndexerTopkParams p, const GpuIndexPlan& plan) {
+  const int64_t width = scorer.width(), parts = ceil_of(width, plan.keys), row = width < plan.keys ? width : plan.keys;
+  const Tensor scores = bytes(scorer.q, plan.tokens * row * 4);
+  const Tensor best = bytes(scorer.q, parts > 1 ? plan.tokens * parts * p.topk * 8 : 0);
+  scorer.p.scores = writable<float>(scores);
+  for (int64_t first = 0; first < p.num_tokens; first += plan.tokens) {
+    const int64_t end = first + plan.tokens < p.num_tokens ? first + plan.tokens : p.num_tokens;
+    TopkSelect select{p, scorer.p.scores, writable<uint64_t>(best), first, 0, 0, 0, parts};
+    for (; select.part < parts; ++select.part) {
+      select.first_key = select.part * plan.keys;
+      select.end_key = select.first_key + plan.keys < width ? select.first_key + plan.keys : width;
+      run_score_tile(scorer, first, end, select.first_key, select.end_key);
+      run("indexer_topk", "indexer_topk_select", select, {end - first}, kRowThreads, scorer.q);
+    }
+    const TopkSearch merge{p, select.best, parts, first};
+    if (parts > 1) run("indexer_topk", "indexer_topk_merge", merge, {end - first}, kRowThreads, scorer.q);
+  }
+}
 
 }  // namespace v4npu::cuda

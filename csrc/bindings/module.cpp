@@ -92,6 +92,12 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("max_tiles", &v4npu::GpuExpertPlan::max_tiles);
   m.def("plan_gpu_experts", &v4npu::plan_gpu_experts, py::arg("num_assignments"), py::arg("num_experts"),
         py::arg("width"), py::arg("caps"));
+  py::class_<v4npu::GpuIndexPlan>(m, "GpuIndexPlan")
+      .def_readonly("tiled", &v4npu::GpuIndexPlan::tiled)
+      .def_readonly("tokens", &v4npu::GpuIndexPlan::tokens)
+      .def_readonly("keys", &v4npu::GpuIndexPlan::keys);
+  m.def("plan_gpu_index", &v4npu::plan_gpu_index, py::arg("num_tokens"), py::arg("num_seqs"), py::arg("head_dim"),
+        py::arg("caps"));
   m.def("plan_gpu_topk_parts", &v4npu::plan_gpu_topk_parts, py::arg("num_tokens"), py::arg("num_keys"),
         py::arg("caps"));
   m.def("plan_gpu_attention_parts", &v4npu::plan_gpu_attention_parts, py::arg("num_tokens"), py::arg("head_tiles"),

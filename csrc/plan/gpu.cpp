@@ -45,6 +45,11 @@ GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int
   return plan;
 }
 
+GpuIndexPlan plan_gpu_index(int64_t num_tokens, int64_t num_seqs, int64_t head_dim, const DeviceCaps& caps) {
+  constexpr int64_t kMostColumns = 256;  // of a key in shared memory
+  return {num_seqs > 0 && num_tokens >= 8 * num_seqs && head_dim <= kMostColumns, 256, int64_t{128} * caps.num_cores};
+}
+
 int64_t plan_gpu_topk_parts(int64_t num_tokens, int64_t num_keys, const DeviceCaps& caps) {
   const int64_t blocks = num_tokens > 0 ? caps.num_cores / num_tokens : 1, most = num_keys / 2048;
   const int64_t parts = blocks < most ? blocks : most;

@@ -32,6 +32,15 @@ struct GpuExpertPlan {
 };
 GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int64_t width, const DeviceCaps& caps);
 
+// How index keys are scored: tiled if blocks of 32 tokens would mostly be of one sequence, and so share keys. The
+// scores that indexer_topk then keeps are of `tokens` tokens and `keys` keys, 16 MiB for 132 multiprocessors, a third
+// of their second-level cache.
+struct GpuIndexPlan {
+  bool tiled = false;
+  int64_t tokens = 0, keys = 0;
+};
+GpuIndexPlan plan_gpu_index(int64_t num_tokens, int64_t num_seqs, int64_t head_dim, const DeviceCaps& caps);
+
 // Into how many parts a token's index keys are split, a block to each: as many as fill the device, as long as a part
 // may have 2,048 of the at most `num_keys`. So the lists of the parts are never more than the device has
 // multiprocessors. No split shows in a result (backends/cuda/device/topk.cuh).

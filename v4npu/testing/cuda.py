@@ -37,7 +37,8 @@ READ, WRITE, READ_WRITE = range(3)
 FLOAT32_ON_TENSOR_CORES = 3.0
 TENSOR_CORE_OPS = ("linear", "fp8_linear", "fp4_linear", "grouped_linear")
 BFLOAT16_ONLY = ("moe_experts", "indexer_scores", "indexer_topk", "window_attention", "csa_attention", "hca_attention")
-BORROWED = {"moe_experts": ("act_quant",)}  # whose kernels an operator launches besides its own
+# Whose kernels an operator launches besides its own.
+BORROWED = {"moe_experts": ("act_quant",), "indexer_topk": ("indexer_scores",)}
 STREAM = 'extern "C" int aoti_torch_get_current_cuda_stream(int, void** stream) { *stream = nullptr; return 0; }'
 
 

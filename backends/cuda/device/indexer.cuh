@@ -1,7 +1,8 @@
 // Scores of index keys, for indexer_scores and indexer_topk: bfloat16, on tensor cores. A warp takes a query and 32
-// keys: 16 heads at a time are the left operand, 8 keys to a tile the right one, both from memory to registers
-// (formats.cuh), fp4_key rows widened there. The heads of a key are added in the order of their tiles, of 16 heads
-// first the two halves, then the lanes; so a score depends on query and key alone.
+// keys: 16 heads at a time are the left operand, 8 keys to a tile the right one. Keys come from their pages, fp4_key
+// rows widened in registers (formats.cuh), or from the shared memory of a block whose queries share them. The heads of
+// a key are added in the order of their tiles, of 16 heads first the two halves, then the lanes; so a score depends on
+// query and key alone.
 #pragma once
 
 #include "formats.cuh"
@@ -25,27 +26,60 @@ V4NPU_INLINE int64_t visible_entries(const Params& p, QueryPlace place) {
   return known < width ? known : width;
 }
 
-// Scores of the keys [first, first + 32) of a sequence for token t. The lane with c = lane % 4 gets those of keys
-// first + 8 n + 2 c + i, those from `end` on without meaning: their keys are not read.
-template <Format K, bool Official, class Params>
-V4NPU_INLINE void key_scores(const Params& p, int64_t t, int64_t sequence, int64_t first, int64_t end,
-                             float (&total)[kKeyTiles][2]) {
-  constexpr bool kPacked = K == Format::kFloat4;
+// Where the keys [first, first + 32) of a sequence lie; none from `end` on.
+template <Format K>
+struct PageKeys {
+  PageRow rows[kKeyTiles];
+  int64_t dim;
+
+  template <class Params>
+  V4NPU_INLINE PageKeys(const Params& p, int64_t sequence, int64_t first, int64_t end) : dim(p.head_dim) {
+    V4NPU_UNROLL
+    for (int n = 0; n < kKeyTiles; ++n) rows[n] = row(p, sequence, first + n * 8 + lane_id() / 4, end);
+  }
+  template <class Params>
+  static V4NPU_INLINE PageRow row(const Params& p, int64_t sequence, int64_t s, int64_t end) {
+    constexpr bool kPacked = K == Format::kFloat4;
+    if (s >= end) return {nullptr, nullptr};
+    return page_row(p.keys, p.block_table + sequence * p.max_blocks, p.block_size, p.block_stride,
+                    kPacked ? p.head_dim / 2 : 2 * p.head_dim, kPacked ? (p.head_dim + 31) / 32 : 0, s);
+  }
+  static V4NPU_INLINE void widen(const PageRow& row, int64_t k0, int64_t dim, Run (&out)[1]) {
+    out[0] = {};
+    if (row.payload == nullptr) return;
+    const bool aligned = reinterpret_cast<uintptr_t>(row.payload) % 16 == 0;
+    load_run<K>(row.payload, row.scales, k0, dim, aligned, out);
+  }
+  V4NPU_INLINE void run(int n, int64_t k0, Run (&out)[1]) const { widen(rows[n], k0, dim, out); }
+};
+
+// Keys that the block has widened, 64 to a tile, zeros where there is none and behind their ends.
+constexpr int kTileKeys = 64, kTileTokens = 32;
+struct KeyTile {
+  static constexpr int kStride = kMaxIndexHead + kPadding;
+  bf16 row[kTileKeys][kStride];
+};
+struct TileKeys {
+  const bf16* first;  // of this lane
+
+  V4NPU_INLINE void run(int n, int64_t k0, Run (&out)[1]) const {
+    const bf16* at = first + n * 8 * KeyTile::kStride + k0;
+    const u32x4 low = load_as<u32x4>(at), high = load_as<u32x4>(at + 8);
+    out[0] = {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
+  }
+};
+
+// Scores of 32 keys for token t. The lane with c = lane % 4 gets those of keys 8 n + 2 c + i, those of no key without
+// meaning.
+template <bool Official, class Params, class Keys>
+V4NPU_INLINE void key_scores(const Params& p, int64_t t, const Keys& keys, float (&total)[kKeyTiles][2]) {
   const int64_t dim = p.head_dim;
   const int g = lane_id() / 4, c = lane_id() % 4;
   const auto* q = static_cast<const bf16*>(p.q) + t * p.num_heads * dim;
   const auto* weights = static_cast<const bf16*>(p.weights) + t * p.num_heads;
   const bool q_aligned = rows_aligned<Format::kBfloat16>(q, dim);
-  PageRow keys[kKeyTiles];
   V4NPU_UNROLL
-  for (int n = 0; n < kKeyTiles; ++n) {
-    total[n][0] = total[n][1] = 0.0f;
-    const int64_t s = first + n * 8 + g;
-    keys[n] = {nullptr, nullptr};
-    if (s >= end) continue;
-    keys[n] = page_row(p.keys, p.block_table + sequence * p.max_blocks, p.block_size, p.block_stride,
-                       kPacked ? dim / 2 : 2 * dim, kPacked ? (dim + 31) / 32 : 0, s);
-  }
+  for (int n = 0; n < kKeyTiles; ++n) total[n][0] = total[n][1] = 0.0f;
   for (int64_t head0 = 0; head0 < p.num_heads; head0 += 16) {
     float dot[kKeyTiles][4] = {};
     for (int64_t at = 0; at < dim; at += 64) {  // 1 dot
@@ -59,11 +93,8 @@ V4NPU_INLINE void key_scores(const Params& p, int64_t t, int64_t sequence, int64
       }
       V4NPU_UNROLL
       for (int n = 0; n < kKeyTiles; ++n) {
-        Run b[1] = {};
-        if (keys[n].payload != nullptr) {
-          const bool aligned = reinterpret_cast<uintptr_t>(keys[n].payload) % 16 == 0;
-          load_run<K>(keys[n].payload, keys[n].scales, k0, dim, aligned, b);
-        }
+        Run b[1];
+        keys.run(n, k0, b);
         V4NPU_UNROLL
         for (int i = 0; i < kRun / 2; i += 2) {
           const uint32_t left[4] = {a[0][0].pair[i], a[1][0].pair[i], a[0][0].pair[i + 1], a[1][0].pair[i + 1]};

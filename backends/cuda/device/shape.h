@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "v4npu/ops/indexer_scores.h"
 #include "v4npu/ops/indexer_topk.h"
 
 namespace v4npu::cuda {
@@ -90,10 +91,23 @@ constexpr int64_t ceil_of(int64_t n, int64_t by) { return (n + by - 1) / by; }
 // block, and the best of the parts are merged. The order of candidates is total, so that no split shows.
 constexpr int kTopkList = 4096;  // candidates in shared memory
 constexpr int64_t kMaxIndexTopk = kTopkList / 2;
+// Tokens of long prompts: scores of some of them against some of the keys, by blocks of 32 tokens that share 64 keys,
+// then the best of those (indexer_scores_tile_..., indexer_topk_select).
+struct ScoreTile {
+  IndexerScoresParams call;  // scores: fp32 [end_token - first_token, end_key - first_key]
+  int64_t first_token, end_token, first_key, end_key;
+};
+struct TopkSelect {
+  IndexerTopkParams call;
+  const float* scores;  // of these keys, a row for each token from first_token on
+  uint64_t* best;       // [tokens, parts, topk]   as in TopkSearch; unused where parts is 1
+  int64_t first_token, first_key, end_key, part, parts;
+};
 struct TopkSearch {
   IndexerTopkParams call;
   uint64_t* best;  // [num_tokens, parts, topk]   of each part, 0 = none; unused where parts is 1
   int64_t parts;
+  int64_t first_token;  // of those that are merged
 };
 
 // Attention over pages (attention.cuh): 16 heads of a token, in blocks of 64 places of its list.

@@ -1,7 +1,6 @@
 #include "v4npu/ops/indexer_topk.h"
 
 #include "../indexer_launch.h"
-#include "plan/gpu.h"
 
 namespace v4npu::cuda {
 
@@ -17,7 +16,13 @@ Tensor launch_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor&
   Call call(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official);
   Tensor out = uninitialised(call.q, {call.p.num_tokens, topk}, ScalarType::Int);
   call.p.topk = topk, call.p.topk_indices = writable<int32_t>(out);
-  TopkSearch search{call.p, nullptr, plan_gpu_topk_parts(call.p.num_tokens, call.width(), caps_of(q))};
+  const GpuIndexPlan plan = plan_gpu_index(call.p.num_tokens, call.p.num_seqs, call.p.head_dim, caps_of(q));
+  if (plan.tiled && call.width() > 0) {
+    IndexerCall<IndexerScoresParams> scorer(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official);
+    run_topk_tiles(scorer, call.p, plan);
+    return out;
+  }
+  TopkSearch search{call.p, nullptr, plan_gpu_topk_parts(call.p.num_tokens, call.width(), caps_of(q)), 0};
   OptTensor best;
   if (search.parts > 1) {
     best = bytes(call.q, call.p.num_tokens * search.parts * topk * 8);
