@@ -81,10 +81,11 @@ def test_a_row_alone_has_the_same_bits(gpu: EmulatedGpu, op: str, dtype: torch.d
 
 
 # Sizes at which loops with barriers come round again.
-LONGER: dict[str, tuple[tuple[int, int], ...]] = {"moe_experts": ((90, 32),), "indexer_topk": ((60, 32),)}
+LONGER: dict[str, tuple[tuple[int, int], ...]] = {"moe_experts": ((90, 32),)}
 
 
-@pytest.mark.parametrize("op", OPS)
+# indexer_topk: test_indexer_topk.py, whose lists are long enough for all of its barriers
+@pytest.mark.parametrize("op", [op for op in OPS if op != "indexer_topk"])
 def test_every_barrier_is_missed(gpu: EmulatedGpu, op: str) -> None:
     """Each barrier left out in turn is a race in some run, so each is needed and the emulator sees that."""
     sizes = ((3, 64), (5, 126), (3, 1500), *LONGER.get(op, ()))
