@@ -44,6 +44,7 @@ struct Dims {
 struct Block {
   void (*kernel)(const void*) = nullptr;
   const void* params = nullptr;
+  size_t params_bytes = 0;
   Dims grid, at;
   uint32_t serial = 0;  // of this block among all blocks of all launches
   int num_threads = 0;

@@ -66,6 +66,7 @@ inline int launch(Kernel& k, Dims grid, int threads, size_t shared, const void* 
   std::memcpy(aligned, params, k.params);
   b.kernel = k.run;
   b.params = aligned;
+  b.params_bytes = k.params;
   b.grid = grid;
   b.num_threads = threads;
   b.dynamic_bytes = shared;

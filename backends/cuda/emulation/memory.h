@@ -170,7 +170,7 @@ inline void touch(const void* address, size_t bytes, bool write, const void* at)
   Region* r = region_of(p);
   if (r == nullptr) {
     const auto* params = static_cast<const unsigned char*>(b.params);
-    if (!write && ((p >= params && p < params + 4096) || is_constant(p))) return;
+    if (!write && ((p >= params && p < params + b.params_bytes) || is_constant(p))) return;
     std::string near = "no tensor";
     size_t best = 1 << 16;
     for (const Region& o : memory().regions) {
