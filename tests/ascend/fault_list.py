@@ -97,7 +97,7 @@ DOUBLING: Faults = {
         r"race: DataCopy at <DataCopy(out_[tile> \(pipe MTE3\) writes byte 0 of out that DataCopy at"
         r" <DataCopy(out_[tile> \(pipe MTE3, block 0\) wrote: blocks are not ordered in between",
     ),
-    "endless loop": ("tile < tiles_; ++tile", "true;", r"watchdog: still running at faults\.asc:\d+"),
+    "endless loop": ("tile < tiles_; ++tile", "tiles_ > 0;", r"watchdog: still running at faults\.asc:\d+"),
 }  # fmt: skip
 
 _INIT = {"L1": "first_buffer_, kCount * sizeof(half)", "L0A": "left_buffer_, kCount * sizeof(half)",
