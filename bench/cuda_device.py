@@ -1,201 +1,188 @@
-"""Checks every CUDA kernel on a GPU against the float64 oracle and times what passed.
+"""Everything that a GPU has to say about the CUDA kernels, in one run: right, invariant, clean, fast, and beside whom.
 
-    python bench/cuda_device.py                              builds the kernels with nvcc, then every operator
-    python bench/cuda_device.py --kernels DIR --op fp4_linear --tokens 1 128 --jsonl rows.jsonl
+    python bench/cuda_device.py --jsonl results.jsonl        builds the kernels with nvcc, then every part
+    python bench/cuda_device.py check time --op moe_experts csa_attention --sizes flash
+    python bench/cuda_device.py --device cpu                 a dry run of the same code on small sizes, without a GPU
+    python bench/cuda_device.py --status results.jsonl       writes the table of backends/cuda/README.md; needs no GPU
 
-Needs torch with CUDA, a GPU, this checkout with its extension built, and nvcc unless --kernels names prebuilt files.
-Sizes are those of a layer of V4-Flash, or of --sizes; operators over pages get one token of each of `tokens` sequences
-behind `--context` others.
-One JSON object per case goes to --jsonl as soon as it is known; a short table ends the run. A time stands only beside a
-result that passed its check and had the same bits twice; an operator that would fall back to the reference fails.
-Without a device nothing is run, every row says so, and the exit code is 2; it is 1 when a check failed.
+Needs torch with CUDA, this checkout with its extension built, and nvcc unless --kernels names prebuilt files.
 
-Times are medians of single calls between CUDA events, launcher included: "warm" right after the same call, "cold" after
-a write that is larger than any second-level cache. GB/s counts tensors read and written once.
+    check        every operator at the sizes of a layer of V4-Flash and V4-Pro, decode, prompts and ragged batches,
+                 against the float64 oracle; whatever would fall back to the reference fails
+    invariance   the same bits from run to run, and of the first tokens of a batch alone
+    sanitizer    check on small sizes under compute-sanitizer's memcheck and racecheck
+    nano         greedy text of the bundled model, which must be the CPU's
+    graph        a decode step of it captured as a CUDA graph and replayed for the next tokens
+    time         decode of 1 and 32 sequences, prefill of 4,096 tokens: medians, warm (inside a graph of 20 calls) and
+                 cold (behind a write larger than the caches), and the floor: bytes that must move and flops at the
+                 peaks of this device's own copy and bfloat16 GEMM, measured first. The first tokens are checked before.
+    peers        DeepGEMM, FlashMLA, FlashInfer, vLLM, fast-hadamard-transform and torch on the same arguments, as far
+                 as they can be imported; the rows stand beside ours
+    transformers tokens per second of a random model, beside transformers' eager one
+
+Each row goes to --jsonl as soon as it is known; a short table ends the run. Exit code: 0 all is well, 1 a row failed, 2
+there is no device.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
-import statistics
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "bench"), str(ROOT)]
 
-from v4npu import fallback, reference
-from v4npu.model.config import Config
-from v4npu.testing.bench import CONFIGS
-from v4npu.testing.bench import arguments as layer
-from v4npu.testing.compare import complaint, oracle_args
-from v4npu.testing.cuda import BFLOAT16_ONLY, BORROWED, FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS, kernel_sources, script
-from v4npu.testing.steps import OPS as OVER_PAGES
-from v4npu.testing.steps import step
-from v4npu.testing.tolerances import ERROR_RATIO
+import cuda_status  # noqa: E402
+import torch  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
-NOT_RUN = "not run on a device"
-CONTEXTS = (8_191, 65_535)  # of a decode step: what operators over pages are given
-COLD_BYTES = 256 << 20
-Run = Callable[[str, tuple[Any, ...]], tuple[Tensor, ...]]
+try:
+    import v4npu._C  # noqa: F401
+except ImportError as error:
+    sys.exit(f"the extension is not built ({error}): run `make .venv/built`, or pip install this checkout")
 
+import cuda_model  # noqa: E402
+import cuda_ops  # noqa: E402
+import cuda_peers  # noqa: E402
+from accelerator import Cpu, Device, Gpu  # noqa: E402
 
-@dataclass
-class Row:
-    """One case: what became of it, and its times in microseconds if it passed."""
+from v4npu.testing.bench import CONFIGS  # noqa: E402
+from v4npu.testing.cuda import BORROWED, kernel_sources, script  # noqa: E402
 
-    op: str
-    tokens: int
-    context: int  # of each token, which is then a sequence's; 0 where the operator knows none
-    dtype: str
-    status: str  # "ok", NOT_RUN, or what was wrong
-    device: str = ""
-    warm_us: float | None = None
-    cold_us: float | None = None
-    gbytes_per_s: float | None = None
+Row = dict[str, Any]
+TOOLS = ("memcheck", "racecheck")
 
 
-def cases(
-    ops: Sequence[str], tokens: Sequence[int], contexts: Sequence[int] = CONTEXTS
-) -> Iterator[tuple[str, int, int, torch.dtype]]:
-    """Every case of the operators named, all that have a kernel if none is: operator, tokens, context, dtype."""
-    for op in ops or kernel_sources():
-        if op in OVER_PAGES:
-            yield from ((op, count, context, torch.bfloat16) for context in contexts for count in tokens)
-            continue
-        for dtype in (torch.bfloat16, torch.float32):
-            if op not in BFLOAT16_ONLY or dtype == torch.bfloat16:
-                yield from ((op, count, 0, dtype) for count in tokens)
+class Run:
+    """The arguments, the device and what has been found."""
+
+    def __init__(self, args: argparse.Namespace, device: Device, out: Any) -> None:
+        self.args, self.device, self.rows, self._out = args, device, [], out
+        self.rows: list[Row] = []
+        self.small = args.sizes == ["small"]
+        self.ops = args.op or sorted(kernel_sources())
+        self._peaks: tuple[float, float] | None = None
+
+    def cases(self, timed: bool, ops: Sequence[str] = ()) -> Iterator[cuda_ops.Case]:
+        return cuda_ops.cases([op for op in ops or self.ops if op in self.ops], self.args.sizes, timed, self.small)
+
+    @property
+    def peaks(self) -> tuple[float, float]:
+        if self._peaks is None:
+            self._peaks = self.device.peaks()
+            copy, gemm = self._peaks
+            self.note("time", {"op": "", "case": "peaks", "status": "ok", "copy_bytes_per_s": copy, "gemm_flops": gemm})
+        return self._peaks
+
+    def note(self, part: str, row: Row) -> None:
+        row = {"part": part, **row, "device": self.device.name, "torch": torch.__version__}
+        self.rows.append(row)
+        print(json.dumps(row), file=self._out, flush=True)
+        print(f"{len(self.rows):5} {cuda_status.line(row)}", file=sys.stderr, flush=True)
+
+    def sanitizer(self) -> Iterator[Row]:
+        program = shutil.which(self.args.sanitizer)
+        if program is None:
+            yield {"op": "", "case": "compute-sanitizer", "status": f"not installed: no {self.args.sanitizer}"}
+            return
+        again = [sys.executable, __file__, "check", "--sizes", "small", "--device", self.args.device]
+        if self.args.op:
+            again += ["--op", *self.args.op]
+        for tool in TOOLS:
+            command = [program, "--tool", tool, "--error-exitcode", "9", *again]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=self.args.sanitizer_seconds)
+                said = [t for t in (done.stdout + done.stderr).splitlines() if t.startswith("=========")]
+                status = "ok" if done.returncode == 0 else f"exit code {done.returncode}: " + "; ".join(said[:3])
+            except subprocess.TimeoutExpired:
+                status = f"not finished after {self.args.sanitizer_seconds} s"
+            yield {"op": "", "case": f"compute-sanitizer {tool}", "status": status}
+
+    def over(self, what: Callable[..., Iterator[Row]], cases: Iterator[cuda_ops.Case], *more: Any) -> Iterator[Row]:
+        """The rows of every case; an exception is one of them."""
+        for case in cases:
+            try:
+                yield from what(self.device, case, *more)
+            except (RuntimeError, ValueError, NotImplementedError) as error:
+                yield case.row(case.tokens[0]) | {"status": f"failed: {error}"}
+
+    def part(self, name: str) -> Iterator[Row]:
+        args, device, small = self.args, self.device, self.small
+        if name == "check":
+            return self.over(cuda_ops.check, self.cases(False))
+        if name == "invariance":
+            return self.over(cuda_ops.invariance, self.cases(False))
+        if name == "time":
+            return self.over(cuda_ops.timing, self.cases(True), args.repeats, self.peaks)
+        if name == "peers":
+            ops = [op for op in self.ops if op in {p.op for p in cuda_peers.PEERS}]
+            rows = self.over(cuda_peers.beside, self.cases(True, ops) if ops else iter(()), args.repeats)
+            return itertools.chain(cuda_peers.absent(), rows)
+        if name == "nano":
+            return cuda_model.nano(device, 8 if small else 64)
+        if name == "graph":
+            return cuda_model.graph(device)
+        if name == "transformers":
+            return cuda_model.end_to_end(device, [16] if small else [512, 4_096], 2 if small else 32)
+        return self.sanitizer()
 
 
-def arguments(op: str, tokens: int, context: int, dtype: torch.dtype, config: Config) -> tuple[Any, ...]:
-    """Arguments on the CPU: a decode step of `tokens` sequences, or `tokens` rows of a layer."""
-    return step(op, tokens, 1, context, config) if op in OVER_PAGES else layer(op, tokens, dtype, config)
-
-
-def _results(out: Any) -> tuple[Tensor, ...]:
-    return out if isinstance(out, tuple) else (out,)
-
-
-def check(op: str, args: tuple[Any, ...], run: Run) -> str:
-    """Empty if `run` computes `op` within its error ratio and twice the same; else what is wrong."""
-    naive = _results(getattr(reference, op)(*args))
-    oracle = _results(getattr(reference, op)(*oracle_args(op, args)))
-    ratio = ERROR_RATIO[op]
-    if op in TENSOR_CORE_OPS and any(isinstance(a, Tensor) and a.dtype == torch.float32 for a in args[:1]):
-        ratio *= FLOAT32_ON_TENSOR_CORES
-    got, again = run(op, args), run(op, args)
-    for g, a, n, o in zip(got, again, naive, oracle, strict=True):
-        if found := complaint(g.cpu(), n, o, ratio):
-            return found
-        if not torch.equal(g.cpu().contiguous().view(torch.uint8), a.cpu().contiguous().view(torch.uint8)):
-            return "two runs differ"
-    return ""
-
-
-def nbytes(values: Sequence[Any]) -> int:
-    """Bytes of the tensors among `values`."""
-    return sum(v.nbytes for v in values if isinstance(v, Tensor))
-
-
-def medians(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Warm and cold microseconds of `call` on the current device."""
-    flush = torch.empty(COLD_BYTES, dtype=torch.uint8, device="cuda")
-    for _ in range(3):
-        call()
-    found = []
-    for cold in (False, True):
-        times = []
-        for _ in range(repeats):
-            if cold:
-                flush.zero_()
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            call()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end) * 1e3)
-        found.append(statistics.median(times))
-    return found[0], found[1]
-
-
-def measure(op: str, tokens: int, context: int, dtype: torch.dtype, repeats: int, config: Config) -> Row:
-    """Checks and times one case on the GPU."""
-    row = Row(op, tokens, context, str(dtype).removeprefix("torch."), "ok", torch.cuda.get_device_name())
-    args = arguments(op, tokens, context, dtype, config)
-    overload = getattr(torch.ops.v4npu, op)
-
-    def run(_: str, given: tuple[Any, ...]) -> tuple[Tensor, ...]:
-        return _results(overload(*(a.cuda() if isinstance(a, Tensor) else a for a in given)))
-
-    try:
-        with fallback("error"):
-            row.status = check(op, args, run) or "ok"
-    except RuntimeError as error:
-        row.status = f"failed: {error}"
-    if row.status == "ok":
-        there = tuple(a.cuda() if isinstance(a, Tensor) else a for a in args)
-        row.warm_us, row.cold_us = medians(lambda: overload(*there), repeats)
-        row.gbytes_per_s = (nbytes(there) + nbytes(_results(overload(*there)))) / row.cold_us / 1e3
-    return row
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows for a person."""
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.1f}"
-
-    lines = [
-        f"{'operator':16} {'tokens':>6} {'context':>7} {'dtype':9} {'warm us':>9} {'cold us':>9} {'GB/s':>8}  status"
-    ]
-    for r in rows:
-        times = (number(r.warm_us), number(r.cold_us), number(r.gbytes_per_s))
-        lines.append(
-            f"{r.op:16} {r.tokens:6} {r.context:7} {r.dtype:9} {times[0]:>9} {times[1]:>9} {times[2]:>8}  {r.status}"
-        )
-    return "\n".join(lines)
+PARTS = ("check", "invariance", "sanitizer", "nano", "graph", "time", "peers", "transformers")
 
 
 def build_kernels(ops: Sequence[str]) -> Path:
     """Fatbins of the kernels in build/cuda, by nvcc."""
     needed = {name for op in ops for name in (op, *BORROWED.get(op, ()))}
-    script("backends/cuda/build.py").build(ROOT / "build/cuda", sorted(needed))
+    script("backends/cuda/build.py").build(ROOT / "build/cuda", sorted(needed), jobs=os.cpu_count() or 2)
     return ROOT / "build/cuda"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--op", nargs="+", default=[], choices=sorted(kernel_sources()))
-    parser.add_argument("--tokens", nargs="+", type=int, default=[1, 32, 512])
-    parser.add_argument("--sizes", choices=list(CONFIGS), default="flash", help="whose layers")
-    parser.add_argument("--context", nargs="+", type=int, default=CONTEXTS, help="of operators over pages")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--op", nargs="+", default=[], choices=sorted(kernel_sources()), metavar="OP")
+    parser.add_argument("--sizes", nargs="+", choices=list(CONFIGS), help="default: flash pro; a dry run: small")
     parser.add_argument("--kernels", type=Path, help="folder of prebuilt fatbins; otherwise nvcc builds them")
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--jsonl", type=Path)
+    parser.add_argument("--repeats", type=int, default=30, help="of a time")
+    parser.add_argument("--jsonl", type=Path, help="a line per row; lines that are there are kept")
+    parser.add_argument("--sanitizer", default="compute-sanitizer", help="name or path of the program")
+    parser.add_argument("--sanitizer-seconds", type=int, default=240, help="for each of its tools")
+    parser.add_argument("--status", type=Path, metavar="JSONL", help="write the README's table from these rows")
     args = parser.parse_args(argv)
-    present = torch.cuda.is_available()
-    if present:
-        os.environ["V4NPU_CUDA_KERNELS"] = str(args.kernels or build_kernels(args.op))
-    rows = []
-    with open(args.jsonl or os.devnull, "w") as out:
-        for op, tokens, context, dtype in cases(args.op, args.tokens, args.context):
-            row = Row(op, tokens, context, str(dtype).removeprefix("torch."), NOT_RUN)
-            if present:
-                row = measure(op, tokens, context, dtype, args.repeats, CONFIGS[args.sizes])
-            rows.append(row)
-            print(json.dumps(asdict(row)), file=out, flush=True)
-    print(table(rows))
-    if not present:
-        print(f"\nno CUDA device is present: nothing was run, all {len(rows)} rows say {NOT_RUN!r}", file=sys.stderr)
+    args.parts = args.parts or list(PARTS)
+    if unknown := [p for p in args.parts if p not in PARTS]:
+        parser.error(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    args.sizes = args.sizes or (["small"] if args.device == "cpu" else ["flash", "pro"])
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parsed(argv)
+    if args.status:
+        cuda_status.write(cuda_status.read(args.status))
+        print(f"{cuda_status.README.relative_to(ROOT)}: table of {args.status}")
+        return 0
+    if args.device == "cuda" and not torch.cuda.is_available():
+        for part in args.parts:
+            print(f"{part}: not run, no CUDA device is present (torch {torch.__version__})", file=sys.stderr)
         return 2
-    return int(any(row.status != "ok" for row in rows))
+    if args.device == "cuda":
+        os.environ["V4NPU_CUDA_KERNELS"] = str(args.kernels or build_kernels(args.op))
+    with open(args.jsonl or os.devnull, "a") as out:
+        run = Run(args, Gpu() if args.device == "cuda" else Cpu(), out)
+        for part in args.parts:
+            for row in run.part(part):
+                run.note(part, row)
+    print(cuda_status.summary(run.rows))
+    return int(any(cuda_status.failed(row) for row in run.rows))
 
 
 if __name__ == "__main__":

@@ -64,17 +64,17 @@ def measure(name: str, call: Call, prompts: list[int], new: int, repeats: int) -
     return rows
 
 
-def ours(folder: Path, numerics: str, dtype: str, strict: bool) -> Call:
-    model = v4npu.load(folder, device="cpu", dtype=dtype, numerics=numerics, strict=strict)
+def ours(folder: Path, numerics: str, dtype: str, strict: bool, device: str = "cpu") -> Call:
+    model = v4npu.load(folder, device=device, dtype=dtype, numerics=numerics, strict=strict)
 
     def call(ids: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
         cache = model.new_cache(1) if cache is None else cache
-        return model(ids, cache=cache, last_only=True)[0, -1], cache
+        return model(ids, cache=cache, last_only=True)[0, -1].cpu(), cache
 
     return call
 
 
-def theirs() -> Call:
+def theirs(device: str = "cpu") -> Call:
     """transformers' eager model; its speed does not depend on the weights' values."""
     from transformers.models import deepseek_v4
 
@@ -82,13 +82,15 @@ def theirs() -> Call:
     values["compress_ratios"] = list(CONFIG.compress_ratios)
     config = deepseek_v4.DeepseekV4Config(**values)
     torch.manual_seed(0)
-    model = deepseek_v4.DeepseekV4ForCausalLM._from_config(
-        config, attn_implementation="eager", dtype=torch.bfloat16
-    ).eval()
+    model = (
+        deepseek_v4.DeepseekV4ForCausalLM._from_config(config, attn_implementation="eager", dtype=torch.bfloat16)
+        .eval()
+        .to(device)
+    )
 
     def call(ids: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
-        out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return out.logits[0, -1], out.past_key_values
+        out = model(ids.to(device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return out.logits[0, -1].cpu(), out.past_key_values
 
     return call
 

@@ -1,80 +1,135 @@
-"""The part of bench/cuda_device.py that needs no GPU: cases, checks, rows, and what it says without a device."""
+"""bench/cuda_device.py without a GPU: its parts on the CPU and on the emulated GPU, its table, its refusals."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from v4npu import _C
 from v4npu.model.config import Config
-from v4npu.testing.bench import SMALL
-from v4npu.testing.cuda import EmulatedGpu, kernel_sources, script
+from v4npu.testing.bench import SMALL, arguments, first
+from v4npu.testing.cuda import FOLDER, EmulatedGpu, kernel_sources, script
 from v4npu.testing.steps import OPS, step
 
 bench = script("bench/cuda_device.py")
-
-
-def test_every_kernel_has_a_case_and_arguments() -> None:
-    found = list(bench.cases([], [1]))
-    assert {case[0] for case in found} == set(kernel_sources())
-    for op, tokens, context, dtype in found:
-        args = bench.arguments(op, tokens, context, dtype, SMALL)
-        assert any(isinstance(a, torch.Tensor) and a.shape[0] == tokens for a in args)
-    assert len(list(bench.cases(["rope"], [1, 8]))) == 4
-
+import accelerator  # noqa: E402
+import cuda_ops  # noqa: E402
+import cuda_status  # noqa: E402
 
 # Few heads, so that it does not take long; the list of 640 places and the picks of 512 are those of V4-Flash.
+FEW = replace(Config.preset("flash"), num_attention_heads=8, o_groups=1, index_n_heads=4)
+
+
+class Emulated(accelerator.Cpu):
+    """The parts' device in front of the emulated GPU."""
+
+    def __init__(self, gpu: EmulatedGpu) -> None:
+        self._gpu = gpu
+
+    def run(self, op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        out = self._gpu.run(op, args)
+        assert self._gpu.launches()
+        return out
+
+
+def case(op: str, args: tuple[Any, ...], *tokens: int) -> Any:
+    return cuda_ops.Case(op, "few", "decode", torch.bfloat16, args, tokens)
+
+
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("context", [127, 2_303])
-def test_an_emulated_decode_step_passes_the_check(gpu: EmulatedGpu, op: str, context: int) -> None:
-    small = replace(Config.preset("flash"), num_attention_heads=8, o_groups=1, index_n_heads=4)
-    args = step(op, 2, 1, context, small)
-    assert bench.check(op, args, gpu.run) == "" and gpu.launches()
+@pytest.mark.parametrize(("lengths", "contexts"), [((1, 1), (127, 127)), ((1, 0, 3), (2_303, 5, 126))])
+def test_an_emulated_step_passes_the_check(
+    gpu: EmulatedGpu, op: str, lengths: tuple[int, ...], contexts: tuple[int, ...]
+) -> None:
+    whole = case(op, step(op, lengths, contexts, FEW), sum(lengths), 1)
+    assert [row["status"] for row in cuda_ops.check(Emulated(gpu), whole)] == ["ok", "ok"]
 
 
 @pytest.mark.parametrize("op", ["rms_norm", "act_quant", "gate", "hc_pre"])
-def test_an_emulated_kernel_passes_the_check_and_a_changed_result_fails_it(gpu: EmulatedGpu, op: str) -> None:
-    args = bench.arguments(op, 1, 0, torch.bfloat16, SMALL)
-    assert bench.check(op, args, gpu.run) == ""
-    calls = 0
+def test_an_emulated_kernel_passes_and_a_changed_result_does_not(gpu: EmulatedGpu, op: str) -> None:
+    calls, wrong = 0, -1
 
-    def changed(op: str, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
-        out = gpu.run(op, args)
-        out[0].view(torch.uint8).view(-1)[1] += 64
-        return out
+    class Unsteady(Emulated):
+        def run(self, op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+            nonlocal calls
+            calls += 1
+            out = super().run(op, args)
+            if calls == wrong:
+                out[0].view(torch.uint8).view(-1)[1] += 64
+            return out
 
-    def unsteady(op: str, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
-        nonlocal calls
-        calls += 1
-        return changed(op, args) if calls == 2 else gpu.run(op, args)
-
-    assert bench.check(op, args, changed)
-    assert bench.check(op, args, unsteady) == "two runs differ"
+    whole = case(op, arguments(op, 3, torch.bfloat16, SMALL), 3)
+    for part, wrong in ((cuda_ops.check, 0), (cuda_ops.check, 1), (cuda_ops.invariance, 0), (cuda_ops.invariance, 3)):
+        calls = 0
+        statuses = [row["status"] for row in part(Unsteady(gpu), whole)]
+        assert (set(statuses) == {"ok"}) == (wrong == 0), statuses
 
 
-def test_no_time_stands_beside_a_failed_check() -> None:
-    rows = [
-        bench.Row("rope", 8, 0, "bfloat16", "ok", "some GPU", 3.25, 4.5, 12.0),
-        bench.Row("gate", 8, 99, "bfloat16", "error 1, allowed 0.1", "some GPU"),
+@pytest.mark.parametrize("op", sorted(kernel_sources()))
+def test_the_first_tokens_of_a_call_are_a_call(op: str) -> None:
+    args = step(op, (1, 0, 3), (7, 5, 2), SMALL) if op in OPS else arguments(op, 4)
+    device = accelerator.Cpu()
+    whole, few = (cuda_ops.run(device, op, a) for a in (args, first(op, args, 2)))
+    # The compressor's first entry is the first sequence's, whose token completes it; the second sequence needs two.
+    assert len(few[0]) == (1 if op == "compressor" else 2)
+    assert all(accelerator.same_bits(f, w[: len(f)]) for f, w in zip(few, whole, strict=True))
+
+
+def test_a_dry_run_of_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, program = tmp_path / "rows.jsonl", tmp_path / "sanitizer"
+    program.write_text("#!/bin/sh\necho '========= 1 error'\n[ $2 = memcheck ]\n")
+    program.chmod(0o755)
+    parts = [p for p in bench.PARTS if p != "transformers"]
+    more = ["--sanitizer", str(program), "--repeats", "1", "--jsonl", str(path), "--op", "rms_norm", "csa_attention"]
+    assert bench.main([*parts, "--device", "cpu", *more]) == 1
+    rows = cuda_status.read(path)
+    assert {row["part"] for row in rows} == set(parts)
+    bad = [row for row in rows if cuda_status.failed(row)]
+    assert [(row["case"], row["status"]) for row in bad] == [
+        ("compute-sanitizer racecheck", "exit code 1: ========= 1 error")
     ]
-    lines = bench.table(rows).splitlines()
-    assert lines[1].split() == ["rope", "8", "0", "bfloat16", "3.2", "4.5", "12.0", "ok"]
-    assert lines[2].split()[:7] == ["gate", "8", "99", "bfloat16", "-", "-", "-"]
+    peers = [row for row in rows if row.get("peer") == "torch"]
+    assert peers and all(row["status"] == "ok" and row["warm_us"] > 0 for row in peers)
+    assert any(row.get("peer") == "FlashMLA" and row["status"] == "not installed" for row in rows)
+    said = capsys.readouterr()
+    assert "rms_norm" in said.out and "of the floor" in said.err
+    # What a dry run says is nothing about a device.
+    assert cuda_status.on_a_device("rms_norm", rows) == cuda_status.NOT_RUN
+
+
+def test_the_table_of_the_readme_is_what_the_results_committed_give(tmp_path: Path) -> None:
+    copy = tmp_path / "README.md"
+    copy.write_text(cuda_status.README.read_text())
+    cuda_status.write(cuda_status.read(cuda_status.RESULTS), copy)
+    assert copy.read_text() == (FOLDER / "README.md").read_text()
+    assert set(_C.op_names()) == set(kernel_sources())  # the table's rows; each was emulated
+    row = {"part": "check", "op": "rope", "sizes": "flash", "case": "rows", "dtype": "bfloat16", "tokens": 1,
+           "device": "some GPU", "status": "ok"}  # fmt: skip
+    rows = [{**row, "status": "error 1, allowed 0.1"}, row, {**row, "tokens": 8, "status": "failed: no"},
+            {**row, "part": "time", "of_floor": 0.25}]  # fmt: skip
+    cuda_status.write(rows, copy)
+    assert (
+        "| rope | sm_80, sm_90a, sm_100 | yes | some GPU: 1 of 2 checks, 1 of 1 timed, 25% to 25% of the floor |"
+        in (copy.read_text())
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
-def test_without_a_device_every_row_says_so_and_the_exit_code_is_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "rows.jsonl"
-    assert bench.main(["--jsonl", str(path), "--tokens", "1"]) == 2
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert {row["op"] for row in rows} == set(kernel_sources())
-    assert all(row["status"] == "not run on a device" and row["warm_us"] is None for row in rows)
+def test_without_a_device_every_part_says_so_and_the_exit_code_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["check", "time"]) == 2
     said = capsys.readouterr()
-    assert "no CUDA device is present: nothing was run" in said.err
-    assert " ok" not in said.out
+    assert said.out == ""
+    assert [line.partition(",")[0] for line in said.err.splitlines()] == ["check: not run", "time: not run"]
+    assert "no CUDA device is present" in said.err
+
+
+@pytest.mark.parametrize(("argv", "said"), [(["chek"], "no part 'chek'; there are check,"), (["--op", "x"], "--op")])
+def test_a_wrong_argument_is_named(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        bench.main(argv)
+    assert refused.value.code == 2 and said in capsys.readouterr().err

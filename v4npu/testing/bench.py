@@ -31,11 +31,12 @@ WORDS = 1024  # of hash_gate's table
 
 
 def _experts(draw: Draw, count: int, rows: int, cols: int) -> tuple[Tensor, Tensor]:
-    """FP4 weights [count, rows, cols] and their scales."""
-    drawn = quantize_weight_fp4(draw.normal(min(count, DRAWN_EXPERTS), rows, cols) * cols**-0.5)
+    """FP4 weights [count, rows, cols] of about cols**-0.5, and their scales."""
     which = torch.arange(count) % DRAWN_EXPERTS
-    codes, scale = (t.view(torch.uint8)[which].view(t.dtype) for t in drawn)
-    return codes, scale
+    drawn = min(count, DRAWN_EXPERTS)
+    codes = draw.integers(256, drawn, rows, cols // 2, dtype=torch.uint8)
+    exponents = draw.integers(2, drawn, rows, cols // 32, dtype=torch.uint8) + 125 - cols.bit_length() // 2
+    return codes[which].view(torch.int8), exponents[which].view(torch.float8_e8m0fnu)
 
 
 def arguments(
@@ -48,7 +49,7 @@ def arguments(
         context: tokens before them, for operators over pages.
     """
     if op in OVER_PAGES:
-        return step(op, 1, tokens, context, config)
+        return step(op, [tokens], [context], config)
     draw = Draw(torch.float32, tokens)
     d, m, heads, dim = config.hidden_size, config.hc_mult, config.num_attention_heads, config.head_dim
     rank, groups, wide = config.q_lora_rank, config.o_groups, config.moe_intermediate_size
@@ -64,6 +65,10 @@ def arguments(
 
     def chosen() -> Tensor:
         return draw.distinct(experts, tokens, topk)
+
+    def small(*shape: int) -> Tensor:
+        """Integers whose sums are exact, so that experts are chosen alike whatever the order of a sum."""
+        return (draw.integers(5, *shape) - 2).to(dtype)
 
     def index_q() -> Tensor:
         return rows(config.index_n_heads, config.index_head_dim)
@@ -89,7 +94,7 @@ def arguments(
         "hc_post": lambda: (rows(d), rows(m, d), draw.normal(tokens, m), draw.normal(tokens, m, m)),
         "hc_head": lambda: (rows(m, d), *mixes(m, 1), 1e-6, 1e-6),
         "indexer_query": lambda: (index_q(), positions, freqs, True),
-        "gate": lambda: (rows(d), draw.normal(experts, d, dtype=dtype), draw.normal(experts), topk, 1.5),
+        "gate": lambda: (small(tokens, d), small(experts, d), draw.normal(experts), topk, 1.5),
         "hash_gate": lambda: (
             rows(d), draw.normal(experts, d, dtype=dtype), draw.integers(experts, WORDS, topk),
             draw.integers(WORDS, tokens), 1.5,
@@ -101,6 +106,40 @@ def arguments(
         ),
     }  # fmt: skip
     return cases[op]()
+
+
+# ---- the first tokens of a call alone
+
+TOKEN = {"x", "x_scale", "q", "kv", "score", "positions", "streams", "post", "comb", "topk_indices", "topk_weights",
+         "weights", "gate", "up", "input_ids"}  # fmt: skip
+SEQUENCE = {"start_pos", "block_table", "window_table", "state_slots"}
+
+
+def first(op: str, args: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """Arguments of the same call for its first `count` tokens alone: of its results the first rows.
+
+    Tensors that the call writes are copies.
+    """
+    schema = getattr(torch.ops.v4npu, op).default._schema.arguments
+    given = dict(zip((a.name for a in schema), args, strict=False))
+    if "cu_seqlens_q" in given:
+        ends = given["cu_seqlens_q"]
+        kept = int((ends[:-1] < count).sum())
+        given["cu_seqlens_q"] = ends[: kept + 1].clamp(max=count)
+        given |= {name: given[name][:kept] for name in SEQUENCE if given.get(name) is not None}
+    if op == "compressor":
+        lengths, start, ratio = given["cu_seqlens_q"].diff(), given["start_pos"], given["ratio"]
+        given["num_entries"] = int(((start + lengths) // ratio - start // ratio).sum())
+        given["slot_mapping"] = given["slot_mapping"][: given["num_entries"]]
+    elif given.get("slot_mapping") is not None:
+        given["slot_mapping"] = given["slot_mapping"][:count]
+    for argument in schema:
+        value = given.get(argument.name)
+        if argument.name in TOKEN and value is not None:
+            given[argument.name] = value[:count]
+        if isinstance(value, Tensor) and argument.alias_info is not None and argument.alias_info.is_write:
+            given[argument.name] = value.clone()
+    return tuple(given.values())
 
 
 # ---- the least that a call reads, writes and multiplies

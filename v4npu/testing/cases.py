@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,23 +11,34 @@ from torch import Tensor
 from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8
 from v4npu.reference.rope import rope_frequencies
 
+PERIOD = 16_777_213  # a prime: what a large tensor repeats falls on another column in every row
+
 
 class Draw:
-    """Random tensors of one dtype from one seed."""
+    """Random tensors of one dtype from one seed. Large ones repeat after PERIOD values, or drawing takes longest."""
 
     def __init__(self, dtype: torch.dtype, seed: int) -> None:
         self.dtype = dtype
         self.generator = torch.Generator().manual_seed(seed)
 
     def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(dtype or self.dtype)
+        count = math.prod(shape)
+        drawn = torch.randn(min(count, PERIOD), generator=self.generator, dtype=torch.float64)
+        return _repeated(drawn.to(dtype or self.dtype), count).view(shape)
 
     def integers(self, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
-        return torch.randint(high, shape, generator=self.generator).to(dtype)
+        count = math.prod(shape)
+        return _repeated(torch.randint(high, (min(count, PERIOD),), generator=self.generator).to(dtype), count).view(
+            shape
+        )
 
     def distinct(self, high: int, rows: int, count: int) -> Tensor:
         """int32 [rows, count]: different numbers below `high` in every row."""
         return torch.rand(rows, high, generator=self.generator).argsort(-1)[:, :count].int()
+
+
+def _repeated(values: Tensor, count: int) -> Tensor:
+    return values if len(values) == count else values.repeat(-(-count // len(values)))[:count]
 
 
 def int32(*values: int) -> Tensor:

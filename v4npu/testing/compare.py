@@ -31,17 +31,21 @@ def complaint(got: Tensor, naive: Tensor, oracle: Tensor, ratio: float) -> str:
     """What is wrong with one result of a kernel; empty if it may stand.
 
     Its error must be at most `ratio` times that of plain torch in the same dtype plus half a unit in the last place of
-    the largest value, both against the float64 oracle. Integers and one-byte formats must be equal bit for bit.
+    the largest value, both against the float64 oracle, and it must be NaN and infinite where that is. Integers and
+    one-byte formats must be equal bit for bit.
     """
     if got.dtype != naive.dtype or got.shape != naive.shape:
         return f"{got.dtype} {list(got.shape)} instead of {naive.dtype} {list(naive.shape)}"
     if not got.is_floating_point() or got.itemsize == 1:
         same = torch.equal(got.contiguous().view(torch.uint8), naive.contiguous().view(torch.uint8))
         return "" if same else "not the bits of the reference"
-    if got.numel() == 0:
+    finite, wide = oracle.isfinite(), got.double()
+    if not torch.equal(wide[~finite].nan_to_num(7.0), oracle[~finite].nan_to_num(7.0)):
+        return "not NaN or infinite where the reference is"
+    if not finite.any():
         return ""
-    error, plain = (float((t.double() - oracle).abs().max()) for t in (got, naive))
-    allowed = ratio * plain + torch.finfo(got.dtype).eps / 2 * float(oracle.abs().max())
+    error, plain = (float((t.double() - oracle)[finite].abs().max()) for t in (got, naive))
+    allowed = ratio * plain + torch.finfo(got.dtype).eps / 2 * float(oracle[finite].abs().max())
     return "" if error <= allowed else f"error {error:.3g}, allowed {allowed:.3g}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,31 +43,34 @@ OPS = ("qkv_prepare", "compressor", "indexer_scores", "indexer_topk",
        "window_attention", "csa_attention", "hca_attention")  # fmt: skip
 
 
-def step(op: str, sequences: int, tokens: int, context: int, config: Config) -> tuple[Any, ...]:
-    """Positional arguments of `op`, official, in bfloat16: `tokens` of each sequence, behind `context` others.
+def step(op: str, lengths: Sequence[int], contexts: Sequence[int], config: Config) -> tuple[Any, ...]:
+    """Positional arguments of `op`, official, in bfloat16: so many tokens of each sequence, behind so many others.
 
     What the indexer reads are small integers, whose sums are exact: then picks must be equal, ties included.
 
     Args:
         op: one of OPS.
-        context: with `tokens` a multiple of 128, so that an entry is complete and nothing lies behind the last.
     """
-    draw, total, end = Draw(torch.bfloat16, context), sequences * tokens, context + tokens
+    draw, total, count = Draw(torch.bfloat16, sum(contexts)), sum(lengths), len(lengths)
+    spans = [(start, start + n) for start, n in zip(contexts, lengths, strict=True)]
     heads, dim, rope = config.num_attention_heads, config.head_dim, config.qk_rope_head_dim
     index_heads, index_dim, window = config.index_n_heads, config.index_head_dim, config.sliding_window
-    blocks, freqs = -(-end // BLOCK_TOKENS), rope_frequencies(rope, config.compress_rope_theta)
-    where = (torch.arange(sequences + 1).int() * tokens, torch.full((sequences,), context).int())
-    positions = torch.arange(context, end).repeat(sequences)
+    used = [-(-end // BLOCK_TOKENS) for _, end in spans]
+    blocks, freqs = max(used), rope_frequencies(rope, config.compress_rope_theta)
+    where = (torch.tensor([0, *lengths]).cumsum(0).int(), torch.tensor(contexts).int())
+    positions = torch.cat([torch.arange(*span) for span in spans])
 
     def windows() -> tuple[Tensor, Tensor]:
-        held = blocks - max(context - window + 1, 0) // BLOCK_TOKENS
-        cache, table = _pages(draw, "fp8_kv", dim, rope, BLOCK_TOKENS, sequences, held)
-        wide = torch.full((sequences, blocks), -1, dtype=torch.int32)
-        wide[:, -held:] = table
+        first = [max(start - window + 1, 0) // BLOCK_TOKENS for start in contexts]
+        held = [n - at for n, at in zip(used, first, strict=True)]
+        cache, table = _pages(draw, "fp8_kv", dim, rope, BLOCK_TOKENS, count, max(held))
+        wide = torch.full((count, blocks), -1, dtype=torch.int32)
+        for b, (at, n) in enumerate(zip(first, held, strict=True)):
+            wide[b, at : at + n] = table[b, :n]
         return cache, wide
 
     def entries(ratio: int) -> tuple[Tensor, Tensor]:
-        return _pages(draw, "fp8_kv", dim, rope, BLOCK_TOKENS // ratio, sequences, blocks)
+        return _pages(draw, "fp8_kv", dim, rope, BLOCK_TOKENS // ratio, count, blocks)
 
     def attention(ratio: int) -> tuple[Any, ...]:
         paged: tuple[Tensor, ...] = windows()
@@ -75,23 +79,24 @@ def step(op: str, sequences: int, tokens: int, context: int, config: Config) -> 
             paged += entries(ratio)
         if ratio == CSA:
             listed = [torch.full((total, config.index_topk), -1, dtype=torch.int32)]
-            picks = draw.distinct((context + 1) // CSA, total, config.index_topk)
-            listed[0][:, : picks.shape[1]] = picks
+            for start, rows in zip(contexts, listed[0].split(list(lengths)), strict=True):
+                picks = draw.distinct((start + 1) // CSA, len(rows), config.index_topk)
+                rows[:, : picks.shape[1]] = picks
         tail = (draw.normal(heads, dtype=torch.float32), dim**-0.5, window, *((ratio,) if ratio == HCA else ()))
         return (q, *paged, *listed, *where, *tail, rope, True)
 
     def indexer(*topk: int) -> tuple[Any, ...]:
         q, weights = ((draw.integers(5, total, index_heads, *d) - 2).bfloat16() for d in ((index_dim,), ()))
-        keys = _pages(draw, "fp4_key", index_dim, 0, BLOCK_TOKENS // CSA, sequences, blocks)
+        keys = _pages(draw, "fp4_key", index_dim, 0, BLOCK_TOKENS // CSA, count, blocks)
         return (q, weights, *keys, *where, CSA, *topk, True)
 
     def compressor(ratio: int) -> tuple[Any, ...]:
         cols, ring = dim * (2 if ratio == CSA else 1), ratio * (2 if ratio == CSA else 1) + _C.KEEP_TOKENS
         rows = [draw.normal(n, cols, dtype=torch.float32) for n in (total, total, ratio)]
-        state = draw.normal(sequences, 2, ring, cols, dtype=torch.float32)
-        done = sequences * (end // ratio - context // ratio)
+        state = draw.normal(count, 2, ring, cols, dtype=torch.float32)
+        done = sum(end // ratio - start // ratio for start, end in spans)
         cache, _ = entries(ratio)
-        sequence = (*where, state, torch.arange(sequences).int(), ratio, ratio == CSA, 1e-6, "fp8", done)
+        sequence = (*where, state, torch.arange(count).int(), ratio, ratio == CSA, 1e-6, "fp8", done)
         return (*rows, draw.normal(dim), freqs, *sequence, torch.bfloat16, cache, torch.arange(done))
 
     def prepare() -> tuple[Any, ...]:

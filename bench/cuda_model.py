@@ -1,0 +1,114 @@
+"""Whole models in bench/cuda_device.py: the bundled one beside the CPU and in a graph, a random one of 8 layers."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerator import Device, same_bits
+from torch import Tensor
+
+import v4npu
+from v4npu import fallback
+from v4npu.cache import Sequence
+from v4npu.model import Model
+from v4npu.model.step import Step, Tables
+
+PROMPT = "Call me Ishmael."
+# Every operator of a bfloat16 model has a kernel; float32 attention is the reference's.
+NANO = (("bfloat16", "official", "error"), ("float32", "official", "allow"), ("float32", "exact", "allow"))
+
+
+def nano(device: Device, tokens: int) -> Iterator[dict[str, Any]]:
+    """Greedy text of the bundled model, which must be the CPU's."""
+    for dtype, numerics, policy in NANO:
+        texts = []
+        for kind in ("cpu", device.kind):
+            model = v4npu.load("nano", device=kind, dtype=dtype, numerics=numerics)
+            with fallback(policy):
+                texts.append("".join(model.generate(PROMPT, max_new_tokens=tokens)))
+        same = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+        status = "ok" if texts[0] == texts[1] else f"differs from the CPU's text after {same} characters"
+        yield {"op": "", "case": f"nano {numerics}", "dtype": dtype, "tokens": tokens, "status": status}
+
+
+def _step(model: Model, sequence: Sequence, token: int) -> Step:
+    """The pass of one more token, as model/run.py makes it."""
+    sequence.extend([token])
+    sequence.prepare(1)
+    step = Step(torch.tensor([token], device=model.device), [1], [sequence.computed])
+    step.tables = Tables([sequence], [1], model.device)
+    return step
+
+
+def _tensors(step: Step) -> tuple[Tensor, ...]:
+    """Whatever of a pass is read on the device."""
+    t = step.tables
+    assert t is not None
+    return (step.input_ids, step.positions, step.cu_seqlens_q, step.start_pos,
+            t.block_table, t.window_table, t.window_slots, t.state_slots)  # fmt: skip
+
+
+@torch.inference_mode()
+def graph(device: Device) -> Iterator[dict[str, Any]]:
+    """A decode step of the bundled model, captured once and replayed for the tokens behind it: the bits of plain calls.
+
+    The prompt's length is a multiple of 4, so that neither of the three tokens completes an entry, whose number the
+    host has to know.
+    """
+    model = v4npu.load("nano", device=device.kind, dtype="bfloat16")
+    prompt, tokens = [i % 200 + 20 for i in range(140)], (31, 77, 5)
+    with fallback("error"):
+        plain, captured = (model.new_cache(1, 256) for _ in range(2))
+        for cache in (plain, captured):
+            model(torch.tensor([prompt]), cache=cache, last_only=True)
+        wanted = [model(torch.tensor([[t]]), cache=plain, last_only=True)[0, 0] for t in tokens]
+        sequence, store = captured.sequences[0], captured.store
+        held = _step(model, sequence, tokens[0])
+
+        def run() -> Tensor:
+            return model.logits(model._layers(held, store).unsqueeze(0))[0, 0]
+
+        run()  # loads the kernels
+        logits, replay = device.capture(run)
+        for i, token in enumerate(tokens):
+            if i:
+                for to, from_ in zip(_tensors(held), _tensors(_step(model, sequence, token)), strict=True):
+                    to.copy_(from_)
+            replay()
+            sequence.commit(1)
+            status = "ok" if same_bits(logits, wanted[i]) else "a replay differs from a plain call"
+            yield {
+                "op": "",
+                "case": f"nano, token {i + 1} of a graph",
+                "dtype": "bfloat16",
+                "tokens": 1,
+                "status": status,
+            }
+
+
+def end_to_end(device: Device, prompts: list[int], new: int) -> Iterator[dict[str, Any]]:
+    """Tokens per second of a random model of 8 layers, and of transformers' eager one of the same shape."""
+    absent = [name for name in ("transformers", "typer", "rich") if importlib.util.find_spec(name) is None]
+    if absent:
+        yield {"op": "", "case": "8 layers", "peer": "transformers", "status": "not installed"}
+        return
+    import model as whole
+
+    def rows(name: str, call: whole.Call) -> Iterator[dict[str, Any]]:
+        for row in whole.measure(name, call, prompts, new, 2):
+            seen = {k: row[k] for k in ("prefill_tokens_per_second", "decode_tokens_per_second")}
+            yield {"op": "", "case": "8 layers", "dtype": "bfloat16", "tokens": row["context"], "status": "ok",
+                   "peer": name} | seen  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as folder:
+        v4npu.checkpoint.random(Path(folder) / "model", whole.CONFIG)
+        yield from rows("v4npu", whole.ours(Path(folder) / "model", "official", "bfloat16", False, device.kind))
+    try:
+        yield from rows("transformers", whole.theirs(device.kind))
+    except (ImportError, RuntimeError) as error:
+        yield {"op": "", "case": "8 layers", "peer": "transformers", "status": f"failed: {error}"}
