@@ -56,6 +56,11 @@ AscendTiles tiles_of(const Tensor& x, int64_t num_tokens, int64_t num_rows, int6
   return plan_ascend_tiles(architecture(), num_tokens, num_rows, groups, num_cores(x, Core::kCube));
 }
 
+int64_t head_tile(const Tensor& q, int64_t num_tokens, int64_t num_heads) {
+  return plan_ascend_head_tile(static_cast<int64_t>(q.element_size()), num_tokens, num_heads,
+                               num_cores(q, Core::kCube));
+}
+
 int64_t blocks_of(const Tensor& x, Core core, int64_t pieces) { return std::min(pieces, num_cores(x, core)); }
 
 void launch_packed(const std::string& kernel, Core core, int64_t pieces, const Tensor& x, void* arguments,

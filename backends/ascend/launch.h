@@ -39,6 +39,9 @@ int architecture();  // 2201 or 3510
 // How a product is dealt to the cube cores of x's device.
 AscendTiles tiles_of(const Tensor& x, int64_t num_tokens, int64_t num_rows, int64_t groups);
 
+// How many heads of a token an attention kernel takes at a time.
+int64_t head_tile(const Tensor& q, int64_t num_tokens, int64_t num_heads);
+
 // How many blocks a launch of that many pieces of work has: at most one to a core.
 int64_t blocks_of(const Tensor& x, Core core, int64_t pieces);
 

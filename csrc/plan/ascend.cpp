@@ -36,4 +36,10 @@ AscendTiles plan_ascend_tiles(int architecture, int64_t num_tokens, int64_t num_
   return best;
 }
 
+int64_t plan_ascend_head_tile(int64_t element_bytes, int64_t num_tokens, int64_t num_heads, int64_t num_cores) {
+  int64_t tile = element_bytes == 4 ? 32 : 64;  // common/attention.h
+  while (tile > 16 && (tile / 2 >= num_heads || num_tokens * ((num_heads + tile - 1) / tile) < num_cores)) tile /= 2;
+  return tile;
+}
+
 }  // namespace v4npu

@@ -27,4 +27,8 @@ struct AscendTiles {
 AscendTiles plan_ascend_tiles(int architecture, int64_t num_tokens, int64_t num_rows, int64_t groups,
                               int64_t num_cores);
 
+// How many heads of a token a cube core attends with at a time: what its buffers hold of that many bytes a value, less
+// where cores would have nothing to do. No result depends on it.
+int64_t plan_ascend_head_tile(int64_t element_bytes, int64_t num_tokens, int64_t num_heads, int64_t num_cores);
+
 }  // namespace v4npu

@@ -7,20 +7,19 @@ import re
 import pytest
 import torch
 from indexer_cases import indexer_case
+from small_runs import coefficients, normal, small_run
 
 from v4npu import reference
-from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8, round_fp4
+from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8, round_fp4
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.ascend import ASCEND, skus
 from v4npu.testing.ascend_ops import OPS
+from v4npu.testing.attention import OPS as ATTENTIONS
+from v4npu.testing.attention import Shape, problem
 from v4npu.testing.cases import arguments
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 ARCHS = ("ascend910b1", "ascend950dt_9591")  # one SKU of each; the kernels cannot tell those of one architecture apart
-
-
-def normal(*shape, dtype=torch.float32, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def assert_close(got, exact, dtype):
@@ -146,60 +145,6 @@ def test_indexer_query_of_nan_and_infinity(emulated, sku):
     assert got[0, 1].isnan().all() and got[2, 0].isinf().all() and got[[1, 3]].isfinite().all()
 
 
-def coefficients(op, m, d):
-    """fn, scale and base of hc_pre or hc_head."""
-    n, scales = ((2 + m) * m, 3) if op == "hc_pre" else (m, 1)
-    return 4 * (m * d) ** -0.5 * normal(n, m * d, seed=1), normal(scales, seed=2), normal(n, seed=3)
-
-
-def small_run(ops, op):
-    """Arguments that take every branch of a kernel; the outputs as one tuple."""
-    bf16 = torch.bfloat16
-    if op == "rms_norm":
-        runs = [(normal(7, n, dtype=bf16), normal(n, dtype=bf16, seed=1), 1e-6) for n in (100, 9000)]
-    elif op == "rope":
-        x, freqs = normal(7, 70, 96, dtype=bf16), rope_frequencies(64, 10000.0)
-        runs = [(x, torch.arange(7), freqs, False, in_place) for in_place in (False, True)]
-    elif op == "gate":
-        runs = [(normal(9, 4100, dtype=bf16), normal(11, 4100, dtype=bf16, seed=1), normal(11, seed=2), 3, 1.5)]
-    elif op == "hash_gate":
-        table, ids = torch.arange(33).view(3, 11) % 11, torch.tensor([2, 0, 1])
-        runs = [(normal(3, 4100, dtype=bf16), normal(11, 4100, dtype=bf16, seed=1), table, ids, 1.5)]
-    elif op == "hc_post":
-        x, streams = normal(3, 2100, dtype=bf16), normal(3, 4, 2100, dtype=bf16, seed=1)
-        runs = [(x, streams, normal(3, 4, seed=2), normal(3, 4, 4, seed=3))]
-    elif op in ("hc_pre", "hc_head"):
-        streams = normal(5, 4, 2100, dtype=bf16)
-        runs = [(streams, *coefficients(op, 4, 2100), 1e-6, 1e-6, *([3] if op == "hc_pre" else []))]
-    elif op == "indexer_query":
-        runs = [(normal(9, 5, 128, dtype=bf16), torch.arange(9), rope_frequencies(64, 160000.0), True)]
-    elif op == "hadamard":
-        runs = [(normal(37, 128, dtype=bf16),)]
-    elif op == "linear":  # panels of the depth of L1, and a ragged one; a product of one row
-        x, weight = normal(37, 600, dtype=bf16), normal(40, 600, dtype=bf16, seed=1)
-        runs = [(x, weight, bf16), (x[:1], weight[:3], torch.float32)]
-    elif op == "grouped_linear":
-        x, weight = normal(37, 2, 300, dtype=bf16), normal(2 * 40, 300, dtype=bf16, seed=1)
-        runs = [(x, weight, None), (x, *quantize_weight_fp8(weight.float()))]
-    elif op in ("fp8_linear", "fp4_linear"):  # more panels and tiles than slots
-        quantise = quantize_weight_fp8 if op == "fp8_linear" else quantize_weight_fp4
-        weight = quantise(normal(50, 800, seed=1))
-        runs = [(normal(3, 800, dtype=bf16), None, *weight, bf16), (*act_quant(normal(3, 800), 128), *weight, bf16)]
-    elif op == "indexer_scores":
-        runs = [indexer_case(bf16, 5, 70, official=True), indexer_case(bf16, 1, 20, lengths=((2, 700), (1, 0)))]
-    elif op == "swiglu":
-        gate, up, weights = normal(3, 9000, dtype=bf16), normal(3, 9000, dtype=bf16, seed=1), normal(3, seed=2)
-        runs = [(gate, up, weights, 1.0), (gate, up, None, 0.0)]
-    else:
-        runs = [(normal(7, 4100, dtype=bf16), 128)]
-    waits, results = set(), []
-    for run in runs:
-        result = getattr(ops, op)(*run)
-        results += result if isinstance(result, tuple) else [result]
-        waits.update(ops.report.waits)
-    return results, waits
-
-
 @pytest.mark.parametrize("op", OPS)
 def test_every_sku_and_any_number_of_blocks_gives_the_same_bits(emulated, op):
     by_arch = {}
@@ -228,6 +173,7 @@ def test_no_rows(emulated, op):
         "fp8_linear": (torch.empty(0, 32), None, *quantize_weight_fp8(torch.ones(4, 32)), torch.float32),
         "fp4_linear": (torch.empty(0, 32), None, *quantize_weight_fp4(torch.ones(4, 32)), torch.float32),
         "indexer_scores": indexer_case(torch.float32, 2, 8, lengths=((0, 8), (0, 0))),
+        **{a: problem(a, 16, False, False, shape=Shape((0, 0), (8, 9))) for a in ATTENTIONS},
     }
     getattr(emulated(ARCHS[0]), op)(*empty.get(op, (torch.empty(0, 8), 8)))
 
@@ -236,7 +182,7 @@ def test_no_rows(emulated, op):
 @pytest.mark.parametrize("sku", ARCHS)
 def test_the_head_comment_states_the_bytes_of_the_unified_buffer(emulated, sku, op):
     text = (ASCEND / f"ops/{op}_kernel.asc").read_text()
-    for header in re.findall(r'#include "\.\./common/(block_quant\w*\.h)"', text):
+    for header in re.findall(r'#include "\.\./common/((?:block_quant\w*|attention)\.h)"', text):
         if "_dav" not in header or header.endswith(f"_dav{skus()[sku]}.h"):
             text = (ASCEND / "common" / header).read_text()
             break

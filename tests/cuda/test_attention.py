@@ -2,64 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 
 from v4npu import _C, reference
-from v4npu.reference.qkv_prepare import round_kv
-from v4npu.testing.cases import Draw, int32
+from v4npu.testing.attention import CU_SEQLENS, OPS, RATIO, SMALL, Shape, alone, problem
+from v4npu.testing.cases import int32
 from v4npu.testing.compare import oracle_args
 from v4npu.testing.cuda import EmulatedGpu
-from v4npu.testing.paging import paged
-
-BF16 = torch.bfloat16
-OPS = ["window_attention", "csa_attention", "hca_attention"]
-ROPE, RATIO = 16, 4
-
-
-@dataclass(frozen=True)
-class Shape:
-    lengths: tuple[int, ...] = (3, 0, 1)  # of three sequences, one without tokens
-    starts: tuple[int, ...] = (150, 5, 290)  # lists of up to 142 places
-    window: int = 70
-    topk: int = 30
-    heads: int = 20
-
-
-SMALL = Shape()
-
-
-def problem(op: str, dim: int, packed: bool, official: bool, rounded: bool = False, shape: Shape = SMALL) -> tuple:
-    """Arguments of `op`; `rounded`: rows in bfloat16, with the values that packed ones have."""
-    draw, tokens = Draw(BF16, dim), sum(shape.lengths)
-    ends = [n + s for n, s in zip(shape.lengths, shape.starts, strict=True)]
-    kv = [draw.normal(n, dim) for n in ends] + [draw.normal(n // RATIO, dim) for n in ends]
-    kv = [round_kv(rows, ROPE) for rows in kv] if packed or rounded else kv
-    picks = draw.distinct(shape.starts[0] // RATIO, tokens, shape.topk)
-    picks[:, ::7] = -1
-    where = (int32(0, *torch.tensor(shape.lengths).cumsum(0).tolist()), int32(*shape.starts))
-    kind, count = "fp8_kv" if packed else "plain", len(ends)
-    entries = () if op == "window_attention" else paged(kv[count:], 3, kind, ROPE)
-    listed = (picks,) if op == "csa_attention" else ()
-    ratio = (RATIO,) if op == "hca_attention" else ()
-    sink, scale = draw.normal(shape.heads, dtype=torch.float32), dim**-0.5
-    q, windows = draw.normal(tokens, shape.heads, dim), paged(kv[:count], 8, kind, ROPE)
-    return (q, *windows, *entries, *listed, *where, sink, scale, shape.window, *ratio, ROPE, official)
-
-
-def alone(op: str, args: tuple, b: int, t: int, position: int) -> tuple:
-    """The arguments of token t of sequence b in a call of its own."""
-    one = list(args)
-    tables = (2,) if op == "window_attention" else (2, 4)
-    at = {"window_attention": 3, "hca_attention": 5, "csa_attention": 6}[op]
-    for i in tables:
-        one[i] = args[i][b : b + 1]
-    for i in (0, 5) if op == "csa_attention" else (0,):
-        one[i] = args[i][t : t + 1]
-    one[at], one[at + 1] = int32(0, 1), int32(position)
-    return tuple(one)
 
 
 @pytest.mark.parametrize("packed,official", [(False, False), (True, False), (False, True), (True, True)])
@@ -92,8 +42,7 @@ def test_blocks_that_share_a_list_leave_no_trace(gpu: EmulatedGpu, op: str, offi
     start = {"window_attention": 700, "csa_attention": 2200, "hca_attention": 2020}[op]
     window = 600 if op == "window_attention" else 70
     args = problem(op, 80, True, official, shape=Shape((67,), (start,), window, 530, heads=5))
-    at = {"window_attention": 3, "hca_attention": 5, "csa_attention": 6}[op]
-    results = {}
+    at, results = CU_SEQLENS[op], {}
     for tokens, parts in ((67, "1"), (30, "4"), (1, "5")):
         first = [a[:tokens] if i == 0 or (i == 5 and op == "csa_attention") else a for i, a in enumerate(args)]
         first[at] = int32(0, tokens)

@@ -98,9 +98,9 @@ def test_a_plugin_that_fails_to_import_is_a_reason(monkeypatch: pytest.MonkeyPat
 
 
 def test_explain_needs_no_device() -> None:
-    found = v4npu.explain("csa_attention", device="npu", soc="ascend950dt", num_tokens=4)
+    found = v4npu.explain("indexer_topk", device="npu", soc="ascend950dt", num_tokens=4)
     assert found.variant == "reference" and found.dims == {"num_tokens": 4}
-    assert "csa_attention on npu (ascend950dt): reference" in str(found)
+    assert "indexer_topk on npu (ascend950dt): reference" in str(found)
     assert json.loads(json.dumps(found.to_dict()))["reason"] == found.reason
 
 
@@ -163,12 +163,12 @@ def test_doctor_reports_every_op_and_device() -> None:
 
 def test_warns_once_per_op_and_device() -> None:
     with pytest.warns(
-        RuntimeWarning, match=r"v4npu\.window_attention: the plain torch reference runs on npu: no native npu"
+        RuntimeWarning, match=r"v4npu\.indexer_topk: the plain torch reference runs on npu: no native npu"
     ):
-        device.note_reference("window_attention", "npu")
+        device.note_reference("indexer_topk", "npu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        device.note_reference("window_attention", "npu")
+        device.note_reference("indexer_topk", "npu")
         device.note_reference("gate", "cpu")  # the reference is the cpu's own variant
     with pytest.warns(RuntimeWarning, match="on cuda"):
         device.note_reference("gate", "cuda")
@@ -176,15 +176,15 @@ def test_warns_once_per_op_and_device() -> None:
 
 def test_error_policy_raises_with_the_reason_and_ends_with_the_block() -> None:
     with v4npu.fallback("error"):
-        with pytest.raises(NotImplementedError, match=r"v4npu\.window_attention: no native npu kernel is built in"):
-            device.note_reference("window_attention", "npu")
+        with pytest.raises(NotImplementedError, match=r"v4npu\.indexer_topk: no native npu kernel is built in"):
+            device.note_reference("indexer_topk", "npu")
         with v4npu.fallback("allow"), warnings.catch_warnings():
             warnings.simplefilter("error")
-            device.note_reference("window_attention", "npu")
+            device.note_reference("indexer_topk", "npu")
         with pytest.raises(NotImplementedError):
             device.note_reference("gate", "xpu")
     with pytest.warns(RuntimeWarning):
-        device.note_reference("window_attention", "npu")
+        device.note_reference("indexer_topk", "npu")
 
 
 def test_the_environment_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,14 @@ def test_tiles_of_a_product_keep_every_cube_core_busy(tokens: int, rows: int, co
         assert groups > 1 or tiles.columns == columns
 
 
+@pytest.mark.parametrize(
+    ("element", "tokens", "heads", "tile"),
+    [(2, 4096, 128, 64), (2, 8, 128, 32), (2, 1, 128, 16), (2, 4096, 20, 32), (2, 4096, 3, 16), (4, 4096, 64, 32)],
+)
+def test_tiles_of_heads_keep_every_cube_core_busy(element: int, tokens: int, heads: int, tile: int) -> None:
+    assert _C.plan_ascend_head_tile(element, tokens, heads, 24) == tile
+
+
 @pytest.mark.parametrize("op", ["", "rms_nor", "rms_norm(", "v4npu::rms_norm"])
 def test_an_unknown_op_is_refused_by_name(op: str) -> None:
     with pytest.raises(ValueError, match=r"op must be a declared operator, got"):

@@ -195,8 +195,8 @@ def test_what_a_kernel_does_not_take_is_the_references_under_the_fallback_policy
     half, weight = normal(3, 8, dtype=torch.float16).npu(), normal(8).npu()
     with pytest.raises(RuntimeError, match=r'v4npu\.fallback is "error"'):
         ops.rms_norm(half, weight, 1e-6)
-    with pytest.raises(NotImplementedError, match=r"v4npu\.window_attention: no native npu kernel is built in"):
-        ops.window_attention(*(a.npu() if isinstance(a, torch.Tensor) else a for a in arguments("window_attention")))
+    with pytest.raises(NotImplementedError, match=r"v4npu\.indexer_topk: no native npu kernel is built in"):
+        ops.indexer_topk(*(a.npu() if isinstance(a, torch.Tensor) else a for a in arguments("indexer_topk")))
     with v4npu.fallback("warn"), pytest.warns(RuntimeWarning, match="the plain torch reference runs on npu"):
         assert ops.rms_norm(half, weight, 1e-6).dtype == torch.float16
     with v4npu.fallback("allow"), warnings.catch_warnings():

@@ -169,7 +169,8 @@ class Kernels:
                 tensor = argument.tensor
                 if tensor is not None:
                     access = (In, Out, InOut).index(type(argument))
-                    size = tensor.numel() * tensor.element_size()
+                    reach = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+                    size = reach * tensor.element_size() if tensor.numel() else 0
                     regions.append(_Region(tensor.data_ptr(), size, access, label.encode()))
                 values.append(ctypes.c_void_p(None if tensor is None else tensor.data_ptr()))
             else:

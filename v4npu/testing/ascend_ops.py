@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partialmethod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from v4npu.testing.ascend import In, InOut, Kernels, Out, Report
+from v4npu.testing.compare import argument_names
 
 OPS = (
     "rms_norm",
@@ -27,6 +30,9 @@ OPS = (
     "fp4_linear",
     "grouped_linear",
     "indexer_scores",
+    "window_attention",
+    "csa_attention",
+    "hca_attention",
 )
 GUARD = 64  # bytes before and behind every output
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -223,6 +229,38 @@ class EmulatedOps:
         self._run(f"indexer_scores_{DTYPES[q.dtype]}", *map(In, inputs), *outputs, *sizes)
         self.report = replace(self.report, waits=waits + self.report.waits)
         return _unharmed(out)
+
+    def _attention(self, op: str, *args: Any, tile: int = 32) -> Tensor:
+        given = dict(zip(argument_names(op), args, strict=True))
+        q, cu, start, window = (given[name] for name in ("q", "cu_seqlens_q", "start_pos", "window"))
+        picks, ratio = given.get("topk_indices"), given.get("ratio", 0)
+        (tokens, heads, dim), seqs, blocks = q.shape, len(start), self.num_blocks
+
+        def paged(pages: str, table: str) -> tuple[tuple[Tensor | None, Tensor | None], tuple[int, int, int, int]]:
+            if pages not in given:
+                return (None, None), (0, 0, 0, 0)
+            kv, places = given[pages], given[table]
+            return (kv, places), (kv.shape[0], kv.shape[1], kv.stride(0), places.shape[1])
+
+        windows, window_sizes = paged("window_kv", "window_table")
+        entries, sizes = paged("compressed_kv", "block_table")
+        topk = 0 if picks is None else picks.shape[1]
+        plan = _output((1024,), torch.int32)
+        lengths = (tokens, seqs, window, sizes[1] * sizes[3], topk, ratio, -(-heads // tile), blocks)
+        self._run(f"{op}_plan", In(cu), In(start), Out(plan), *lengths, num_blocks=1)
+        waits = self.report.waits
+        out, workspace = _output(q.shape, q.dtype), _output((blocks, 2, tile * (128 + dim)), torch.float32)
+        inputs = (q, *windows, *entries, picks, cu, start, given["attn_sink"], _unharmed(plan))
+        shape = (tokens, seqs, heads, dim, *window_sizes, window, *sizes, topk, ratio, tile)
+        numbers = (*shape, given["softmax_scale"], int(given["official"]))
+        self._run(f"{op}_{DTYPES[q.dtype]}", *map(In, inputs), Out(workspace), Out(out), *numbers)
+        _unharmed(workspace)
+        self.report = replace(self.report, waits=waits + self.report.waits)
+        return _unharmed(out)
+
+    window_attention = partialmethod(_attention, "window_attention")
+    csa_attention = partialmethod(_attention, "csa_attention")
+    hca_attention = partialmethod(_attention, "hca_attention")
 
     def _quantise(self, op: str, x: Tensor, block_size: int, per_byte: int) -> tuple[Tensor, Tensor]:
         rows, n = x.shape

@@ -14,19 +14,19 @@ QUANT = {"plain": "none", "fp8_kv": "fp8", "fp4_key": "hadamard_fp4"}  # of the 
 
 
 def paged(sequences: Sequence[Tensor], block: int, kind: str = "plain", rope_dim: int = 0) -> tuple[Tensor, Tensor]:
-    """bfloat16 rows [n, dim] of each sequence in pages of `block` rows of the format `kind` (cache_layout.h).
+    """Rows [n, dim] of each sequence in pages of `block` rows of the format `kind` (cache_layout.h).
 
     Returns:
         The pages, which lie in any order and apart in a pool of 0xFF (NaN), and the block table, -1 behind each
         sequence.
     """
     dim = sequences[0].shape[1]
-    row = _C.row_format(kind, dim, rope_dim, 2).row
+    row = _C.row_format(kind, dim, rope_dim, sequences[0].itemsize).row
     counts = [-(-len(rows) // block) for rows in sequences]
     pool = torch.full((sum(counts) + 1, block * row + 64), 0xFF, dtype=torch.uint8)
     cache = pool[:, : block * row].unflatten(1, (block, row))
     if kind == "plain":
-        cache = pool.view(torch.bfloat16)[:, : block * dim].unflatten(1, (block, dim))
+        cache = pool.view(sequences[0].dtype)[:, : block * dim].unflatten(1, (block, dim))
     order = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(5)).int().split(counts)
     table = torch.full((len(sequences), max(counts) + 1), -1, dtype=torch.int32)
     for b, (rows, blocks) in enumerate(zip(sequences, order, strict=True)):

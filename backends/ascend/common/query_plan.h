@@ -1,9 +1,9 @@
-// How queries over paged entries are dealt to cores: in tiles of entries that a query sees, by a plan that lies on the
-// device. What a query sees follows from lengths, which only the device knows; so a kernel of its own makes the plan,
-// and graphs that hold both launches can be replayed on other lengths.
+// How queries over paged entries are dealt to cores: in tiles of work, mostly entries that a query sees, by a plan that
+// lies on the device. What a query sees follows from lengths, which only the device knows; so a kernel of its own makes
+// the plan, and graphs that hold both launches can be replayed on other lengths.
 //
 // The plan is int32[kPlanWords], whatever the lengths. Record c, kPlanRecord words of it, is where block c begins and
-// block c - 1 ends: the sequence, its token and the tile of entries. No two blocks differ by more than one tile.
+// block c - 1 ends: the sequence, its token and the tile of its work. No two blocks differ by more than one tile.
 #pragma once
 
 #include "rows.h"
@@ -14,13 +14,11 @@ constexpr int32_t kPlanWords = 1024;
 constexpr int32_t kPlanRecord = 4;
 constexpr int32_t kTileEntries = 64;
 
-// Tokens of sequences, and the entries that each of them sees.
-class VisibleEntries {
+// Tokens of sequences; they come in ascending order.
+class QueryTokens {
  public:
-  // width: entries that a sequence has room for.
-  __aicore__ inline VisibleEntries(GM_ADDR cu_seqlens_q, GM_ADDR start_pos, int64_t num_seqs, int64_t ratio,
-                                   int64_t width)
-      : num_seqs_(static_cast<int32_t>(num_seqs)), ratio_(ratio), width_(width) {
+  __aicore__ inline QueryTokens(GM_ADDR cu_seqlens_q, GM_ADDR start_pos, int64_t num_seqs)
+      : num_seqs_(static_cast<int32_t>(num_seqs)) {
     cu_seqlens_q_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(cu_seqlens_q), num_seqs + 1);
     start_pos_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(start_pos), num_seqs);
     select(0);
@@ -34,7 +32,7 @@ class VisibleEntries {
     start_ = start_pos_.GetValue(sequence);
   }
 
-  // Goes on to the sequence of the token; false if there is none. Tokens come in ascending order.
+  // Goes on to the sequence of the token; false if there is none.
   __aicore__ inline bool reach(int64_t token) {
     while (sequence_ < num_seqs_ && token >= last_) select(sequence_ + 1);
     return sequence_ < num_seqs_ && token >= first_;
@@ -43,26 +41,42 @@ class VisibleEntries {
   __aicore__ inline int32_t sequence() const { return sequence_; }
 
   // Of a token of this sequence.
-  __aicore__ inline int64_t of(int64_t token) const {
-    const int64_t entries = (start_ + token - first_ + 1) / ratio_;
-    return entries < width_ ? entries : width_;
-  }
+  __aicore__ inline int64_t position(int64_t token) const { return start_ + token - first_; }
 
  private:
   AscendC::GlobalTensor<int32_t> cu_seqlens_q_, start_pos_;
   int32_t num_seqs_, sequence_ = 0;
   int64_t first_ = 0, last_ = 0, start_ = 0;
+};
+
+// The entries that a token sees.
+class VisibleEntries : public QueryTokens {
+ public:
+  // width: entries that a sequence has room for.
+  __aicore__ inline VisibleEntries(GM_ADDR cu_seqlens_q, GM_ADDR start_pos, int64_t num_seqs, int64_t ratio,
+                                   int64_t width)
+      : QueryTokens(cu_seqlens_q, start_pos, num_seqs), ratio_(ratio), width_(width) {}
+
+  // Of a token of this sequence.
+  __aicore__ inline int64_t of(int64_t token) const {
+    const int64_t entries = (position(token) + 1) / ratio_;
+    return entries < width_ ? entries : width_;
+  }
+  __aicore__ inline int64_t tiles(int64_t token) const { return (of(token) + kTileEntries - 1) / kTileEntries; }
+
+ private:
   int64_t ratio_, width_;
 };
 
-// Writes the plan for `blocks` blocks; one vector core. UB: 4096 bytes.
+// Writes the plan for `blocks` blocks of tokens that have tiles(token) of work; one vector core. UB: 4096 bytes.
+template <typename Work>
 class QueryPlan {
  public:
-  __aicore__ inline QueryPlan(GM_ADDR plan, const VisibleEntries& visible, int64_t num_tokens, int64_t blocks)
-      : visible_(visible), num_tokens_(num_tokens), blocks_(blocks) {
+  __aicore__ inline QueryPlan(GM_ADDR plan, const Work& work, int64_t num_tokens, int64_t blocks)
+      : work_(work), num_tokens_(num_tokens), blocks_(blocks) {
     plan_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(plan), kPlanWords);
     pipe_.InitBuffer(buffer_, kPlanWords * sizeof(int32_t));
-    words_ = buffer_.Get<int32_t>();
+    words_ = buffer_.template Get<int32_t>();
   }
 
   __aicore__ inline void run() {
@@ -72,11 +86,11 @@ class QueryPlan {
     AscendC::WaitFlag<AscendC::HardEvent::V_S>(clear);
     const int64_t all = total();
     int64_t done = 0, block = 0;
-    visible_.select(0);
+    work_.select(0);
     for (int64_t token = 0; token < num_tokens_ && done < all; ++token) {
       const int64_t tiles = tiles_of(token);
       for (; block < blocks_ && all * block / blocks_ < done + tiles; ++block)
-        record(block, visible_.sequence(), token, all * block / blocks_ - done);
+        record(block, work_.sequence(), token, all * block / blocks_ - done);
       done += tiles;
     }
     for (; block <= blocks_; ++block) record(block, 0, num_tokens_, 0);  // nothing is left
@@ -87,9 +101,7 @@ class QueryPlan {
   }
 
  private:
-  __aicore__ inline int64_t tiles_of(int64_t token) {
-    return visible_.reach(token) ? (visible_.of(token) + kTileEntries - 1) / kTileEntries : 0;
-  }
+  __aicore__ inline int64_t tiles_of(int64_t token) { return work_.reach(token) ? work_.tiles(token) : 0; }
   __aicore__ inline int64_t total() {
     int64_t sum = 0;
     for (int64_t token = 0; token < num_tokens_; ++token) sum += tiles_of(token);
@@ -106,7 +118,7 @@ class QueryPlan {
   AscendC::TBuf<AscendC::TPosition::VECCALC> buffer_;
   AscendC::GlobalTensor<int32_t> plan_;
   AscendC::LocalTensor<int32_t> words_;
-  VisibleEntries visible_;
+  Work work_;
   int64_t num_tokens_, blocks_;
 };
 

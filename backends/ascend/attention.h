@@ -1,0 +1,35 @@
+// What the launchers of the three attentions share.
+#pragma once
+
+#include "launch.h"
+
+namespace v4npu::ascend {
+
+// The tensors of a call, contiguous where they must be; a launcher adds its entries and calls run().
+class AttentionCall {
+ public:
+  // common/attention.h: limits. All but q's shape.
+  static bool takes(const Tensor& q, const Tensor& kv, const OptTensor& sink);
+
+  AttentionCall(const Tensor& q, const Tensor& window_kv, const Tensor& window_table, const Tensor& cu_seqlens_q,
+                const Tensor& start_pos, const OptTensor& sink, double scale, int64_t window, bool official);
+  // Picked ones, or with a ratio every one that is complete.
+  void entries(const Tensor& compressed_kv, const Tensor& block_table, const OptTensor& topk_indices, int64_t ratio);
+  Tensor run(const std::string& op);
+
+ private:
+  struct Pages {
+    OptTensor data, table;
+    int64_t count = 0, rows = 0, stride = 0, of_sequence = 0;
+  };
+  static Pages pages(const Tensor& data, const Tensor& table);
+
+  Tensor q_, cu_seqlens_q_, start_pos_;
+  OptTensor sink_, picks_;
+  Pages window_pages_, entry_pages_;
+  int64_t window_, ratio_ = 0;
+  float scale_;
+  bool official_;
+};
+
+}  // namespace v4npu::ascend

@@ -1,0 +1,26 @@
+#include "v4npu/ops/hca_attention.h"
+
+#include "../attention.h"
+
+namespace v4npu::ascend {
+
+Tensor launch_hca_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
+                            const Tensor& compressed_kv, const Tensor& block_table, const Tensor& cu_seqlens_q,
+                            const Tensor& start_pos, const OptTensor& sink, double scale, int64_t window, int64_t ratio,
+                            int64_t rope_dim, bool official) {
+  check_hca_attention(q, window_kv, window_table, compressed_kv, block_table, cu_seqlens_q, start_pos, sink, scale,
+                      window, ratio, rope_dim, official);
+  if (!AttentionCall::takes(q, window_kv, sink) || suffix(compressed_kv) != suffix(q)) {
+    return call_reference<Tensor>("hca_attention", q, window_kv, window_table, compressed_kv, block_table, cu_seqlens_q,
+                                  start_pos, sink, scale, window, ratio, rope_dim, official);
+  }
+  AttentionCall call(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window, official);
+  call.entries(compressed_kv, block_table, {}, ratio);
+  return call.run("hca_attention");
+}
+
+}  // namespace v4npu::ascend
+
+STABLE_TORCH_LIBRARY_IMPL(v4npu, PrivateUse1, m) {
+  m.impl("hca_attention", TORCH_BOX(&v4npu::ascend::launch_hca_attention));
+}

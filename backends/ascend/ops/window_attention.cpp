@@ -1,0 +1,23 @@
+#include "v4npu/ops/window_attention.h"
+
+#include "../attention.h"
+
+namespace v4npu::ascend {
+
+Tensor launch_window_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
+                               const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& sink, double scale,
+                               int64_t window, int64_t rope_dim, bool official) {
+  check_window_attention(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window, rope_dim, official);
+  if (!AttentionCall::takes(q, window_kv, sink)) {
+    return call_reference<Tensor>("window_attention", q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale,
+                                  window, rope_dim, official);
+  }
+  AttentionCall call(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window, official);
+  return call.run("window_attention");
+}
+
+}  // namespace v4npu::ascend
+
+STABLE_TORCH_LIBRARY_IMPL(v4npu, PrivateUse1, m) {
+  m.impl("window_attention", TORCH_BOX(&v4npu::ascend::launch_window_attention));
+}
