@@ -21,8 +21,11 @@ export V4NPU_WERROR := $(if $(CI),ON,OFF)
 NVCC ?= $(shell command -v nvcc || echo .venv-nvcc/nvcc)
 
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP)
-INSTALL_NPU := .venv-npu/bin/python -m pip install --quiet --disable-pip-version-check $(PIP)
+# -P: on the installed package, not on the checkout.
+NPU := .venv-npu/bin/python -P -m
+# Python's bytecode is compiled when it is first imported: most never is.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile $(PIP)
+INSTALL := $(BIN)/python $(PIP_INSTALL)
 PACKAGE := $(shell find v4npu -name '*.py' -o -path '*/data/*' -type f)
 CXX_SOURCES := $(shell find csrc backends -name '*.cpp' -o -name '*.h')
 DEVICE_SOURCES := $(shell find backends tests -name '*.asc' -o -name '*.cu' -o -name '*.cuh')
@@ -38,11 +41,11 @@ demo: .venv/built
 	$(BIN)/v4npu generate nano --prompt "Call me Ishmael." --max-new-tokens 120
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-test-npu: .venv-npu/built
-	OMP_NUM_THREADS=1 V4NPU_TEST_DEVICE=npu:0 .venv-npu/bin/v4npu emulate --soc $(SOC) -- \
-		.venv-npu/bin/pytest tests/npu tests/ops/test_operators.py -n $(JOBS)
+test-npu: .venv/built .venv/tools .venv-npu/built
+	OMP_NUM_THREADS=1 V4NPU_TEST_DEVICE=npu:0 $(NPU) v4npu.cli emulate --soc $(SOC) -- \
+		$(NPU) pytest tests/npu tests/ops/test_operators.py -n $(JOBS) --dist loadfile
 
 sanitize neon:
 	JOBS=$(JOBS) tests/native/kernels.sh $@
@@ -75,8 +78,7 @@ clean:
 	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; set PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --upgrade pip
-	$(INSTALL) "$(TORCH)" numpy
-	$(INSTALL) "scikit-build-core>=0.11" "pybind11>=3.0" cmake ninja
+	$(INSTALL) "$(TORCH)" numpy "scikit-build-core>=0.11" "pybind11>=3.0" cmake ninja
 	@touch $@
 
 # The checkout is importable too: its Python is the one under work, so tests run on it.
@@ -89,7 +91,7 @@ clean:
 .venv-nvcc/nvcc:
 	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; set PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv-nvcc
-	.venv-nvcc/bin/python -m pip install --quiet --disable-pip-version-check $(PIP) \
+	.venv-nvcc/bin/python $(PIP_INSTALL) \
 		"nvidia-cuda-nvcc==13.0.*" "nvidia-cuda-crt==13.0.*" "nvidia-nvvm==13.0.*" "nvidia-cuda-runtime==13.0.*"
 	@printf '#!/bin/sh\nexec "%s" "$$@"\n' "$$(find "$(CURDIR)/.venv-nvcc" -path '*/bin/nvcc' -type f)" > $@
 	@chmod +x $@
@@ -99,28 +101,19 @@ clean:
 .venv-nvcc-12.8/nvcc:
 	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; set PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv-nvcc-12.8
-	.venv-nvcc-12.8/bin/python -m pip install --quiet --disable-pip-version-check $(PIP) \
+	.venv-nvcc-12.8/bin/python $(PIP_INSTALL) \
 		"nvidia-cuda-nvcc-cu12==12.8.*" "nvidia-cuda-nvrtc-cu12==12.8.*" "nvidia-nvfatbin-cu12==12.8.*"
 	@printf '#!/bin/sh\nexec "%s" "%s" "$$@"\n' "$(CURDIR)/.venv-nvcc-12.8/bin/python" \
 		"$(CURDIR)/backends/cuda/nvrtc.py" > $@
 	@chmod +x $@
 	@$@ --version > /dev/null
 
-# The wheel of torch-npu, on the CPU's torch, apart from .venv: it would be loaded by every `import torch` there.
-.venv-npu/torch:
-	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; set PYTHON=..." >&2; exit 2; }
-	$(PYTHON) -m venv .venv-npu
-	$(INSTALL_NPU) --upgrade pip
-	$(INSTALL_NPU) torch==2.13.0 torch-npu==2.13.0
-	$(INSTALL_NPU) pytest pytest-xdist
-	@touch $@
-
-# The wheel that .venv's build makes: the extension keeps to the stable ABI and is not compiled a second time.
-.venv-npu/built: .venv-npu/torch .venv/built
-	rm -rf build/wheel
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation $(PIP) --wheel-dir build/wheel .
-	$(INSTALL_NPU) --force-reinstall --no-deps build/wheel/*.whl
-	$(INSTALL_NPU) build/wheel/*.whl
+# The wheel of torch-npu beside all that .venv has, but not in it: it would be loaded by every `import torch` there.
+.venv-npu/built: | .venv/built
+	$(BIN)/python -m venv .venv-npu
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$(.venv-npu/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	.venv-npu/bin/python $(PIP_INSTALL) torch-npu==2.13.0
 	@touch $@
 
 # The dependencies alone: asking for the package with its extra would compile it a second time.

@@ -17,6 +17,11 @@ from v4npu.testing.ascend import ASCEND, In, InOut, KernelFault, Kernels, Out, S
 from v4npu.testing.ascend_ops import OPS, EmulatedOps
 
 SMALL, PAIRS = (Source(name, Path(__file__).with_name(name).read_text()) for name in ("faults.asc", "pairs.asc"))
+OVERFLOW = Source(
+    "faults.asc",
+    SMALL.text.replace("x_[row * n_", "x_[static_cast<int32_t>(row * n_ + (int64_t{1} << 31))"),
+    "_int32",
+)
 
 # What the emulator must find -> the faults that stand for it, and where each is run on both architectures: the lists of
 # fault_list.py and of test_mixed.py below and there, `pairs` and `tails` by tests of this file.
@@ -64,15 +69,22 @@ def test_every_fault_that_is_wanted_is_on_a_list_and_on_both_architectures():
 
 @pytest.fixture(scope="module")
 def faulty(cache):
-    """faulty(entry, sku): the kernel and one version for each of its faults; the versions' texts."""
+    """faulty(entry, sku): the kernels, a version for each of their faults among them; {fault: version} of this one."""
 
     @functools.cache
-    def built(entry, arch):
-        source, faults = {"doubling": (SMALL, DOUBLING), "cube_pair": (PAIRS, CUBE)}[entry]
-        mutants = [mutant(source, fault, entry, f"_{i}", arch) for i, fault in enumerate(faults.values())]
-        return Kernels([source, *mutants], arch, cache), mutants
+    def built(arch):
+        versions, norm = {}, Source.of("rms_norm", arch)
+        lists = {"doubling": (SMALL, DOUBLING), "cube_pair": (PAIRS, CUBE), "rms_norm_bf16": (norm, RMS_NORM)}
+        for entry, (source, faults) in lists.items():
+            for name, fault in faults.items():
+                versions[entry, name] = mutant(source, fault, entry, f"_{len(versions)}", arch)
+        return Kernels([SMALL, PAIRS, OVERFLOW, *versions.values()], arch, cache), versions
 
-    return lambda entry, sku: built(entry, skus()[sku])
+    def of(entry, sku):
+        kernels, versions = built(skus()[sku])
+        return kernels, {name: version for (of, name), version in versions.items() if of == entry}
+
+    return of
 
 
 @pytest.mark.parametrize("sku", ARCHS)
@@ -85,22 +97,21 @@ def test_the_small_kernel_is_right_as_it_stands(faulty, sku):
 @pytest.mark.parametrize("fault", DOUBLING)
 @pytest.mark.parametrize("sku", ARCHS)
 def test_fault_of_the_small_kernel(faulty, sku, fault):
-    number = list(DOUBLING).index(fault)
-    kernels, mutants = faulty("doubling", sku)
-    expected = message(mutants[number], DOUBLING[fault][2])
+    kernels, versions = faulty("doubling", sku)
+    entry = "doubling" + versions[fault].suffix
+    expected = message(versions[fault], DOUBLING[fault][2])
     num_blocks = 2 if fault == "every block does everything" else 1
-    with pytest.raises(KernelFault, match=f"^doubling_{number} on {sku}, block [01]: {expected}"):
-        kernels.launch(f"doubling_{number}", sku, num_blocks, In(normal(256)), Out(torch.zeros(256)), 256)
+    with pytest.raises(KernelFault, match=f"^{entry} on {sku}, block [01]: {expected}"):
+        kernels.launch(entry, sku, num_blocks, In(normal(256)), Out(torch.zeros(256)), 256)
 
 
 @pytest.mark.parametrize("fault", CUBE)
 @pytest.mark.parametrize("sku", ARCHS)
 def test_fault_of_the_cube_kernel(faulty, sku, fault):
-    number = list(CUBE).index(fault)
-    kernels, mutants = faulty("cube_pair", sku)
+    kernels, versions = faulty("cube_pair", sku)
     x, out = normal(256, dtype=torch.float16), torch.zeros(256)
-    with pytest.raises(KernelFault, match=message(mutants[number], CUBE[fault][2])):
-        kernels.launch(f"cube_pair_{number}", sku, 1, In(x), Out(out), 4)
+    with pytest.raises(KernelFault, match=message(versions[fault], CUBE[fault][2])):
+        kernels.launch("cube_pair" + versions[fault].suffix, sku, 1, In(x), Out(out), 4)
 
 
 # The number of a pair in pairs.asc, and its event.
@@ -133,25 +144,13 @@ def test_a_dropped_wait_of_every_pair(faulty, sku, entry, number):
         kernels.launch(entry, sku, 1, *arguments, number, ignored_wait=f"pairs.asc:{place}")
 
 
-@pytest.fixture(scope="module")
-def rms_norm(cache):
-    @functools.cache
-    def built(arch):
-        source = Source.of("rms_norm", arch)
-        sources = [mutant(source, fault, "rms_norm_bf16", f"_{i}", arch) for i, fault in enumerate(RMS_NORM.values())]
-        return Kernels(sources, arch, cache), sources
-
-    return lambda sku: built(skus()[sku])
-
-
 @pytest.mark.parametrize("fault", RMS_NORM)
 @pytest.mark.parametrize("sku", ARCHS)
-def test_fault_of_rms_norm(rms_norm, sku, fault):
-    kernels, sources = rms_norm(sku)
-    source = sources[list(RMS_NORM).index(fault)]
+def test_fault_of_rms_norm(faulty, sku, fault):
+    kernels, versions = faulty("rms_norm_bf16", sku)
     x = normal(5, 301, dtype=torch.bfloat16)
-    with pytest.raises(KernelFault, match=message(source, RMS_NORM[fault][2])):
-        EmulatedOps(kernels, sku, 1, suffix=source.suffix).rms_norm(x, x[0], 1e-6)
+    with pytest.raises(KernelFault, match=message(versions[fault], RMS_NORM[fault][2])):
+        EmulatedOps(kernels, sku, 1, suffix=versions[fault].suffix).rms_norm(x, x[0], 1e-6)
 
 
 # Calls that manage a buffer and whose order other waits of the kernel imply.
@@ -189,11 +188,10 @@ def test_every_wait_of_every_kernel_is_missed(emulated, sku, op):
 
 
 @pytest.mark.parametrize("sku", ARCHS)
-def test_int32_overflow_of_an_offset(cache, sku):
+def test_int32_overflow_of_an_offset(faulty, sku):
     """A row of more than 2^31 bytes, of which only the end is ever touched."""
-    text = SMALL.text.replace("x_[row * n_", "x_[static_cast<int32_t>(row * n_ + (int64_t{1} << 31))")
-    assert text != SMALL.text
-    kernels = Kernels([SMALL, Source("faults.asc", text, "_int32")], skus()[sku], cache)
+    assert OVERFLOW.text != SMALL.text
+    kernels = faulty("tails", sku)[0]
     n = 2**29 + 64
     x, out = torch.empty(n), torch.zeros(8)
     x[-8:] = torch.arange(8.0)
