@@ -81,6 +81,7 @@ class GpuExpertPlan:
     layout: str
     tile_tokens: int
     max_tiles: int
+    clusters: bool
 
 KEEP_TOKENS: int
 

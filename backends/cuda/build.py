@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Compiles the CUDA kernels: one fatbin per operator for sm_80, sm_90a and sm_100, and checks what each kernel takes.
+"""Compiles the CUDA kernels: a fatbin per operator for sm_80, sm_90a and sm_100, and checks what each kernel takes.
 
     python backends/cuda/build.py [--out build/cuda] [--nvcc nvcc] [--jobs 2] [op ...]
     python backends/cuda/build.py --current [--out build/cuda]     fails unless every file there is up to date
+
+ops/<op>_kernel_sm90.cu holds what an operator has besides for sm_90 and later: <op>_sm90.fatbin, without sm_80.
 
 Every kernel file states its limits: "// Limits: 40 registers, 0 bytes of stack, 64 bytes of shared memory." More than
 that on any architecture, or a single spilled register, fails the build. Needs nvcc 12.8 or later and no GPU; nvrtc.py
@@ -92,14 +94,19 @@ def violations(op: str, text: str, usages: list[Usage]) -> list[str]:
 
 
 def sources() -> dict[str, Path]:
-    """Operator -> its kernel file."""
-    return {p.name.removesuffix("_kernel.cu"): p for p in sorted(FOLDER.glob("ops/*_kernel.cu"))}
+    """Name of a fatbin -> its kernel file: an operator, or an operator and "_sm90"."""
+    return {p.stem.replace("_kernel", ""): p for p in sorted(FOLDER.glob("ops/*_kernel*.cu"))}
+
+
+def archs_of(name: str) -> dict[str, str]:
+    """What a kernel file is compiled for."""
+    return {real: virtual for real, virtual in ARCHS.items() if real != "sm_80" or not name.endswith("_sm90")}
 
 
 def key_of(op: str, version: str) -> str:
     """What a fatbin depends on."""
     headers = [*sorted(FOLDER.glob("device/*")), *sorted((ROOT / "csrc/include").rglob("*.h"))]
-    texts = [version, *FLAGS, *ARCHS, *(p.read_text() for p in [sources()[op], *headers])]
+    texts = [version, *FLAGS, *archs_of(op), *(p.read_text() for p in [sources()[op], *headers])]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
@@ -122,7 +129,7 @@ def compile_op(op: str, out: Path, nvcc: str, version: str) -> list[Usage]:
     source, fatbin = sources()[op], out / f"{op}.fatbin"
     usages = known(op, out, version)
     if usages is None:
-        archs = [f"-gencode=arch={virtual},code={real}" for real, virtual in ARCHS.items()]
+        archs = [f"-gencode=arch={virtual},code={real}" for real, virtual in archs_of(op).items()]
         command = [nvcc, *FLAGS, *archs, f"-I{ROOT / 'csrc/include'}", str(source), "-o", str(fatbin)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
@@ -130,8 +137,8 @@ def compile_op(op: str, out: Path, nvcc: str, version: str) -> list[Usage]:
         usages = parse_usage(done.stdout + done.stderr)
         record = {"key": key_of(op, version), "version": version, "usages": [asdict(u) for u in usages]}
         (out / f"{op}.json").write_text(json.dumps(record))
-    if {u.arch for u in usages} != set(ARCHS):
-        raise BuildError(f"{op}: compiled for {sorted({u.arch for u in usages})}, not for {sorted(ARCHS)}")
+    if {u.arch for u in usages} != set(archs_of(op)):
+        raise BuildError(f"{op}: compiled for {sorted({u.arch for u in usages})}, not for {sorted(archs_of(op))}")
     if wrong := violations(op, source.read_text(), usages):
         fatbin.unlink()
         raise BuildError("\n".join(wrong))

@@ -57,7 +57,8 @@ inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& 
   GpuExpertPlan plan = plan_gpu_experts(assignments, num_experts, width, caps_of(x));
   const bool wide = *plan.layout == 'w', whole = wide || *plan.layout == 'n';
   if (whole && !wide && !quantises) plan.layout = "split";  // whose tiles are as many
-  const bool fused = whole && quantises;                    // step 4 is the first product's
+  const bool clusters = plan.clusters && quantises;
+  const bool fused = quantises && (whole || clusters);  // step 4 is the first product's
   Tensor memory, y = uninitialised(x, {assignments, hidden});
   Tensor between = fused ? bytes(x, 0) : uninitialised(x, {assignments, width});
   ExpertGemm p{};
@@ -69,9 +70,14 @@ inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& 
     p.x = q ? pointer<void>(q->q) : pointer<void>(from);
     p.x_scale = q ? pointer<uint8_t>(q->scale) : nullptr;
     p.num_rows = num_rows, p.k = k;
-    const Grid grid{plan.max_tiles, ceil_of(num_rows, *plan.layout == 's' ? 16 : block_rows)};
     const std::string kernel = std::string("moe_experts_") + which + (q ? "_fp8_" : "_bf16_") + format;
-    run("moe_experts", kernel + "_" + plan.layout, p, grid, kGemmThreads, x);
+    if (clusters && *which == 'u') {
+      const Grid grid{plan.max_tiles, ceil_of(num_rows, kSlice) * kClusterBlocks};
+      run("moe_experts_sm90", kernel + "_cluster", p, grid, kGemmThreads, x);
+    } else {
+      const Grid grid{plan.max_tiles, ceil_of(num_rows, *plan.layout == 's' ? 16 : block_rows)};
+      run("moe_experts", kernel + "_" + plan.layout, p, grid, kGemmThreads, x);
+    }
   };
   const auto weight = [&](int set, int matrix) {
     p.weight[set] = pointer<void>(w[matrix]), p.weight_scale[set] = pointer<uint8_t>(scale[matrix]);

@@ -89,7 +89,8 @@ PYBIND11_MODULE(_C, m) {
   py::class_<v4npu::GpuExpertPlan>(m, "GpuExpertPlan")
       .def_readonly("layout", &v4npu::GpuExpertPlan::layout)
       .def_readonly("tile_tokens", &v4npu::GpuExpertPlan::tile_tokens)
-      .def_readonly("max_tiles", &v4npu::GpuExpertPlan::max_tiles);
+      .def_readonly("max_tiles", &v4npu::GpuExpertPlan::max_tiles)
+      .def_readonly("clusters", &v4npu::GpuExpertPlan::clusters);
   m.def("plan_gpu_experts", &v4npu::plan_gpu_experts, py::arg("num_assignments"), py::arg("num_experts"),
         py::arg("width"), py::arg("caps"));
   py::class_<v4npu::GpuIndexPlan>(m, "GpuIndexPlan")

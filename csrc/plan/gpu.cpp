@@ -40,6 +40,7 @@ GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int
   } else if (experts * ((width + 127) / 128) >= 2 * caps.num_cores) {
     plan.layout = "narrow";
   }
+  plan.clusters = *plan.layout == 's' && cuda_architecture(caps) >= 90;
   plan.tile_tokens = *plan.layout == 'w' ? 32 : 16;
   plan.max_tiles = experts + num_assignments / plan.tile_tokens;  // each expert's last tile may be short
   return plan;

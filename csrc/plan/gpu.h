@@ -29,6 +29,7 @@ GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, 
 struct GpuExpertPlan {
   const char* layout = "split";  // or "narrow", "wide": as in moe_experts_kernel.cu, with the same bits
   int64_t tile_tokens = 0, max_tiles = 0;
+  bool clusters = false;  // of the split layout's first product, which then quantises too (sm_90 and later)
 };
 GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int64_t width, const DeviceCaps& caps);
 

@@ -17,12 +17,15 @@ struct Pieces {
 }  // namespace
 
 using v4npu::cuda::block_x;
+using v4npu::cuda::block_y;
 using v4npu::cuda::commit_copies;
 using v4npu::cuda::copy_async;
 using v4npu::cuda::load_as;
+using v4npu::cuda::read_shared;
 using v4npu::cuda::shared;
 using v4npu::cuda::shuffle_xor;
 using v4npu::cuda::sync_block;
+using v4npu::cuda::sync_cluster;
 using v4npu::cuda::sync_warp;
 using v4npu::cuda::thread_id;
 using v4npu::cuda::u32x4;
@@ -106,3 +109,22 @@ V4NPU_KERNEL(copies_without_barrier, 32, FaultParams) {
   wait_copies<0>();
   p.out[thread_id()] = pieces.values[thread_id()];
 }
+
+// Two blocks hand values on through their shared memory.
+#define V4NPU_FAULT_OF_A_CLUSTER(name, before, after, member)             \
+  V4NPU_CLUSTER_KERNEL(name, 32, 2, FaultParams) {                        \
+    auto& buffer = shared<Buffer>();                                      \
+    buffer.values[thread_id()] = p.x[thread_id() + 32 * block_y()];       \
+    before;                                                               \
+    const float other = read_shared(&buffer.values[thread_id()], member); \
+    after;                                                                \
+    p.out[thread_id() + 32 * block_y()] = other;                          \
+  }
+V4NPU_FAULT_OF_A_CLUSTER(hands_on_in_a_cluster, sync_cluster(), sync_cluster(), 1 - block_y())
+V4NPU_FAULT_OF_A_CLUSTER(reads_a_block_without_barrier, sync_block(), sync_cluster(), 1 - block_y())
+V4NPU_FAULT_OF_A_CLUSTER(ends_while_it_is_read, sync_cluster(), sync_block(), 1 - block_y())
+V4NPU_FAULT_OF_A_CLUSTER(overwrites_what_a_block_reads, sync_cluster(),
+                         (sync_block(), buffer.values[thread_id()] = 0.0f, sync_cluster()), 1 - block_y())
+V4NPU_FAULT_OF_A_CLUSTER(reads_a_block_that_is_not, sync_cluster(), sync_cluster(), 2)
+V4NPU_FAULT_OF_A_CLUSTER(barrier_of_one_block, sync_cluster(), (block_y() == 0 ? sync_cluster() : sync_block()),
+                         1 - block_y())

@@ -28,6 +28,7 @@ def launch(gpu: EmulatedGpu, kernel: str, n: int = 32, threads: int = 64, **how:
     return out
 
 
+PAIR = {"grid": (1, 2, 1)}
 FAULTS = {
     # kernel: (arguments, what is said)
     "reads_behind": ({"n": 64}, r"illegal address: reads at faults\.cu:\d+ 0 bytes behind the end of x, thread 0 of"),
@@ -49,6 +50,15 @@ FAULTS = {
     "copies_without_waiting": ({}, r"race: byte 0 of shared memory is touched at .* before its copy is waited for"),
     "copies_without_barrier": ({}, r"race: reads byte 4 of shared memory .*, which thread 0"),
     "copies": ({"shared_bytes": 49 << 10}, r"copies: 50176 bytes of shared memory, 49152 allowed"),
+    "hands_on_in_a_cluster": ({"grid": (1, 3, 1)}, r"clusters of 2 in a grid of 3 blocks \(y\)"),
+    "reads_a_block_without_barrier": (PAIR, r"race: reads byte 0 of shared .* of another block at .*writes"),
+    "ends_while_it_is_read": (
+        PAIR,
+        r"race: block \(0, \d, 0\) may have ended when another block reads its shared memory",
+    ),
+    "overwrites_what_a_block_reads": (PAIR, r"race: writes byte 0 of shared .*another block.* reads"),
+    "reads_a_block_that_is_not": (PAIR, r"read_shared: no block 2 in the cluster"),
+    "barrier_of_one_block": (PAIR, r"divergence: thread 0 of block \(0, 0, 0\) waits at sync_cluster .*ended"),
     "hands_on": ({"threads": 32}, r"hands_on is compiled for 64 threads, not 32"),
 }
 
@@ -65,6 +75,7 @@ def test_right_kernels_pass(gpu: EmulatedGpu) -> None:
     assert torch.equal(launch(gpu, "copies", threads=32)[:32], x[:32])
     assert torch.equal(launch(gpu, "hands_on")[32:], x[:32])
     assert torch.equal(launch(gpu, "copies_in_the_background", threads=32)[:32], x[:32])
+    assert torch.equal(launch(gpu, "hands_on_in_a_cluster", threads=32, **PAIR), x.roll(32))
     assert launch(gpu, "blocks_write_one_place", threads=32)[0] == 0
 
 
@@ -72,3 +83,12 @@ def test_a_fault_leaves_the_device_usable(gpu: EmulatedGpu) -> None:
     with pytest.raises(KernelFault):
         launch(gpu, "reads_behind", n=64, threads=32)
     assert torch.equal(launch(gpu, "copies", threads=32)[:32], torch.arange(32.0))
+
+
+def test_clusters_begin_with_sm_90(gpu: EmulatedGpu) -> None:
+    gpu._driver.emulation_device(8, 9, 128, 99 << 10)
+    try:
+        with pytest.raises(KernelFault, match="hands_on_in_a_cluster has clusters, which sm_90 begins with"):
+            launch(gpu, "hands_on_in_a_cluster", threads=32, grid=(1, 2, 1))
+    finally:
+        gpu._driver.emulation_device(9, 0, 132, 227 << 10)

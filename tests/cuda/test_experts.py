@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +16,7 @@ from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_wei
 from v4npu.testing.cases import Draw
 from v4npu.testing.cuda import EmulatedGpu
 
+ROOT = Path(__file__).parents[2]
 BF16, FP32 = torch.bfloat16, torch.float32
 
 
@@ -42,11 +48,44 @@ def assert_close(got: Tensor, args: tuple) -> None:
 def test_few_tokens(gpu: EmulatedGpu, kind: str, official: bool) -> None:
     args = (*problem(9, 7, kind), 10.0, official)
     (got,) = gpu.run("moe_experts", args)
-    assert any(name.endswith("_split") for name, *_ in gpu.launches())
+    names = [name for name, *_ in gpu.launches()]
+    quantises = official and kind != "bf16"
+    assert [n.rsplit("_", 1)[1] for n in names if "_up_" in n] == ["cluster" if quantises else "split"]
+    assert names.count("act_quant_bf16") == int(quantises) and any(n.endswith("_split") for n in names)
     assert_close(got, args)
 
 
-# Wide and narrow layouts quantise in the first product's epilogue, the split one by act_quant.
+BEFORE_CLUSTERS = """
+import sys, torch
+from pathlib import Path
+from v4npu.testing.cuda import GPUS, EmulatedGpu
+gpu, (folder, *names) = EmulatedGpu(Path(sys.argv[1]), GPUS["A100"]), sys.argv[2:]
+for name in names:
+    args = torch.load(Path(folder) / name, weights_only=True)
+    torch.save(gpu.run("moe_experts", args)[0], Path(folder) / f"{name}.out")
+    found = [n for n, *_ in gpu.launches()]
+    assert any("_up_" in n and n.endswith("_split") for n in found) and found.count("act_quant_bf16") == 2, found
+"""
+
+
+def test_before_sm_90_act_quant_gives_the_bits_of_clusters(gpu: EmulatedGpu, tmp_path: Path) -> None:
+    """Widths with a last tile of rows that is not whole, and a last cluster that is not."""
+    want = {}
+    for kind, width in (("fp8", 136), ("fp4", 160), ("fp4", 256)):
+        x, *rest = problem(5, 7, kind, width=width)
+        x[3, 7] = torch.nan
+        torch.save((x, *rest, 10.0, True), tmp_path / f"{kind}{width}")
+        (want[f"{kind}{width}"],) = gpu.run("moe_experts", (x, *rest, 10.0, True))
+        assert any(name.endswith("_cluster") for name, *_ in gpu.launches())
+    command = [sys.executable, "-c", BEFORE_CLUSTERS, str(gpu.cache), str(tmp_path), *want]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, out in want.items():
+        before = torch.load(tmp_path / f"{name}.out", weights_only=True)
+        assert torch.equal(before.view(torch.int32), out.view(torch.int32))
+
+
+# Wide and narrow layouts quantise in the first product's epilogue, and so do clusters of the split one.
 @pytest.mark.parametrize("layout,tokens,experts", [("wide", 190, 5), ("narrow", 45, 133)])
 @pytest.mark.parametrize("kind,official", [("bf16", False), ("fp8", True), ("fp4", True), ("fp4", False)])
 def test_many_tokens_have_the_bits_of_few(
@@ -67,7 +106,8 @@ def test_many_tokens_have_the_bits_of_few(
         few = (x[lo:hi], indices[lo:hi], weights[lo:hi], *matrices, 10.0, official)
         same = gpu.run("moe_experts", few)[0].nan_to_num(nan=7e30)
         assert torch.equal(same, many[lo:hi].nan_to_num(nan=7e30))
-        assert any(name.endswith("_split") for name, *_ in gpu.launches())
+        ends = {name.rsplit("_", 1)[1] for name, *_ in gpu.launches()}
+        assert "split" in ends and ("cluster" in ends) == (official and kind != "bf16")
 
 
 def test_every_barrier_of_a_quantising_layout_is_missed(gpu: EmulatedGpu) -> None:
@@ -129,3 +169,4 @@ def test_a_plan_has_tiles_for_the_worst_case(invented: _C.DeviceCaps, assignment
     over = min(experts, assignments // (plan.tile_tokens + 1))
     assert 2 * over <= plan.max_tiles
     assert plan.max_tiles <= experts + assignments // plan.tile_tokens
+    assert plan.clusters == (plan.layout == "split" and invented.name in ("sm_90", "sm_100"))

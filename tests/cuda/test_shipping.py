@@ -11,15 +11,18 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 from v4npu import _C
-from v4npu.testing.cuda import kernel_sources
+from v4npu.testing.cuda import kernel_files
 
 ROOT = Path(__file__).parents[2]
 CMAKE = shutil.which("cmake", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
 NVCC = """#!/bin/sh
 [ "$1" = --version ] && { echo "an nvcc of the tests"; exit; }
-while [ "$1" != -o ]; do shift; done
+while [ "$1" != -o ]; do
+  case $1 in -gencode=*) archs="$archs ${1##*=}" ;; esac
+  shift
+done
 echo code > "$2"
-for arch in sm_80 sm_90a sm_100; do echo "ptxas info : Compiling entry function 'f' for '$arch'
+for arch in $archs; do echo "ptxas info : Compiling entry function 'f' for '$arch'
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info : Used 8 registers"; done
 """
@@ -53,7 +56,7 @@ def shipped(folder: Path, nvcc: Path | None, **defined: str) -> set[str]:
 
 
 def test_a_wheel_carries_kernels_where_nvcc_is_or_make_cuda_was_run(tmp_path: Path) -> None:
-    everything = {f"v4npu/cuda/{op}.fatbin" for op in kernel_sources()}
+    everything = {f"v4npu/cuda/{op}.fatbin" for op in kernel_files()}
     for part in ("backends/cuda", "csrc/include"):
         shutil.copytree(ROOT / part, tmp_path / part)
     (tmp_path / "CMakeLists.txt").write_text(PROJECT)
@@ -74,7 +77,7 @@ def test_an_installed_wheel_carries_all_kernels_or_none() -> None:
         carried = {Path(p).stem for p in files("v4npu") or () if str(p).startswith("v4npu/cuda/")}
     except PackageNotFoundError:
         carried = set()
-    assert carried in (set(), set(kernel_sources()))
+    assert carried in (set(), set(kernel_files()))
     if "CI" in os.environ and (shutil.which("nvcc") or (ROOT / ".venv-nvcc/nvcc").exists()):
         assert carried
 

@@ -38,7 +38,7 @@ FLOAT32_ON_TENSOR_CORES = 3.0
 TENSOR_CORE_OPS = ("linear", "fp8_linear", "fp4_linear", "grouped_linear")
 BFLOAT16_ONLY = ("moe_experts", "indexer_scores", "indexer_topk", "window_attention", "csa_attention", "hca_attention")
 # Whose kernels an operator launches besides its own.
-BORROWED = {"moe_experts": ("act_quant",), "indexer_topk": ("indexer_scores",)}
+BORROWED = {"moe_experts": ("act_quant", "moe_experts_sm90"), "indexer_topk": ("indexer_scores",)}
 STREAM = 'extern "C" int aoti_torch_get_current_cuda_stream(int, void** stream) { *stream = nullptr; return 0; }'
 
 
@@ -77,6 +77,11 @@ def kernel_sources() -> dict[str, Path]:
     return {p.name.removesuffix("_kernel.cu"): p for p in sorted(FOLDER.glob("ops/*_kernel.cu"))}
 
 
+def kernel_files() -> dict[str, Path]:
+    """Name of a fatbin -> its kernel file; what an operator has besides for sm_90 is one of its own."""
+    return {p.stem.replace("_kernel", ""): p for p in sorted(FOLDER.glob("ops/*_kernel*.cu"))}
+
+
 class EmulatedGpu:
     """The operators with CUDA kernels on one emulated device; one at a time in a process."""
 
@@ -84,7 +89,7 @@ class EmulatedGpu:
         """Operators are compiled when they are first run, unless they are in the folder `cache`. The launchers ask for
         the device once in a process.
         """
-        self._cache = cache
+        self.cache = cache
         runtime = _library('#include "driver.h"', RUNTIME, ("-Wl,-soname,libcuda.so.1",), cache)
         stream = _library(STREAM, RUNTIME, ("-Wl,-soname,libtorch_cuda.so",), cache)
         self._driver = ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
@@ -96,12 +101,12 @@ class EmulatedGpu:
 
     def compile(self, text: str, path: Path) -> Path:
         """The file that the emulated driver loads in place of a fatbin of the kernel file `path` with this text."""
-        return _library(text, KERNEL, (), self._cache, str(path))
+        return _library(text, KERNEL, (), self.cache, str(path))
 
     def _provide(self, op: str) -> None:
         """Puts the kernels that the launcher of `op` uses where it looks for them."""
         for name in (op, *BORROWED.get(op, ())):
-            link, path = Path(self._folder.name) / f"{name}.fatbin", kernel_sources()[name]
+            link, path = Path(self._folder.name) / f"{name}.fatbin", kernel_files()[name]
             if not link.exists():
                 link.symlink_to(self.compile(path.read_text(), path))
 

@@ -27,6 +27,10 @@
 #define V4NPU_HERE
 #define V4NPU_KERNEL(name, threads, Params) \
   extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Params p)
+// sm_90 and later: `blocks` neighbours (y) run at the same time and read each other's shared memory.
+#define V4NPU_CLUSTER_KERNEL(name, threads, blocks, Params)                               \
+  extern "C" __global__ void __cluster_dims__(1, blocks, 1) __launch_bounds__(threads, 1) \
+      name(const __grid_constant__ Params p)
 #endif
 
 namespace v4npu::cuda {
@@ -53,6 +57,11 @@ inline int grid_x() { return emulation::grid_x(); }
 // ---- barriers; all threads of the block, or of the warp, pass the same one
 inline void sync_block(V4NPU_HERE) { emulation::sync_block(file, line); }
 inline void sync_warp(V4NPU_HERE) { emulation::sync_warp(file, line); }
+
+// ---- the cluster of a V4NPU_CLUSTER_KERNEL; a block must not end while another may read its shared memory
+inline void sync_cluster(V4NPU_HERE) { emulation::sync_cluster(file, line); }
+// What block `member` of the cluster has where this one has p, in shared memory.
+inline float read_shared(const float* p, int member) { return emulation::read_shared(p, member); }
 
 // ---- the warp; every lane takes part
 inline uint32_t shuffle_xor(uint32_t v, int mask, V4NPU_HERE) { return emulation::shuffle_xor(v, mask, file, line); }
@@ -132,6 +141,18 @@ V4NPU_INLINE int grid_x() { return static_cast<int>(gridDim.x); }
 
 V4NPU_INLINE void sync_block() { __syncthreads(); }
 V4NPU_INLINE void sync_warp() { __syncwarp(); }
+V4NPU_INLINE void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+V4NPU_INLINE float read_shared(const float* p, int member) {
+  uint32_t there;
+  float v;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;"
+      : "=r"(there)
+      : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(p))), "r"(member));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(there) : "memory");
+  return v;
+}
 
 V4NPU_INLINE uint32_t shuffle_xor(uint32_t v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 V4NPU_INLINE uint32_t shuffle(uint32_t v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }

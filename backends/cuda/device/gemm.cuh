@@ -179,14 +179,13 @@ struct SplitParts {
   float of[kGemmWarps][Sets][16][17];  // a column more than tokens, so that rows start in different banks
 };
 
-// Few tokens: a block has 16 rows and 16 tokens, its warps a slice each in rounds.
-template <Format X, Format W, int Sets, class Emit>
-V4NPU_INLINE void gemm_split(const Operands<Sets>& o, int64_t row_tile, const Emit& emit) {
+// Few tokens: a block has 16 rows and 16 tokens, its warps a slice each in rounds. Thread i gets the sums of row i % 16
+// and token i / 16: neighbouring threads have neighbouring rows, which lie side by side in the output.
+template <Format X, Format W, int Sets>
+V4NPU_INLINE void split_sums(const Operands<Sets>& o, int64_t row_tile, float (&total)[Sets]) {
   auto& parts = shared<SplitParts<Sets>>();
   const int64_t row0 = row_tile * 16, slices = (o.k + kSlice - 1) / kSlice;
   const bool x_aligned = rows_aligned<X>(o.x, o.x_stride), w_aligned = rows_aligned<W>(o.weight[0], o.k);
-  const int row = thread_id() / 16, column = thread_id() % 16;
-  float total[Sets] = {};
   for (int64_t first = 0; first < slices; first += kGemmWarps) {
     if (first > 0) sync_block();  // the parts before are added
     if (first + warp_id() < slices) {
@@ -206,11 +205,17 @@ V4NPU_INLINE void gemm_split(const Operands<Sets>& o, int64_t row_tile, const Em
     sync_block();
     for (int w = 0; w < kGemmWarps && first + w < slices; ++w) {
       V4NPU_UNROLL
-      for (int set = 0; set < Sets; ++set) total[set] += parts.of[w][set][column][row];
+      for (int set = 0; set < Sets; ++set) total[set] += parts.of[w][set][thread_id() % 16][thread_id() / 16];
     }
   }
-  // Neighbouring threads have neighbouring rows, which lie side by side in the output.
-  if (row0 + column < o.num_rows && o.first_token + row < o.num_tokens) emit(row0 + column, o.first_token + row, total);
+}
+
+template <Format X, Format W, int Sets, class Emit>
+V4NPU_INLINE void gemm_split(const Operands<Sets>& o, int64_t row_tile, const Emit& emit) {
+  float total[Sets] = {};
+  split_sums<X, W, Sets>(o, row_tile, total);
+  const int64_t row = row_tile * 16 + thread_id() % 16, token = o.first_token + thread_id() / 16;
+  if (row < o.num_rows && token < o.num_tokens) emit(row, token, total);
 }
 
 // A whole Gemm: blocks (x: tiles of rows, y: tiles of tokens, z: groups).

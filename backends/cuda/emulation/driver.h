@@ -23,6 +23,7 @@ struct Kernel {
   void (*run)(const void*);
   int threads;
   size_t params;
+  int cluster;
   int shared_limit = 48 << 10;
 };
 
@@ -57,6 +58,11 @@ inline int launch(Kernel& k, Dims grid, int threads, size_t shared, const void* 
   if (shared > static_cast<size_t>(k.shared_limit))
     return fail(kInvalidValue, k.name + ": " + std::to_string(shared) + " bytes of shared memory, " +
                                    std::to_string(k.shared_limit) + " allowed");
+  if (k.cluster > 1 && device().major < 9)
+    return fail(kInvalidValue, k.name + " has clusters, which sm_90 begins with");
+  if (grid.y % k.cluster != 0)
+    return fail(kInvalidValue, k.name + ": clusters of " + std::to_string(k.cluster) + " in a grid of " +
+                                   std::to_string(grid.y) + " blocks (y)");
   if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535)
     return fail(kInvalidValue, k.name + ": a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) +
                                    " x " + std::to_string(grid.z));
@@ -69,23 +75,25 @@ inline int launch(Kernel& k, Dims grid, int threads, size_t shared, const void* 
   b.params_bytes = k.params;
   b.grid = grid;
   b.num_threads = threads;
+  b.members = k.cluster;
   b.dynamic_bytes = shared;
   b.shared_limit = static_cast<size_t>(device().shared_optin);
-  b.shared.resize(b.shared_limit + 1024);
+  b.shared.resize(static_cast<size_t>(b.members) * b.shared_stride() + 1024);
   b.shared_begin = b.shared.data() + (1024 - reinterpret_cast<uintptr_t>(b.shared.data()) % 1024) % 1024;
   memory().first_serial = serial + 1;
   b.failure.clear();
   launches() += k.name + " " + std::to_string(grid.x) + " " + std::to_string(grid.y) + " " + std::to_string(grid.z) +
                 " " + std::to_string(threads) + " " + std::to_string(shared) + "\n";
-  for (b.at.z = 0; b.at.z < grid.z; ++b.at.z) {
-    for (b.at.y = 0; b.at.y < grid.y; ++b.at.y) {
-      for (b.at.x = 0; b.at.x < grid.x; ++b.at.x) {
-        b.serial = ++serial;
+  for (b.first.z = 0; b.first.z < grid.z; ++b.first.z) {
+    for (b.first.y = 0; b.first.y < grid.y; b.first.y += b.members) {
+      for (b.first.x = 0; b.first.x < grid.x; ++b.first.x) {
+        b.serial = serial + 1;
+        serial += static_cast<uint32_t>(b.members);
         b.statics.clear();
         b.shared_bytes = shared;
-        memory().shared.assign(shared, Shadow{});
-        std::memset(b.shared_begin, 0xff, b.shared_limit);
-        run_block();
+        memory().shared.assign(static_cast<size_t>(b.members), std::vector<Shadow>(shared));
+        std::memset(b.shared_begin, 0xff, static_cast<size_t>(b.members) * b.shared_stride());
+        run_cluster();
         if (!b.failure.empty()) {
           b.running = -1;
           return fail(b.failure.rfind("illegal", 0) == 0 ? kIllegalAddress : kLaunchFailed, b.failure);
@@ -166,11 +174,12 @@ int cuLibraryGetKernel(void** kernel, void* library, const char* name) {
   void* run = dlsym(library, name);
   const auto* threads = static_cast<const int*>(dlsym(library, (base + "_threads").c_str()));
   const auto* params = static_cast<const size_t*>(dlsym(library, (base + "_params").c_str()));
-  if (run == nullptr || threads == nullptr || params == nullptr)
+  const auto* cluster = static_cast<const int*>(dlsym(library, (base + "_cluster").c_str()));
+  if (run == nullptr || threads == nullptr || params == nullptr || cluster == nullptr)
     return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kNotFound, "named symbol not found");
   static std::vector<std::unique_ptr<Kernel>> kernels;
-  kernels.push_back(
-      std::make_unique<Kernel>(Kernel{base, reinterpret_cast<void (*)(const void*)>(run), *threads, *params}));
+  kernels.push_back(std::make_unique<Kernel>(
+      Kernel{base, reinterpret_cast<void (*)(const void*)>(run), *threads, *params, *cluster}));
   *kernel = kernels.back().get();
   return 0;
 }

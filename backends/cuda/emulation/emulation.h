@@ -6,10 +6,12 @@
 #include <cstdint>
 
 // A kernel is called once per thread, on that thread's own stack. Its limits are data beside it.
-#define V4NPU_KERNEL(name, threads, Params)                                      \
+#define V4NPU_KERNEL(name, threads, Params) V4NPU_CLUSTER_KERNEL(name, threads, 1, Params)
+#define V4NPU_CLUSTER_KERNEL(name, threads, blocks, Params)                      \
   static void name##_of_thread(const Params& p);                                 \
   extern "C" {                                                                   \
   extern const int name##_threads = threads;                                     \
+  extern const int name##_cluster = blocks;                                      \
   extern const size_t name##_params = sizeof(Params);                            \
   void name(const void* p) { name##_of_thread(*static_cast<const Params*>(p)); } \
   }                                                                              \
@@ -25,6 +27,8 @@ int grid_x();
 
 void sync_block(const char* file, int line);
 void sync_warp(const char* file, int line);
+void sync_cluster(const char* file, int line);
+float read_shared(const float* p, int member);
 uint32_t shuffle_xor(uint32_t v, int mask, const char* file, int line);
 uint32_t shuffle(uint32_t v, int lane, const char* file, int line);
 uint32_t ballot(bool v, const char* file, int line);

@@ -5,7 +5,7 @@
 //
 //   - a byte that nothing has written, or that a background copy is still to fill, must not be read;
 //   - two threads, one of them writing, need a barrier between them: of the block, or of the warp when they share one.
-//     Blocks have no order, except through the launches they belong to.
+//     Blocks have no order, except through barriers of their cluster and the launches they belong to.
 //
 // That is decided by counted barriers, not by timing: a missing barrier is found although threads run in turn.
 #pragma once
@@ -26,8 +26,9 @@ enum class Access : int32_t { kRead, kWrite, kReadWrite };  // kWrite: holds not
 struct Actor {
   static constexpr uint16_t kSeveral = 0xffff;  // threads of one warp
   static constexpr uint16_t kSeveralWarps = 0xfffe;
-  uint32_t block = 0;  // serial, 0 = nobody
-  uint32_t block_epoch = 0, warp_epoch = 0;
+  static constexpr uint16_t kSeveralBlocks = 0xfffd;  // of one cluster
+  uint32_t block = 0;                                 // serial, 0 = nobody
+  uint32_t block_epoch = 0, warp_epoch = 0, cluster_epoch = 0;
   uint16_t thread = 0, warp = 0;
   const void* at = nullptr;
 };
@@ -47,8 +48,8 @@ struct Region {
 
 struct Memory {
   std::vector<Region> regions;
-  std::vector<Shadow> shared;
-  uint32_t first_serial = 1;  // of the launch that runs: blocks before it are ordered before it
+  std::vector<std::vector<Shadow>> shared;  // of each block of the cluster
+  uint32_t first_serial = 1;                // of the launch that runs: blocks before it are ordered before it
   size_t last = 0;
 };
 
@@ -76,27 +77,30 @@ inline std::string source_of(const void* at) {
 inline Actor self(const void* at) {
   const Block& b = block();
   const Thread& t = thread();
-  return {b.serial,
+  const int id = b.running % b.num_threads;
+  return {b.serial + static_cast<uint32_t>(b.member()),
           t.block_epoch,
           t.warp_epoch,
-          static_cast<uint16_t>(b.running),
-          static_cast<uint16_t>(b.running / kLanes),
+          t.cluster_epoch,
+          static_cast<uint16_t>(id),
+          static_cast<uint16_t>(id / kLanes),
           at};
 }
+
+inline bool in_cluster(const Actor& a) { return a.block - block().serial < static_cast<uint32_t>(block().members); }
 
 // Whether what `a` did is known to have happened before what `b` does.
 inline bool before(const Actor& a, const Actor& b) {
   if (a.block < memory().first_serial) return true;  // nobody, or another launch
-  if (a.block != b.block) return false;
+  if (a.block != b.block || a.thread == Actor::kSeveralBlocks)
+    return in_cluster(a) && a.cluster_epoch < b.cluster_epoch;
   if (a.thread == b.thread || a.block_epoch < b.block_epoch) return true;
   return a.thread != Actor::kSeveralWarps && a.warp == b.warp && a.warp_epoch < b.warp_epoch;
 }
 
 inline std::string describe(const Actor& a) {
-  std::string who = a.thread == Actor::kSeveral || a.thread == Actor::kSeveralWarps
-                        ? "several threads"
-                        : "thread " + std::to_string(a.thread);
-  if (a.block != block().serial) who += " of another block";
+  std::string who = a.thread >= Actor::kSeveralBlocks ? "several threads" : "thread " + std::to_string(a.thread);
+  if (a.block != block().serial + static_cast<uint32_t>(block().member())) who += " of another block";
   return who + source_of(a.at);
 }
 
@@ -126,8 +130,10 @@ inline void note(Shadow& s, bool write, const Actor& me, const std::string& name
     s.reader = me;
   } else if (s.reader.block == me.block) {
     const bool same = s.reader.thread != Actor::kSeveralWarps && s.reader.warp == me.warp;
-    s.reader.thread = same ? Actor::kSeveral : Actor::kSeveralWarps;
+    if (s.reader.thread != Actor::kSeveralBlocks) s.reader.thread = same ? Actor::kSeveral : Actor::kSeveralWarps;
     s.reader.at = me.at;
+  } else if (in_cluster(s.reader)) {
+    s.reader.thread = Actor::kSeveralBlocks;
   }
 }
 
@@ -150,8 +156,16 @@ inline Region* region_of(const unsigned char* p) {
   return nullptr;
 }
 
-inline bool in_shared(const unsigned char* p) {
-  return static_cast<size_t>(p - block().shared_begin) < block().shared_bytes;
+inline unsigned char* own_shared() { return block().shared_of(block().member()); }
+inline bool in_shared(const unsigned char* p) { return static_cast<size_t>(p - own_shared()) < block().shared_bytes; }
+
+inline void touch_shared(int member, const unsigned char* p, size_t bytes, bool write, const void* at) {
+  const Block& b = block();
+  const unsigned char* begin = b.shared_of(member);
+  if (p + bytes > begin + b.shared_bytes) fault("goes beyond shared memory" + source_of(at));
+  Shadow* shadow = &memory().shared[static_cast<size_t>(member)][static_cast<size_t>(p - begin)];
+  const Actor me = self(at);
+  for (size_t i = 0; i < bytes; ++i) note(shadow[i], write, me, "shared memory", begin, p + i);
 }
 
 inline void touch(const void* address, size_t bytes, bool write, const void* at) {
@@ -159,14 +173,7 @@ inline void touch(const void* address, size_t bytes, bool write, const void* at)
   if (b.running < 0 || bytes == 0) return;
   const auto* p = static_cast<const unsigned char*>(address);
   if (Fiber::current()->owns(p)) return;
-  const Actor me = self(at);
-  if (in_shared(p)) {
-    if (p + bytes > b.shared_begin + b.shared_bytes) fault("goes beyond shared memory" + source_of(at));
-    for (size_t i = 0; i < bytes; ++i)
-      note(memory().shared[static_cast<size_t>(p - b.shared_begin) + i], write, me, "shared memory", b.shared_begin,
-           p + i);
-    return;
-  }
+  if (in_shared(p)) return touch_shared(b.member(), p, bytes, write, at);
   Region* r = region_of(p);
   if (r == nullptr) {
     const auto* params = static_cast<const unsigned char*>(b.params);
@@ -185,6 +192,7 @@ inline void touch(const void* address, size_t bytes, bool write, const void* at)
     if (write) fault("writes to " + r->name + source_of(at) + ", which is an input");
     return;
   }
+  const Actor me = self(at);
   for (size_t i = 0; i < bytes; ++i)
     note(r->shadow[static_cast<size_t>(p - r->begin) + i], write, me, r->name, r->begin, p + i);
 }
@@ -199,13 +207,31 @@ inline void touch_aligned(const void* p, size_t bytes, bool write, const void* a
 
 inline Where where_of(const char* file, int line) { return {file, line}; }
 
-int thread_id() { return block().running; }
-int block_x() { return block().at.x; }
-int block_y() { return block().at.y; }
-int block_z() { return block().at.z; }
+int thread_id() { return block().running % block().num_threads; }
+int block_x() { return block().first.x; }
+int block_y() { return block().first.y + block().member(); }
+int block_z() { return block().first.z; }
 int grid_x() { return block().grid.x; }
 
 void sync_block(const char* file, int line) { wait(Thread::State::kWaitsForBlock, "sync_block", where_of(file, line)); }
+
+void sync_cluster(const char* file, int line) {
+  wait(Thread::State::kWaitsForCluster, "sync_cluster", where_of(file, line));
+}
+
+// What stands at the place of `p` in the shared memory of another block of the cluster.
+float read_shared(const float* p, int member) {
+  Block& b = block();
+  const void* at = __builtin_return_address(0);
+  const auto* own = reinterpret_cast<const unsigned char*>(p);
+  if (!in_shared(own)) fault("read_shared: not of shared memory" + source_of(at));
+  if (member < 0 || member >= b.members) fault("read_shared: no block " + std::to_string(member) + " in the cluster");
+  const unsigned char* there = own - own_shared() + b.shared_of(member);
+  touch_shared(member, there, sizeof(float), false, at);
+  uint32_t& needed = b.needed[static_cast<size_t>(member)];
+  needed = std::max(needed, thread().cluster_epoch + 1);
+  return *reinterpret_cast<const float*>(there);
+}
 
 void sync_warp(const char* file, int line) {
   int none = 0;
@@ -226,16 +252,20 @@ void* static_shared(const void* key, size_t bytes) {
     found->second = (b.shared_bytes + 127) / 128 * 128;
     b.shared_bytes = found->second + bytes;
     if (b.shared_bytes > b.shared_limit) fault("needs " + std::to_string(b.shared_bytes) + " bytes of shared memory");
-    memory().shared.resize(b.shared_bytes);
+    for (auto& shadow : memory().shared) shadow.resize(b.shared_bytes);
   }
-  return b.shared_begin + found->second;
+  return own_shared() + found->second;
 }
 
-void* dynamic_shared() { return block().shared_begin; }
+void* dynamic_shared() { return own_shared(); }
 
 void check_aligned(const void* p, size_t bytes) {
   if (reinterpret_cast<uintptr_t>(p) % bytes != 0)
     fault("misaligned address: " + std::to_string(bytes) + " bytes" + source_of(__builtin_return_address(0)));
+}
+
+inline Shadow& own_shadow(const unsigned char* p) {
+  return memory().shared[static_cast<size_t>(block().member())][static_cast<size_t>(p - own_shared())];
 }
 
 void copy_async(void* shared, const void* global, int bytes, bool valid) {
@@ -243,7 +273,7 @@ void copy_async(void* shared, const void* global, int bytes, bool valid) {
   auto* to = static_cast<unsigned char*>(shared);
   if (!in_shared(to)) fault("copy_async: not to shared memory" + source_of(at));
   touch_aligned(to, static_cast<size_t>(bytes), true, at);
-  for (int i = 0; i < bytes; ++i) memory().shared[static_cast<size_t>(to - block().shared_begin + i)].in_flight = true;
+  for (int i = 0; i < bytes; ++i) own_shadow(to + i).in_flight = true;
   if (valid) touch_aligned(global, static_cast<size_t>(bytes), false, at);
   thread().copies.push_back({to, valid ? static_cast<const unsigned char*>(global) : nullptr, bytes});
   ++thread().uncommitted;
@@ -259,8 +289,7 @@ void wait_copies(int pending) {
   while (t.groups.size() > static_cast<size_t>(pending)) {
     for (size_t i = 0; i < t.groups.front(); ++i) {
       const Copy& c = t.copies[i];
-      for (int j = 0; j < c.bytes; ++j)
-        memory().shared[static_cast<size_t>(c.to - block().shared_begin + j)].in_flight = false;
+      for (int j = 0; j < c.bytes; ++j) own_shadow(c.to + j).in_flight = false;
       touch(c.to, static_cast<size_t>(c.bytes), true, __builtin_return_address(0));
       if (c.from != nullptr) {
         std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes));

@@ -4,7 +4,8 @@
 //   moe_experts_up_<x>_<weight>   2, 3 both products of a tile, SwiGLU and routing weight; tokens gathered by the list
 //                                 4 quantise: a block of 128 rows is one of act_quant's, so its warps agree on the
 //                                 scale
-//   (act_quant)                   4 behind the split layout alone, whose blocks have 16 rows
+//   (act_quant)                   4 behind the split layout, whose blocks have 16 rows; sm_90 and later have
+//                                 moe_experts_kernel_sm90.cu instead of both
 //   moe_experts_down_...          5 the third product, to the place of its assignment
 //   moe_experts_sum               6 a block per token
 // Products as in gemm.cuh: split (16 rows, 16 tokens), narrow (128 or 256 rows, 16 tokens) or wide (likewise, 32
@@ -12,9 +13,7 @@
 // Limits: 240 registers, 0 bytes of stack, 17408 bytes of shared memory.
 #include "v4npu/ops/moe_experts.h"
 
-#include "../device/gemm.cuh"
-#include "../device/quant.cuh"
-#include "../device/swiglu.cuh"
+#include "../device/experts.cuh"
 
 namespace v4npu::cuda {
 
@@ -107,9 +106,7 @@ V4NPU_INLINE void up_quantised(const ExpertGemm& p, const Operands<2>& o, int64_
       for (int half = 0; half < 2; ++half) {
         float& y = total.sum[0][n][2 * half + i];
         if (row0 + half * 8 + g >= o.num_rows || token >= o.num_tokens) continue;
-        const float weight = p.topk_weights[p.routing.list[start + token]];
-        y = gated(rounded<bf16>(y), rounded<bf16>(total.sum[1][n][2 * half + i]), p.limit) * weight;  // 2, 3
-        y = rounded<bf16>(y);
+        y = rounded<bf16>(activated(p, start + token, y, total.sum[1][n][2 * half + i]));
         peak = larger_or_nan(peak, magnitude(y));
       }
       V4NPU_UNROLL
@@ -129,14 +126,10 @@ V4NPU_INLINE void up_quantised(const ExpertGemm& p, const Operands<2>& o, int64_
       float peak = 0.0f;
       V4NPU_UNROLL
       for (int w = 0; w < kGemmWarps; ++w) peak = larger_or_nan(peak, peaks.of[w][column]);
-      const uint8_t scale = e4m3_block_scale(peak);
-      const float inverse = e8m0_inverse(scale);
-      if (warp_id() == 0 && g == 0) p.out_scale[at * ((o.num_rows + kSlice - 1) / kSlice) + row_tile] = scale;
       V4NPU_UNROLL
       for (int half = 0; half < 2; ++half) {
         const int64_t row = row0 + half * 8 + g;
-        if (row < o.num_rows)
-          static_cast<uint8_t*>(p.out)[at * o.num_rows + row] = e4m3_encode(total.sum[0][n][2 * half + i] * inverse);
+        if (row < o.num_rows) store_quantised(p, at, row, total.sum[0][n][2 * half + i], peak);
       }
     }
   }
@@ -150,23 +143,8 @@ V4NPU_DEVICE void expert(const ExpertGemm& p) {
   const Routing& r = p.routing;
   const int32_t e = r.tiles[block_x()];
   if (e < 0) return;
-  const int64_t start = r.starts[e], slices = (p.k + kSlice - 1) / kSlice;
-  const int64_t scales = W == Format::kFloat4   ? p.num_rows * (p.k / 32)
-                         : W == Format::kFloat8 ? (p.num_rows + kSlice - 1) / kSlice * slices
-                                                : 0;
-  Operands<Sets> o{};
-  o.x = Sets == 2 ? p.x : row_of<X>(p.x, start, p.k);
-  o.x_scale = X != Format::kFloat8 ? nullptr : Sets == 2 ? p.x_scale : p.x_scale + start * slices;
-  o.list = Sets == 2 ? r.list + start : nullptr;
-  o.list_step = p.topk;
-  for (int set = 0; set < Sets; ++set) {
-    o.weight[set] = row_of<W>(p.weight[set], e * p.num_rows, p.k);
-    o.weight_scale[set] = p.weight_scale[set] + e * scales;
-  }
-  o.first_token = (block_x() - r.tile_starts[e]) * r.tile_tokens;
-  o.num_tokens = r.counts[e];
-  o.num_rows = p.num_rows;
-  o.k = o.x_stride = p.k;
+  const int64_t start = r.starts[e];
+  const Operands<Sets> o = expert_operands<X, W, Sets>(p, e);
   constexpr int kTiles = L == Layout::kWide ? kWideTokens / 8 : 2;
   if constexpr (X == Format::kFloat8 && Sets == 2 && L != Layout::kSplit) {
     up_quantised<W, kTiles>(p, o, start, block_y());
@@ -175,8 +153,7 @@ V4NPU_DEVICE void expert(const ExpertGemm& p) {
       float y = v[0];
       int64_t at = start + token;
       if constexpr (Sets == 2) {
-        const float weight = p.topk_weights[r.list[at]];
-        y = gated(rounded<bf16>(y), rounded<bf16>(v[1]), p.limit) * weight;  // 2, 3
+        y = activated(p, at, y, v[1]);
       } else {
         at = r.list[at];
       }
@@ -238,16 +215,15 @@ V4NPU_KERNEL(moe_experts_sum_bf16, v4npu::cuda::kRowThreads, v4npu::cuda::Expert
   V4NPU_KERNEL(moe_experts_down_##name##_##layout, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) { \
     v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 1, v4npu::cuda::Layout::L>(p);   \
   }
-V4NPU_EXPERTS(bf16_bf16, kBfloat16, kBfloat16, split, kSplit)
-V4NPU_EXPERTS(bf16_bf16, kBfloat16, kBfloat16, wide, kWide)
-V4NPU_EXPERTS(bf16_fp8, kBfloat16, kFloat8, split, kSplit)
-V4NPU_EXPERTS(bf16_fp8, kBfloat16, kFloat8, wide, kWide)
-V4NPU_EXPERTS(bf16_fp4, kBfloat16, kFloat4, split, kSplit)
-V4NPU_EXPERTS(bf16_fp4, kBfloat16, kFloat4, wide, kWide)
-V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, split, kSplit)
+#define V4NPU_SPLIT_AND_WIDE(name, X, W)   \
+  V4NPU_EXPERTS(name, X, W, split, kSplit) \
+  V4NPU_EXPERTS(name, X, W, wide, kWide)
+V4NPU_SPLIT_AND_WIDE(bf16_bf16, kBfloat16, kBfloat16)
+V4NPU_SPLIT_AND_WIDE(bf16_fp8, kBfloat16, kFloat8)
+V4NPU_SPLIT_AND_WIDE(bf16_fp4, kBfloat16, kFloat4)
+V4NPU_SPLIT_AND_WIDE(fp8_fp8, kFloat8, kFloat8)
+V4NPU_SPLIT_AND_WIDE(fp8_fp4, kFloat8, kFloat4)
 V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, narrow, kNarrow)
-V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, wide, kWide)
-V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4, split, kSplit)
 V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4, narrow, kNarrow)
-V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4, wide, kWide)
+#undef V4NPU_SPLIT_AND_WIDE
 #undef V4NPU_EXPERTS

@@ -1,0 +1,47 @@
+// What the kernels of moe_experts share, whatever the architecture: whose tile a block has, and what is between the
+// products.
+#pragma once
+
+#include "gemm.cuh"
+#include "quant.cuh"
+#include "swiglu.cuh"
+
+namespace v4npu::cuda {
+
+// The operands of tile block_x() of tokens, which is expert e's.
+template <Format X, Format W, int Sets>
+V4NPU_INLINE Operands<Sets> expert_operands(const ExpertGemm& p, int32_t e) {
+  const Routing& r = p.routing;
+  const int64_t start = r.starts[e], slices = (p.k + kSlice - 1) / kSlice;
+  const int64_t scales = W == Format::kFloat4   ? p.num_rows * (p.k / 32)
+                         : W == Format::kFloat8 ? (p.num_rows + kSlice - 1) / kSlice * slices
+                                                : 0;
+  Operands<Sets> o{};
+  o.x = Sets == 2 ? p.x : row_of<X>(p.x, start, p.k);
+  o.x_scale = X != Format::kFloat8 ? nullptr : Sets == 2 ? p.x_scale : p.x_scale + start * slices;
+  o.list = Sets == 2 ? r.list + start : nullptr;
+  o.list_step = p.topk;
+  for (int set = 0; set < Sets; ++set) {
+    o.weight[set] = row_of<W>(p.weight[set], e * p.num_rows, p.k);
+    o.weight_scale[set] = p.weight_scale[set] + e * scales;
+  }
+  o.first_token = (block_x() - r.tile_starts[e]) * r.tile_tokens;
+  o.num_tokens = r.counts[e];
+  o.num_rows = p.num_rows;
+  o.k = o.x_stride = p.k;
+  return o;
+}
+
+// 2, 3 of the assignment at place `at` of the list.
+V4NPU_INLINE float activated(const ExpertGemm& p, int64_t at, float gate, float up) {
+  return gated(rounded<bf16>(gate), rounded<bf16>(up), p.limit) * p.topk_weights[p.routing.list[at]];
+}
+
+// 4 of one value y of 128 whose largest is `peak`; one of them writes the scale.
+V4NPU_INLINE void store_quantised(const ExpertGemm& p, int64_t at, int64_t row, float y, float peak) {
+  const uint8_t scale = e4m3_block_scale(peak);
+  static_cast<uint8_t*>(p.out)[at * p.num_rows + row] = e4m3_encode(y * e8m0_inverse(scale));
+  if (row % kSlice == 0) p.out_scale[at * ((p.num_rows + kSlice - 1) / kSlice) + row / kSlice] = scale;
+}
+
+}  // namespace v4npu::cuda
