@@ -236,7 +236,7 @@ V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, fl
 template <int kRows, int kTokens, class W>
 V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp, float* c, int64_t row_tiles,
                            int64_t r) {
-  constexpr int64_t kPrefetch = 1024;  // bytes
+  constexpr int64_t kPrefetch = 2048;  // bytes
   for (int64_t k0 = 0; k0 < kp; k0 += kChunk) {
     const int64_t end = kp - k0 < kChunk ? kp : k0 + kChunk;
     f32x16 sum[kRows][kTokens];

@@ -122,6 +122,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("caps", [] { return std::vector<DeviceCaps>{v4npu::cpu_caps(), v4npu::cuda_caps(), v4npu::ascend_caps()}; });
   m.def("cpu_isas", [] { return v4npu::runnable_cpu_isas(v4npu::cpu_caps()); });
   m.def("use_cpu_isa", &v4npu::use_cpu_isa, py::arg("name"));
+  m.def("advise_large_pages", &v4npu::advise_large_pages, py::arg("begin"), py::arg("bytes"));
   m.def("release_free_heap", &v4npu::release_free_heap);
   m.def("note_reference_error", &v4npu::note_reference_error, py::arg("is_value_error"), py::arg("text"));
 }

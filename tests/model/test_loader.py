@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def test_every_tensor_arrives_as_it_is_stored(tmp_path: Path) -> None:
         kept = kept if expert is None else kept[expert]
         assert kept.dtype == stored.dtype, name
         assert torch.equal(kept.detach().view(torch.uint8), stored.view(torch.uint8)), name
+
+
+def test_weights_lie_apart() -> None:
+    weights = sorted(v4npu.load("nano").state_dict().values(), key=torch.Tensor.data_ptr)
+    assert not any(w.data_ptr() % 64 for w in weights)
+    for before, after in itertools.pairwise(weights):
+        assert before.data_ptr() + before.nbytes <= after.data_ptr()
+    untouched, changed = weights[0].clone(), next(w for w in weights[1:] if w.is_floating_point())
+    version = weights[0]._version
+    changed.zero_()
+    assert weights[0]._version == version and torch.equal(weights[0].view(torch.uint8), untouched.view(torch.uint8))
 
 
 @pytest.mark.parametrize(("expert", "attention"), [("fp4", "fp8"), ("fp8", "bf16"), ("bf16", "fp8")])

@@ -76,12 +76,12 @@ def place(model: Model, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -
     if attribute == "weight" and dtype == torch.int8 and expected[-1] % 16:
         raise ValueError(f"{name}: FP4 needs a last dimension that is a multiple of 32, got {2 * expected[-1]}")
     if expert is None:
-        return _put(module, attribute, torch.empty(expected, dtype=kept, device=model.device))
+        return _put(module, attribute, model.memory.empty(expected, kept))
     assert isinstance(module, Linear)
     installed: dict[str, set[int]] = module.__dict__.setdefault("installed", {})
     done = installed.setdefault(attribute, set())
     if not done:
-        _put(module, attribute, torch.empty(expected, dtype=kept, device=model.device))
+        _put(module, attribute, model.memory.empty(expected, kept))
     stacked = getattr(module, attribute)
     if stacked.dtype != kept:
         raise ValueError(f"{name} must be {stacked.dtype} like the layer's other experts, got {kept}")

@@ -20,6 +20,7 @@ from v4npu.model.hyper_connection import add_mixes, collapse
 from v4npu.model.inputs import check_ids, mask_spans
 from v4npu.model.install import install, missing
 from v4npu.model.linear import Linear, Norm
+from v4npu.model.memory import WeightMemory
 from v4npu.model.run import advance
 from v4npu.model.step import Step, Trace
 
@@ -56,6 +57,7 @@ class Model(nn.Module):
             raise ValueError(f"dtype must be bfloat16, float32 or float64, got {dtype}")
         self.config, self.numerics, self.dtype, self.device = config, numerics, dtype, torch.device(device)
         self.strict = strict
+        self.memory = WeightMemory(self.device)
         # Kernels with a fixed order of summation are strict by themselves. Without them one token of one sequence at a
         # time passes through the layers, so that every product has the same shape whatever else there is.
         self.one_by_one = strict and not fixed_order(self.device, dtype)

@@ -1,0 +1,38 @@
+"""Where weights lie."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from v4npu import _C
+
+ALIGNMENT = 64  # bytes
+
+
+class WeightMemory:
+    """Makes tensors for weights: on a CPU out of chunks on large pages, elsewhere one by one.
+
+    Decoding reads every weight once for each token. Through pages of 4 KiB that takes longer, and an allocation of
+    its own on large pages would need some room for every small weight.
+    """
+
+    CHUNK = 64 << 20  # bytes; what is left of one takes no memory until it is used
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._left = torch.empty(0, dtype=torch.uint8)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor."""
+        if self._device.type != "cpu":
+            return torch.empty(shape, dtype=dtype, device=self._device)
+        size = torch.Size(shape).numel() * dtype.itemsize
+        taken = -(-size // ALIGNMENT) * ALIGNMENT
+        if taken > self._left.numel():
+            self._left = torch.empty(max(taken, self.CHUNK), dtype=torch.uint8)
+            _C.advise_large_pages(self._left.data_ptr(), self._left.numel())
+        own, self._left = self._left[:size], self._left[taken:]
+        return (
+            own.view(dtype).view(shape).data
+        )  # a version of its own: changing one weight in place is not changing all
