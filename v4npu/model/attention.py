@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from v4npu import ops
 from v4npu.cache import LayerCache
@@ -11,6 +11,7 @@ from v4npu.model.compressor import Compressor
 from v4npu.model.config import Config
 from v4npu.model.indexer import Indexer
 from v4npu.model.linear import Activation, Linear, Norm, float_parameter
+from v4npu.model.module import Module
 from v4npu.model.step import Step
 from v4npu.reference.rope import rope_frequencies
 
@@ -32,7 +33,7 @@ def layer_frequencies(config: Config, ratio: int) -> Tensor:
     )
 
 
-class Attention(nn.Module):
+class Attention(Module):
     """x [T, d] -> [T, d]."""
 
     freqs: Tensor

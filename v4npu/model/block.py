@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from v4npu.cache import LayerCache
 from v4npu.model.attention import Attention
 from v4npu.model.config import Config
 from v4npu.model.hyper_connection import add_mixes, through
 from v4npu.model.linear import Activation, Linear, Norm
+from v4npu.model.module import Module
 from v4npu.model.moe import MoE
 from v4npu.model.step import Step
 
 
-class Block(nn.Module):
+class Block(Module):
     """streams [T, m, d] -> streams."""
 
     def __init__(self, config: Config, layer: int, official: bool, dtype: torch.dtype) -> None:

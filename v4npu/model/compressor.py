@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from v4npu import ops
 from v4npu.model.config import Config
 from v4npu.model.linear import Linear, Norm, float_parameter
+from v4npu.model.module import Module
 from v4npu.model.step import Step
 
 
-class Compressor(nn.Module):
+class Compressor(Module):
     """Pools every `ratio` tokens into one entry of `head_dim`."""
 
     def __init__(self, config: Config, ratio: int, head_dim: int, quant: str, dtype: torch.dtype) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from v4npu import ops
 from v4npu.cache import LayerCache
 from v4npu.model.compressor import Compressor
 from v4npu.model.config import Config
 from v4npu.model.linear import Activation, Linear
+from v4npu.model.module import Module
 from v4npu.model.step import Step
 
 
-class Indexer(nn.Module):
+class Indexer(Module):
     """Scores every visible entry with `index_n_heads` small heads and keeps the best `index_topk`."""
 
     def __init__(self, config: Config, ratio: int, official: bool, dtype: torch.dtype) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from v4npu.model.linear import Linear, scale_shape
+from v4npu.model.linear import QUANTISED, Linear, scale_shape
 
 if TYPE_CHECKING:
     from v4npu.model.model import Model
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(w[123])\.(weight|scale)")
 # Weights of wide products keep the checkpoint's precision; rounding them to the model's dtype would change the answer.
 _KEPT = re.compile(r"(\.compressor\.(wkv|wgate)|\.gate|^head|norm)\.weight$")
-_QUANTISED = (torch.float8_e4m3fn, torch.int8)
 
 
 def _target(model: Model, name: str) -> tuple[nn.Module, str, int | None]:
@@ -41,10 +40,10 @@ def _kept_dtype(name: str, module: nn.Module, attribute: str, dtype: torch.dtype
         if dtype != torch.float8_e8m0fnu:
             raise ValueError(f"{name} must be float8_e8m0fnu, got {dtype}")
         return dtype
-    if dtype in _QUANTISED and isinstance(module, Linear):
+    if dtype in QUANTISED and isinstance(module, Linear):
         return dtype
     wanted = module._parameters[attribute].dtype  # type: ignore[union-attr]
-    if dtype.is_floating_point != wanted.is_floating_point or dtype in _QUANTISED:
+    if dtype.is_floating_point != wanted.is_floating_point or dtype in QUANTISED:
         raise ValueError(f"{name} must be {wanted}, got {dtype}")
     return torch.promote_types(dtype, wanted) if _KEPT.search(name) else wanted
 
@@ -92,7 +91,7 @@ def place(model: Model, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -
 def _put(module: nn.Module, attribute: str, tensor: Tensor) -> Tensor:
     if attribute in module._parameters:
         old = module._parameters[attribute]
-        trains = old is not None and old.requires_grad and tensor.is_floating_point() and tensor.dtype not in _QUANTISED
+        trains = old is not None and old.requires_grad and tensor.is_floating_point() and tensor.dtype not in QUANTISED
         setattr(module, attribute, nn.Parameter(tensor, requires_grad=trains))
     else:
         setattr(module, attribute, tensor)

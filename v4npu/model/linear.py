@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from v4npu import ops
+from v4npu.model.module import Module
 from v4npu.reference.formats import FP4_BLOCK, WEIGHT_BLOCK, wide_dtype
+
+QUANTISED = (torch.float8_e4m3fn, torch.int8)  # what weights may be stored as, beside floating point
 
 
 class Activation:
@@ -34,7 +37,7 @@ def scale_shape(weight: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*lead, -(-n // WEIGHT_BLOCK), -(-k // WEIGHT_BLOCK))
 
 
-class Linear(nn.Module):
+class Linear(Module):
     """y = x W^T, no bias. The weight is float, e4m3 with 128x128 scales, or packed FP4 (int8) with scales of 32."""
 
     scale: Tensor | None
@@ -48,22 +51,23 @@ class Linear(nn.Module):
 
     @property
     def quantised(self) -> bool:
-        return self.weight.dtype in (torch.float8_e4m3fn, torch.int8)
+        return self.weight.dtype in QUANTISED
 
     def forward(self, a: Activation) -> Tensor:
-        if not self.quantised:
-            return ops.linear(a.x, self.weight, a.x.dtype)
-        if self.scale is None:
+        weight, scale = self.weight, self.scale
+        if weight.dtype not in QUANTISED:
+            return ops.linear(a.x, weight, a.x.dtype)
+        if scale is None:
             raise ValueError("a quantised weight needs its scale")
-        linear = ops.fp4_linear if self.weight.dtype == torch.int8 else ops.fp8_linear
-        return linear(*a.operand(), self.weight, self.scale, a.x.dtype)
+        linear = ops.fp4_linear if weight.dtype == torch.int8 else ops.fp8_linear
+        return linear(*a.operand(), weight, scale, a.x.dtype)
 
     def wide(self, x: Tensor) -> Tensor:
         """The product in float32 (float64 when x is), whatever the weight's dtype: compressor, gate and head."""
         return ops.linear(x, self.weight, wide_dtype(x))
 
 
-class Norm(nn.Module):
+class Norm(Module):
     """RMSNorm with a weight."""
 
     def __init__(self, size: int, eps: float, dtype: torch.dtype) -> None:

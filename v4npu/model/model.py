@@ -21,6 +21,7 @@ from v4npu.model.inputs import check_ids, mask_spans
 from v4npu.model.install import install, missing
 from v4npu.model.linear import Linear, Norm
 from v4npu.model.memory import WeightMemory
+from v4npu.model.module import Module
 from v4npu.model.run import advance
 from v4npu.model.step import Step, Trace
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 NUMERICS = ("official", "exact")
 
 
-class Model(nn.Module):
+class Model(Module):
     """A DeepSeek-V4 model. Build it with `v4npu.load`, or empty, to be filled by `install`.
 
     Args:

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from v4npu import ops
 from v4npu.model.config import Config
 from v4npu.model.linear import Activation, Linear, float_parameter
+from v4npu.model.module import Module
 from v4npu.model.step import Step
 
 
-class Gate(nn.Module):
+class Gate(Module):
     """Learned top-k routing with a selection bias, or a table lookup by token id in hash layers."""
 
     def __init__(self, config: Config, hashed: bool, dtype: torch.dtype) -> None:
@@ -36,7 +37,7 @@ class Gate(nn.Module):
         return ops.gate(x, self.weight, self.bias, self.config.num_experts_per_tok, scale)
 
 
-class Experts(nn.Module):
+class Experts(Module):
     """w1 (gate), w3 (up) and w2 (down) of all routed experts, stacked."""
 
     def __init__(self, config: Config, dtype: torch.dtype) -> None:
@@ -47,7 +48,7 @@ class Experts(nn.Module):
         self.w2 = Linear(width, d, dtype, experts=experts)
 
 
-class SharedExpert(nn.Module):
+class SharedExpert(Module):
     """The expert that every token passes."""
 
     def __init__(self, config: Config, official: bool, dtype: torch.dtype) -> None:
@@ -62,7 +63,7 @@ class SharedExpert(nn.Module):
         return self.w2(Activation(ops.swiglu(self.w1(x), self.w3(x), None, self.limit), self.official))
 
 
-class MoE(nn.Module):
+class MoE(Module):
     """x [T, d] -> [T, d]."""
 
     def __init__(self, config: Config, hashed: bool, official: bool, dtype: torch.dtype) -> None:
