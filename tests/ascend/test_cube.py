@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -39,55 +40,52 @@ FAULTS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def matmul(cache):
-    built = {}
+@functools.cache
+def built(arch, cache):
+    faulty = [mutant(MATMUL, fault, "matmul", f"_{i}", arch) for i, fault in enumerate(FAULTS.values())]
+    # the other architecture's L0A
+    other = MATMUL.text.replace("#if __NPU_ARCH__ == 2201", "#if __NPU_ARCH__ != 2201")
+    return Kernels([MATMUL, *faulty, replace(MATMUL, text=other, suffix="_other")], arch, cache)
 
-    def on(sku, suffix="", num_blocks=1, m=20, n=80, k=200, **options):
-        arch = skus()[sku]
-        if arch not in built:
-            faulty = [mutant(MATMUL, fault, "matmul", f"_{i}", arch) for i, fault in enumerate(FAULTS.values())]
-            # the other architecture's L0A
-            other = MATMUL.text.replace("#if __NPU_ARCH__ == 2201", "#if __NPU_ARCH__ != 2201")
-            built[arch] = Kernels([MATMUL, *faulty, replace(MATMUL, text=other, suffix="_other")], arch, cache)
-        a, b = normal(m, k, dtype=torch.bfloat16), normal(n, k, dtype=torch.bfloat16, seed=1)
-        out = torch.full((m, n), torch.nan)
-        report = built[arch].launch(f"matmul{suffix}", sku, num_blocks, In(a), In(b), Out(out), m, n, k, **options)
-        return out.double(), a.double() @ b.double().T, report
 
-    return on
+def matmul(cache, sku, suffix="", num_blocks=1, m=20, n=80, k=200, **options):
+    """The product, the exact one and the report."""
+    a, b = normal(m, k, dtype=torch.bfloat16), normal(n, k, dtype=torch.bfloat16, seed=1)
+    out, kernels = torch.full((m, n), torch.nan), built(skus()[sku], cache)
+    report = kernels.launch(f"matmul{suffix}", sku, num_blocks, In(a), In(b), Out(out), m, n, k, **options)
+    return out.double(), a.double() @ b.double().T, report
 
 
 @pytest.mark.parametrize("sizes", [(1, 16, 1), (16, 16, 16), (64, 64, 64), (100, 80, 200), (17, 128, 65), (70, 192, 7)])
 @pytest.mark.parametrize("sku", ARCHS)
-def test_matmul(matmul, sku, sizes):
+def test_matmul(cache, sku, sizes):
     m, n, k = sizes
     for num_blocks in (1, 3):
-        out, exact, _ = matmul(sku, num_blocks=num_blocks, m=m, n=n, k=k)
+        out, exact, _ = matmul(cache, sku, num_blocks=num_blocks, m=m, n=n, k=k)
         assert (out - exact).abs().max() <= 1e-6 * k**0.5 * 16
 
 
 @pytest.mark.parametrize("sku", ARCHS)
-def test_the_layout_of_the_other_architecture_gives_another_product(matmul, sku):
-    out, exact, _ = matmul(sku, "_other", m=32)
+def test_the_layout_of_the_other_architecture_gives_another_product(cache, sku):
+    out, exact, _ = matmul(cache, sku, "_other", m=32)
     assert (out - exact).abs().max() > 1
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("sku", ARCHS)
-def test_fault(matmul, sku, fault):
+def test_fault(cache, sku, fault):
     with pytest.raises(KernelFault, match=FAULTS[fault][2]):
-        matmul(sku, f"_{list(FAULTS).index(fault)}", m=1 if "one row" in fault else 20)
+        matmul(cache, sku, f"_{list(FAULTS).index(fault)}", m=1 if "one row" in fault else 20)
 
 
 @pytest.mark.parametrize("sku", ARCHS)
-def test_every_wait_is_missed(matmul, sku):
+def test_every_wait_is_missed(cache, sku):
     # MTE1 loads both operands in order, so the wait for the second implies that for the first.
     implied = ("a2_queue_.DeQue", "b2_queue_.AllocTensor")
-    for wait in matmul(sku, k=300)[2].waits:
+    for wait in matmul(cache, sku, k=300)[2].waits:
         line = MATMUL.text.splitlines()[int(wait.split(":")[1]) - 1]
         try:
-            matmul(sku, k=300, ignored_wait=wait)
+            matmul(cache, sku, k=300, ignored_wait=wait)
         except KernelFault as fault:
             assert re.search(r"race: .* at matmul\.asc:\d+ \(pipe .* that .* at matmul\.asc:\d+ .*: no ", str(fault))
         else:

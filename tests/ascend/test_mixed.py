@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -53,52 +54,49 @@ FAULTS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def mixed(cache):
-    built = {}
+@functools.cache
+def built(arch, cache):
+    faulty = [mutant(MIXED, fault, "mixed", f"_{i}", arch) for i, fault in enumerate(FAULTS.values())]
+    return Kernels([MIXED, *faulty, mutant(MIXED, PIPE, "mixed", "_pipe", arch)], arch, cache)
 
-    def on(sku, suffix="", steps=5, **options):
-        arch = skus()[sku]
-        if arch not in built:
-            faulty = [mutant(MIXED, fault, "mixed", f"_{i}", arch) for i, fault in enumerate(FAULTS.values())]
-            built[arch] = Kernels([MIXED, *faulty, mutant(MIXED, PIPE, "mixed", "_pipe", arch)], arch, cache)
-        a, b = normal(16 * steps, 64, dtype=torch.bfloat16), normal(64, 64, dtype=torch.bfloat16, seed=1)
-        out, workspace = torch.full((16 * steps, 64), torch.nan), torch.empty(2, 16, 64)
-        arguments = (In(a), In(b), Out(workspace), Out(out), steps)
-        report = built[arch].launch(f"mixed{suffix}", sku, 1, *arguments, **options)
-        return out.double(), (a.double() @ b.double().T).clamp(min=0), report
 
-    return on
+def mixed(cache, sku, suffix="", steps=5, **options):
+    """The clipped product, the exact one and the report."""
+    a, b = normal(16 * steps, 64, dtype=torch.bfloat16), normal(64, 64, dtype=torch.bfloat16, seed=1)
+    out, workspace = torch.full((16 * steps, 64), torch.nan), torch.empty(2, 16, 64)
+    arguments = (In(a), In(b), Out(workspace), Out(out), steps)
+    report = built(skus()[sku], cache).launch(f"mixed{suffix}", sku, 1, *arguments, **options)
+    return out.double(), (a.double() @ b.double().T).clamp(min=0), report
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8])
 @pytest.mark.parametrize("sku", ARCHS)
-def test_product_and_clip(mixed, sku, steps):
-    out, exact, _ = mixed(sku, steps=steps)
+def test_product_and_clip(cache, sku, steps):
+    out, exact, _ = mixed(cache, sku, steps=steps)
     assert (out - exact).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("sku", ARCHS)
-def test_fault(mixed, sku, fault):
+def test_fault(cache, sku, fault):
     with pytest.raises(KernelFault, match=message(MIXED, FAULTS[fault][2])):
-        mixed(sku, f"_{list(FAULTS).index(fault)}")
+        mixed(cache, sku, f"_{list(FAULTS).index(fault)}")
 
 
 @pytest.mark.parametrize("sku", ARCHS)
-def test_every_wait_is_missed(mixed, sku):
-    for wait in mixed(sku)[2].waits:
+def test_every_wait_is_missed(cache, sku):
+    for wait in mixed(cache, sku)[2].waits:
         with pytest.raises(
             KernelFault, match=r"race: .* at mixed\.asc:\d+ .* that .* at mixed\.asc:\d+ .*: no "
         ) as fault:
-            mixed(sku, ignored_wait=wait)
+            mixed(cache, sku, ignored_wait=wait)
         if "CrossCoreWaitFlag" in MIXED.text.splitlines()[int(wait.split(":")[1]) - 1]:
             assert re.search("no CrossCoreWaitFlag of AI[CV]0? for AI[CV]0? in between", str(fault.value))
 
 
-def test_a_wait_of_3510_orders_its_pipe_alone(mixed):
+def test_a_wait_of_3510_orders_its_pipe_alone(cache):
     """On 2201 every pipe of the core waits: a wait on the wrong pipe is right there and wrong on 3510."""
-    out, exact, _ = mixed(ARCHS[0], "_pipe")
+    out, exact, _ = mixed(cache, ARCHS[0], "_pipe")
     assert (out - exact).abs().max() <= 1e-4
     with pytest.raises(KernelFault, match="no CrossCoreWaitFlag of AIV0 for AIC"):
-        mixed(ARCHS[1], "_pipe")
+        mixed(cache, ARCHS[1], "_pipe")

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
+from test_cube import matmul
 from test_kernels import ARCHS, normal
-
-from v4npu.testing.ascend import In, Kernels, Out, Source, skus
-
-FOLDER = Path(__file__).parent
-MATMUL, MIXED = (Source(p, (FOLDER / p).read_text()) for p in ("matmul.asc", "mixed.asc"))
-
-
-@pytest.fixture(scope="module")
-def kernels(cache):
-    built = functools.cache(lambda arch: Kernels([MATMUL, MIXED], arch, cache))
-    return lambda sku: built(skus()[sku])
-
-
-def matmul(kernels, sku, size, num_blocks):
-    a, out = normal(size, size, dtype=torch.bfloat16), torch.empty(size, size)
-    return kernels(sku).launch("matmul", sku, num_blocks, In(a), In(a), Out(out), size, size, size, trace=True)
+from test_mixed import mixed
 
 
 # Cores x 8192 FLOP x clock: 364 TFLOP/s of the 910B1 and of a die of the 910C; "410 TFLOPS is 95 % of peak" (FlashMLA)
@@ -35,9 +19,9 @@ def matmul(kernels, sku, size, num_blocks):
     ("ascend950pr_9589", 32, 432.5e12, 256, 256), ("ascend950dt_9581", 32, 432.5e12, 256, 256),
     ("ascend950pr_9599", 36, 531e12, 256, 256), ("ascend950dt_9591", 36, 531e12, 256, 256),
 ])  # fmt: skip
-def test_peak_of_the_cube_cores_and_their_loads(kernels, sku, cores, peak, to_l0a, to_l0b):
+def test_peak_of_the_cube_cores_and_their_loads(cache, sku, cores, peak, to_l0a, to_l0b):
     n = 128
-    busy = matmul(kernels, sku, n, 1).modelled_busy_us
+    busy = matmul(cache, sku, m=n, n=n, k=n)[2].modelled_busy_us
     assert 2 * n**3 / (busy["M"] * 1e-6) * cores == pytest.approx(peak, rel=2e-3)
     loads = n**2 * 2 * n / 64 * (1 / to_l0a + 1 / to_l0b)  # every tile of 64 x 64 once for each tile of the other
     assert busy["MTE1"] / busy["M"] == pytest.approx(loads / (n**3 / 16**3))
@@ -56,24 +40,19 @@ def test_bandwidth_when_every_vector_core_copies(emulated, sku, cores, rate):
 
 
 @pytest.mark.parametrize("sku", ARCHS)
-def test_work_is_spread_over_the_cores_and_repeated_beyond_them(kernels, sku):
+def test_work_is_spread_over_the_cores_and_repeated_beyond_them(cache, sku):
     cores = {"ascend910b1": 24, "ascend950dt_9591": 36}[sku]
-    b = normal(64, 64, dtype=torch.bfloat16)
 
     def time(tiles):
-        a, out = normal(64 * tiles, 64, dtype=torch.bfloat16), torch.empty(64 * tiles, 64)
-        return kernels(sku).launch("matmul", sku, tiles, In(a), In(b), Out(out), 64 * tiles, 64, 64).modelled_us
+        return matmul(cache, sku, num_blocks=tiles, m=64 * tiles, n=64, k=64)[2].modelled_us
 
     assert time(cores) == time(1)
     assert time(cores + 1) == pytest.approx(2 * time(1))
 
 
 @pytest.mark.parametrize("sku", ARCHS)
-def test_trace(kernels, sku):
-    steps = 6
-    a, b = normal(16 * steps, 64, dtype=torch.bfloat16), normal(64, 64, dtype=torch.bfloat16)
-    arguments = (In(a), In(b), Out(torch.empty(2, 16, 64)), Out(torch.empty(16 * steps, 64)), steps)
-    report = kernels(sku).launch("mixed", sku, 1, *arguments, trace=True)
+def test_trace(cache, sku):
+    report = mixed(cache, sku, steps=6, trace=True)[2]
     trace = json.loads(report.trace)
     assert "modelled" in trace["otherData"]["times"]
     names = {e["tid"]: e["args"]["name"] for e in trace["traceEvents"] if e["ph"] == "M"}
@@ -95,6 +74,6 @@ def test_trace(kernels, sku):
     assert report.modelled_us < sum(report.modelled_busy_us.values())
 
 
-def test_no_time_without_a_source(kernels):
-    report = matmul(kernels, "ascend910b3", 64, 1)
+def test_no_time_without_a_source(cache):
+    report = matmul(cache, "ascend910b3")[2]
     assert report.modelled_us is None and not any(report.modelled_busy_us.values())

@@ -14,15 +14,10 @@ from v4npu import checkpoint
 from v4npu.checkpoint import Checkpoint
 from v4npu.checkpoint_names import layout, scale_name
 from v4npu.checkpoint_random import random_tensors
-from v4npu.model import Config
 from v4npu.reference.formats import dequantize_weight
+from v4npu.testing.models import TINY
 
-CONFIG = Config(
-    vocab_size=48, hidden_size=64, num_hidden_layers=4, num_attention_heads=4, q_lora_rank=32, o_groups=2,
-    n_routed_experts=4, moe_intermediate_size=32, compress_ratios=(0, 4, 16, 4, 0), head_dim=32,
-    qk_rope_head_dim=16, o_lora_rank=16, sliding_window=8, index_n_heads=16, index_head_dim=16, index_topk=4,
-    num_experts_per_tok=2, num_hash_layers=1, max_position_embeddings=512,
-)  # fmt: skip
+CONFIG = replace(TINY, index_n_heads=16, max_position_embeddings=512)
 IDS = (torch.arange(40) * 7 % 48)[None]
 
 

@@ -33,8 +33,8 @@ def generate(device: str, dtype: str, numerics: str, tokens: int, **env: str) ->
     ("dtype", "numerics"), [("float32", "exact"), ("float32", "official"), ("bfloat16", "official")]
 )
 def test_greedy_text_is_that_of_the_cpu(dtype: str, numerics: str, variants: dict[str, str]) -> None:
-    wanted = generate("cpu", dtype, numerics, 8)["text"]
-    found = generate("npu:0", dtype, numerics, 8)
-    assert found["device"] == "npu:0" and found["text"] == wanted and len(wanted) > 8
+    wanted = generate("cpu", dtype, numerics, 4)["text"]
+    found = generate("npu:0", dtype, numerics, 4)
+    assert found["device"] == "npu:0" and found["text"] == wanted and len(wanted) > 4
     # Each operator that the model called and the reference served is one that the table says has no kernel.
     assert {variants[op] for op in found["reference"]} == {"reference"}

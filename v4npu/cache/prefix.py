@@ -41,7 +41,7 @@ class PrefixCache:
     def __init__(self, store: Store, max_bytes: int) -> None:
         self.store, self.max_bytes = store, max_bytes
         self.nbytes = 0
-        self.hits = self.misses = 0  # tokens found, tokens asked for and not found
+        self.hits = 0  # tokens found
         self._nodes: OrderedDict[bytes, Node] = OrderedDict()
 
     def __len__(self) -> int:
@@ -76,7 +76,6 @@ class PrefixCache:
         block = self.store.block_tokens
         known = len(found) * block
         self.hits += known
-        self.misses += len(ids) - known
         s.extend(ids[:known])
         windows = {i: self.store.window_pool.retain(n.windows) for i, n in enumerate(found) if n.windows is not None}
         snapshots = [(i + 1) * block for i, n in enumerate(found) if n.snapshot]

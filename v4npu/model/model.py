@@ -85,10 +85,6 @@ class Model(Module):
         """Official names of the tensors not installed yet."""
         return missing(self)
 
-    def drop_mtp(self) -> None:
-        """Forgets the MTP layer, for checkpoints that come without one."""
-        self.mtp = nn.ModuleList()
-
     def forward(
         self,
         input_ids: Tensor,
