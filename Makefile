@@ -31,7 +31,7 @@ CXX_SOURCES := $(shell find csrc backends -name '*.cpp' -o -name '*.h')
 DEVICE_SOURCES := $(shell find backends tests -name '*.asc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-npu sanitize neon cuda cuda-12.8 lint format clean
+.PHONY: help demo test test-npu emulated sanitize neon cuda cuda-12.8 lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -40,8 +40,12 @@ help:
 demo: .venv/built
 	$(BIN)/v4npu generate nano --prompt "Call me Ishmael." --max-new-tokens 120
 
-test: lint
+test: lint emulated
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# The emulated chips' kernels: left to the tests, each of their processes would compile them.
+emulated: .venv/built
+	$(BIN)/python -c "from v4npu.testing.ascend import all_kernels as a; a(2201); a(3510)"
 
 test-npu: .venv/built .venv/tools .venv-npu/built
 	OMP_NUM_THREADS=1 V4NPU_TEST_DEVICE=npu:0 $(NPU) v4npu.cli emulate --soc $(SOC) -- \

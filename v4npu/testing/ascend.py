@@ -10,13 +10,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from v4npu.kernel_cache import ASCEND, ROOT, built, kernel_path
+from v4npu.kernel_cache import ASCEND, ROOT, built, cache_folder, kernel_ops, kernel_path
 
 INCLUDES = (ASCEND / "emulation", ASCEND / "ops", ROOT / "csrc/include")
 FLAGS = ("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread", "-ffp-contract=off")
@@ -144,7 +144,8 @@ class Kernels:
     def __init__(self, sources: Sequence[Source], arch: int, cache: Path) -> None:
         self.arch = arch
         self.entries = {name: args for source in sources for name, args in source.entries().items()}
-        self._library = ctypes.CDLL(str(library(sources, arch, cache)))
+        self.path = library(sources, arch, cache)
+        self._library = ctypes.CDLL(str(self.path))
 
     def launch(
         self,
@@ -201,6 +202,11 @@ class Kernels:
             busy,
             report.trace.decode(),
         )
+
+
+def all_kernels(arch: int, environ: Mapping[str, str] = os.environ) -> Kernels:
+    """The kernels of all operators: what `v4npu emulate` launches and the tests share with it."""
+    return Kernels([Source.of(op, arch) for op in kernel_ops()], arch, cache_folder(environ))
 
 
 def compiler() -> str | None:
