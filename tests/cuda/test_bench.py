@@ -42,11 +42,8 @@ def case(op: str, args: tuple[Any, ...], *tokens: int) -> Any:
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize(("lengths", "contexts"), [((1, 1), (127, 127)), ((1, 0, 3), (2_303, 5, 126))])
-def test_an_emulated_step_passes_the_check(
-    gpu: EmulatedGpu, op: str, lengths: tuple[int, ...], contexts: tuple[int, ...]
-) -> None:
-    whole = case(op, step(op, lengths, contexts, FEW), sum(lengths), 1)
+def test_an_emulated_step_passes_the_check(gpu: EmulatedGpu, op: str) -> None:
+    whole = case(op, step(op, (1, 0, 3), (2_303, 5, 126), FEW), 4, 1)
     assert [row["status"] for row in cuda_ops.check(Emulated(gpu), whole)] == ["ok", "ok"]
 
 
