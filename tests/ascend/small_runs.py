@@ -56,7 +56,8 @@ def small_run(ops, op):
     elif op == "indexer_scores":
         runs = [indexer_case(bf16, 5, 70, official=True), indexer_case(bf16, 1, 20, lengths=((2, 700), (1, 0)))]
     elif op.endswith("_attention"):  # tiles of several steps, of one and in two halves
-        runs = [problem(op, 144, False, False, shape=Shape((2, 0, 1), (300, 5, 400), 70, 70, heads=40))]
+        shape = Shape((1, 0, 1), (240, 5, 240), 40, 60, heads=20)
+        runs = [problem(op, 144, packed, packed, shape=shape) for packed in (False, True)]
     elif op == "swiglu":
         gate, up, weights = normal(3, 9000, dtype=bf16), normal(3, 9000, dtype=bf16, seed=1), normal(3, seed=2)
         runs = [(gate, up, weights, 1.0), (gate, up, None, 0.0)]

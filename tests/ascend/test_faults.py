@@ -162,7 +162,7 @@ IMPLIED = {
     "hc_head": ("x_queue_.template AllocTensor",),
     **dict.fromkeys(("linear", "fp8_linear", "fp4_linear", "grouped_linear"), OPERANDS),
     "csa_attention": (  # the flags between the cores, and the waits for keys and for the right operand, imply the rest
-        *(f"{queue}_queue_.template AllocTensor" for queue in ("score", "weight", "sink", "q")),
+        *(f"{queue}_queue_.template AllocTensor" for queue in ("score", "weight", "sink")),
         *(f"{queue}_queue_.template DeQue" for queue in ("left", "= q")),
     ),
     "indexer_scores": ("return q2_queue_.template DeQue",),  # so does the wait for the keys here

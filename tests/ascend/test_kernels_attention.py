@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from test_kernels import ARCHS
 
 from v4npu import reference
+from v4npu.testing.ascend import ASCEND
 from v4npu.testing.attention import OPS, SMALL, Shape, alone, problem
 from v4npu.testing.compare import complaint, oracle_args
 from v4npu.testing.tolerances import ERROR_RATIO
@@ -32,11 +34,26 @@ def test_ragged_sequences(emulated, sku, op, dtype, official, dim, heads, tile):
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("sku", ARCHS)
-def test_the_shape_of_flash(emulated, sku, op):
-    args = problem(op, 512, False, True, shape=Shape((1, 2), (400, 700), 128, 100, heads=64))
-    got = getattr(emulated(sku), op)(*args, tile=64)
-    exact, naive = getattr(reference, op)(*oracle_args(op, args)), getattr(reference, op)(*args)
+def test_packed_rows_of_flash_give_the_bits_of_plain_ones(emulated, sku, op):
+    shape = Shape((1, 1), (400, 700), 128, 100, heads=64, rope=64)
+    packed, plain = (problem(op, 512, p, True, rounded=True, shape=shape) for p in (True, False))
+    got = getattr(emulated(sku), op)(*packed, tile=64)
+    assert torch.equal(got, getattr(emulated(sku), op)(*plain, tile=64))
+    exact, naive = getattr(reference, op)(*oracle_args(op, plain)), getattr(reference, op)(*plain)
     assert not complaint(got, naive, exact, ERROR_RATIO[op])
+
+
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("dim,heads,tile", [(80, 20, 16), (144, 40, 64)])
+def test_packed_rows(emulated, dim, heads, tile, official):
+    shape = replace(SMALL, heads=heads)
+    for sku in ARCHS:
+        ops = emulated(sku)
+        packed, plain = (problem("csa_attention", dim, p, official, rounded=True, shape=shape) for p in (True, False))
+        got = ops.csa_attention(*packed, tile=tile)
+        stated = re.search(r"total (\d+)", (ASCEND / "common/packed_rows.h").read_text())
+        assert stated and ops.report.ub_bytes == int(stated[1])
+        assert torch.equal(got, ops.csa_attention(*plain, tile=tile))
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -249,11 +249,12 @@ class EmulatedOps:
         lengths = (tokens, seqs, window, sizes[1] * sizes[3], topk, ratio, -(-heads // tile), blocks)
         self._run(f"{op}_plan", In(cu), In(start), Out(plan), *lengths, num_blocks=1)
         waits = self.report.waits
-        out, workspace = _output(q.shape, q.dtype), _output((blocks, 2, tile * (128 + dim)), torch.float32)
+        out, workspace = _output(q.shape, q.dtype), _output((blocks, 2, tile * (128 + dim) + 64 * dim), torch.float32)
         inputs = (q, *windows, *entries, picks, cu, start, given["attn_sink"], _unharmed(plan))
-        shape = (tokens, seqs, heads, dim, *window_sizes, window, *sizes, topk, ratio, tile)
+        shape = (tokens, seqs, heads, dim, *window_sizes, window, *sizes, given["rope_dim"], topk, ratio, tile)
         numbers = (*shape, given["softmax_scale"], int(given["official"]))
-        self._run(f"{op}_{DTYPES[q.dtype]}", *map(In, inputs), Out(workspace), Out(out), *numbers)
+        kind = "packed" if given["window_kv"].dtype == torch.uint8 else DTYPES[q.dtype]
+        self._run(f"{op}_{kind}", *map(In, inputs), Out(workspace), Out(out), *numbers)
         _unharmed(workspace)
         self.report = replace(self.report, waits=waits + self.report.waits)
         return _unharmed(out)

@@ -12,7 +12,7 @@ from v4npu.testing.cases import Draw, int32
 from v4npu.testing.paging import paged
 
 OPS = ("window_attention", "csa_attention", "hca_attention")
-ROPE, RATIO = 16, 4
+RATIO = 4
 CU_SEQLENS = {"window_attention": 3, "hca_attention": 5, "csa_attention": 6}  # where the argument stands
 
 
@@ -23,6 +23,7 @@ class Shape:
     window: int = 70
     topk: int = 30
     heads: int = 20
+    rope: int = 16  # dims of a row that are not quantised
 
 
 SMALL = Shape()
@@ -36,17 +37,17 @@ def problem(
     draw, tokens = Draw(dtype, dim), sum(shape.lengths)
     ends = [n + s for n, s in zip(shape.lengths, shape.starts, strict=True)]
     kv = [draw.normal(n, dim) for n in ends] + [draw.normal(n // RATIO, dim) for n in ends]
-    kv = [round_kv(rows, ROPE) for rows in kv] if packed or rounded else kv
+    kv = [round_kv(rows, shape.rope) for rows in kv] if packed or rounded else kv
     picks = draw.distinct(shape.starts[0] // RATIO, tokens, shape.topk)
     picks[:, ::7] = -1
     where = (int32(0, *torch.tensor(shape.lengths).cumsum(0).tolist()), int32(*shape.starts))
     kind, count = "fp8_kv" if packed else "plain", len(ends)
-    entries = () if op == "window_attention" else paged(kv[count:], 3, kind, ROPE)
+    entries = () if op == "window_attention" else paged(kv[count:], 3, kind, shape.rope)
     listed = (picks,) if op == "csa_attention" else ()
     ratio = (RATIO,) if op == "hca_attention" else ()
     sink, scale = draw.normal(shape.heads, dtype=torch.float32), dim**-0.5
-    q, windows = draw.normal(tokens, shape.heads, dim), paged(kv[:count], 8, kind, ROPE)
-    return (q, *windows, *entries, *listed, *where, sink, scale, shape.window, *ratio, ROPE, official)
+    q, windows = draw.normal(tokens, shape.heads, dim), paged(kv[:count], 8, kind, shape.rope)
+    return (q, *windows, *entries, *listed, *where, sink, scale, shape.window, *ratio, shape.rope, official)
 
 
 def alone(op: str, args: tuple[Any, ...], b: int, t: int, position: int) -> tuple[Any, ...]:

@@ -6,16 +6,22 @@
 // come before the output of the one before, so that products and softmax overlap:
 //   cube core:    1 load q   2 gather kv, two steps ahead (fp32: one)   3 scores = kv q^T, [n, tile]   -> workspace
 //                 5 output = weights^T kv, [tile, head_dim]                                            -> workspace
-//   vector cores: 4 online softmax, half the heads each: heads are columns, so that a maximum over rows works on all of
-//                 them at once   -> weights [n, tile] to the workspace   5 rescale and add   6 sink, normalise   7
-//                 store
+//   vector cores: 2 expand packed rows, two steps ahead (packed_rows.h)                                -> workspace
+//                 4 online softmax, half the heads each: heads are columns, so that a maximum over rows works on all of
+//                 them at once; weights, [n, tile]                                                     -> workspace
+//                 5 rescale and add   6 sink, normalise   7 store
 // Weights of bf16 are one rounding of p where that is asked for, else the sum of two. n is a multiple of 16 on the
-// chip: what is missing repeats the first row, with weights of zero. Flags: 0 scores full, 1 weights full, 2 output
-// full. None says that a slot is free: the scores of step + 2 follow the output of `step`, which has waited for what
-// the vector cores made of its scores; weights and output likewise. Workspace, two slots each for a block: scores and
-// weights [64, tile] of 4 bytes, output [head_dim / w, tile, w] of fp32, w the largest of 64, 32 and 16 that divides
-// head_dim. Limits: head_dim a multiple of 16, at most 512; plain rows of q's type, fp32 or bf16; tiles of fp32 at most
-// 32 heads.
+// chip: what is missing repeats the first row, with weights of zero.
+//
+// Flags: 0 scores full, 1 weights full, 2 output full, 3 packed rows expanded. None says that a slot is free: the
+// scores of step + 2 follow the output of `step`, which has waited for what the vector cores made of its scores;
+// weights, output and rows likewise.
+//
+// Workspace, two slots each for a block: scores and weights [64, tile] of 4 bytes, output [head_dim / w, tile, w] of
+// fp32, w the largest of 64, 32 and 16 that divides head_dim, rows [64, head_dim] of q's type.
+//
+// Limits: head_dim a multiple of 16, at most 512; rows of q's type, fp32 or bf16, or packed ones beside bf16; tiles of
+// fp32 at most 32 heads.
 //
 // Bytes, fp32 / bf16:  L1   keys 2 x 131072 / 3 x 65536   q 2 x 65536 / 3 x 65536   weights 8192 / 16384
 //                      L0A, L0B  2 x 32768 / 2 x 16384 each   L0C  scores 8192 / 16384   output 2 x 16384 / 2 x 32768
@@ -25,11 +31,11 @@
 //                            total 86528 / 164864
 #pragma once
 
-#include "attention_products.h"
+#include "packed_rows.h"
 
 namespace v4npu {
 
-template <typename T>
+template <typename T, bool kPacked>
 class AttentionSoftmax {
  public:
   __aicore__ inline AttentionSoftmax(GM_ADDR attn_sink, GM_ADDR out, const AttentionShape& s, float scale,
@@ -61,12 +67,21 @@ class AttentionSoftmax {
       AscendC::Duplicate(offset_[head * slots.chunk], head * static_cast<int32_t>(sizeof(float)), slots.chunk);
   }
 
+  // Where packed rows lie.
+  __aicore__ inline void read(GM_ADDR window_kv, GM_ADDR window_table, GM_ADDR compressed_kv, GM_ADDR block_table,
+                              const AttentionShape& shape) {
+    packed_.init(pipe_, window_kv, window_table, compressed_kv, block_table, shape, work_, value_);
+  }
+
   __aicore__ inline void run(AttentionWalk walk) {
+    AttentionWalk ahead = walk;
+    for (int32_t i = 0; i < 2; ++i) expand(i, ahead);
     bool more = walk.next();
     if (more) weigh(0, walk.step());
     for (int64_t step = 0; more; ++step) {
       const AttentionStep now = walk.step();
       more = walk.next();
+      expand(step + 2, ahead);
       if (more) weigh(step + 1, walk.step());
       accumulate(step, now.first);
       if (!more || walk.step().first) store(now);
@@ -78,6 +93,13 @@ class AttentionSoftmax {
   static constexpr int32_t kMaxHeads = AttentionSlots<T>::kMaxTile / 2;  // of a vector core
   static constexpr int32_t kScores = kPlaces * kMaxHeads;
   static constexpr float kLowest = -3.0e38f;  // finite: its difference to a score is no NaN
+
+  // Step 2 of packed rows.
+  __aicore__ inline void expand(int64_t step, AttentionWalk& ahead) {
+    if constexpr (kPacked) {
+      if (ahead.next()) packed_.expand(ahead, slots_.keys_of(step), value_, work_, spread_, wide_);
+    }
+  }
 
   // Step 4.
   __aicore__ inline void weigh(int64_t step, const AttentionStep& now) {
@@ -251,6 +273,7 @@ class AttentionSoftmax {
   // [head_dim / chunk, heads, chunk]; [rows, heads] of the next three; [heads, chunk]; of a head, by tile or step
   F32 sums_, value_, work_, spread_, wide_, largest_[2], total_[2], factor_[2], top_;
   AscendC::LocalTensor<int32_t> offset_;  // as wide
+  PackedRows packed_;
   AttentionSlots<T> slots_;
   int64_t num_heads_;
   int32_t heads_, first_;  // of a tile, this core's
@@ -268,7 +291,7 @@ __aicore__ inline void attention_plan(GM_ADDR cu_seqlens_q, GM_ADDR start_pos, G
   QueryPlan<AttentionLists>(plan, AttentionLists(cu_seqlens_q, start_pos, shape), num_tokens, blocks).run();
 }
 
-template <typename T>
+template <typename T, bool kPacked = false>
 __aicore__ inline void attention(GM_ADDR q, GM_ADDR window_kv, GM_ADDR window_table, GM_ADDR compressed_kv,
                                  GM_ADDR block_table, GM_ADDR topk_indices, GM_ADDR cu_seqlens_q, GM_ADDR start_pos,
                                  GM_ADDR attn_sink, GM_ADDR plan, GM_ADDR workspace, GM_ADDR out,
@@ -277,14 +300,15 @@ __aicore__ inline void attention(GM_ADDR q, GM_ADDR window_kv, GM_ADDR window_ta
   if ASCEND_IS_AIC {
     const int64_t block = AscendC::GetBlockIdx();
     const AttentionSlots<T> slots(workspace, shape, official, block);
-    AttentionProducts<T>(q, window_kv, window_table, compressed_kv, block_table, shape, slots)
+    AttentionProducts<T, kPacked>(q, window_kv, window_table, compressed_kv, block_table, shape, slots)
         .run(AttentionWalk(plan, topk_indices, lists, shape, block));
   }
   if ASCEND_IS_AIV {
     const int64_t block = AscendC::GetBlockIdx() / 2;
     const AttentionSlots<T> slots(workspace, shape, official, block);
-    AttentionSoftmax<T>(attn_sink, out, shape, scale, slots)
-        .run(AttentionWalk(plan, topk_indices, lists, shape, block));
+    AttentionSoftmax<T, kPacked> softmax(attn_sink, out, shape, scale, slots);
+    if constexpr (kPacked) softmax.read(window_kv, window_table, compressed_kv, block_table, shape);
+    softmax.run(AttentionWalk(plan, topk_indices, lists, shape, block));
   }
 }
 

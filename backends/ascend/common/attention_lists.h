@@ -14,9 +14,10 @@ struct AttentionShape {
   int64_t num_tokens, num_seqs, num_heads, head_dim;
   int64_t window_pages, window_block, window_stride, max_window_blocks, window;
   int64_t entry_pages, block_size, block_stride, max_blocks;
-  int64_t topk;   // picks of a token; 0: it has none
-  int64_t ratio;  // every `ratio` tokens complete an entry that is seen; 0: none is
-  int64_t tile;   // heads: 16, 32 or 64
+  int64_t rope_dim;  // of packed rows
+  int64_t topk;      // picks of a token; 0: it has none
+  int64_t ratio;     // every `ratio` tokens complete an entry that is seen; 0: none is
+  int64_t tile;      // heads: 16, 32 or 64
 
   __aicore__ inline int64_t tiles() const { return (num_heads + tile - 1) / tile; }
   __aicore__ inline int64_t width() const { return max_blocks * block_size; }
@@ -93,7 +94,26 @@ class AttentionWalk {
 
   __aicore__ inline const AttentionStep& step() const { return step_; }
   __aicore__ inline int32_t sequence() const { return lists_.sequence(); }
-  __aicore__ inline int64_t place() const { return place_; }
+
+  // The rows of the step, in order and in runs: rows.window(sequence, index, count), rows.entries(..).
+  template <typename Rows>
+  __aicore__ inline void visit(Rows& rows) const {
+    for (int64_t place = place_; place < end();) {
+      const int64_t window_end = seen() < end() ? seen() : end();
+      if (place < window_end) {
+        rows.window(sequence(), position(place), window_end - place);
+        place = window_end;
+      } else if (place < shape_.window) {
+        place = shape_.window;
+      } else {
+        const int64_t index = entry(place), count = shape_.ratio == 0 ? 1 : end() - place;
+        if (index >= 0) rows.entries(sequence(), index, count);
+        place += count;
+      }
+    }
+  }
+
+ private:
   __aicore__ inline int64_t end() const {
     const int64_t places = lists_.places(token_);
     return place_ + kPlaces < places ? place_ + kPlaces : places;
@@ -110,7 +130,6 @@ class AttentionWalk {
     return pick < shape_.width() ? pick : -1;
   }
 
- private:
   // Goes on to the next tile if the token has no more; whether the tile is this block's.
   __aicore__ inline bool mine() {
     if (tile_ >= shape_.tiles()) ++token_, tile_ = 0;

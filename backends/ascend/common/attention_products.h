@@ -7,14 +7,14 @@ namespace v4npu {
 
 constexpr int32_t kMaxKvDim = 512;
 constexpr int32_t kKvPiece = 128;  // of head_dim, in L0
-constexpr uint16_t kScoresFull = 0, kWeightsFull = 1, kOutputFull = 2;
+constexpr uint16_t kScoresFull = 0, kWeightsFull = 1, kOutputFull = 2, kKeysFull = 3;
 
 // What the cores of a block agree on.
 template <typename T>
 struct AttentionSlots {
   static constexpr int32_t kMaxTile = sizeof(T) == sizeof(float) ? 32 : 64;
   AscendC::GlobalTensor<float> scores, output;
-  AscendC::GlobalTensor<T> weights;
+  AscendC::GlobalTensor<T> weights, keys;
   int32_t tile, dim, chunk, planes;
 
   __aicore__ inline AttentionSlots(GM_ADDR workspace, const AttentionShape& shape, bool official, int64_t block)
@@ -22,11 +22,14 @@ struct AttentionSlots {
     chunk = dim % 64 == 0 ? 64 : dim % 32 == 0 ? 32 : 16;
     planes = sizeof(T) == sizeof(float) || official ? 1 : 2;
     const int64_t softmax = 2 * kPlaces * tile, sums = 2 * dim * tile;
-    __gm__ float* data = reinterpret_cast<__gm__ float*>(workspace) + block * (2 * softmax + sums);
+    const int64_t rows = 2 * kPlaces * dim * sizeof(T) / sizeof(float);
+    __gm__ float* data = reinterpret_cast<__gm__ float*>(workspace) + block * (2 * softmax + sums + rows);
     scores.SetGlobalBuffer(data, softmax);
     weights.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(data + softmax), softmax * sizeof(float) / sizeof(T));
     output.SetGlobalBuffer(data + 2 * softmax, sums);
+    keys.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(data + 2 * softmax + sums), 2 * kPlaces * dim);
   }
+  __aicore__ inline AscendC::GlobalTensor<T> keys_of(int64_t step) const { return keys[step % 2 * kPlaces * dim]; }
   __aicore__ inline AscendC::GlobalTensor<float> scores_of(int64_t step) const {
     return scores[step % 2 * kPlaces * tile];
   }
@@ -44,16 +47,27 @@ struct AttentionPages {
   AscendC::GlobalTensor<int32_t> table;  // [num_seqs, max_pages]
   int64_t rows, stride, max_pages;       // rows of a page, elements from one to the next
 
+  __aicore__ inline void init_window(GM_ADDR pages, GM_ADDR pages_of, const AttentionShape& s, int64_t row) {
+    init(pages, pages_of, s.window_pages, s.window_block, s.window_stride, s.max_window_blocks, s.num_seqs, row);
+  }
+  __aicore__ inline void init_entries(GM_ADDR pages, GM_ADDR pages_of, const AttentionShape& s, int64_t row) {
+    init(pages, pages_of, s.entry_pages, s.block_size, s.block_stride, s.max_blocks, s.num_seqs, row);
+  }
+  __aicore__ inline int64_t page(int64_t sequence, int64_t index) const {
+    return table.GetValue(sequence * max_pages + index / rows);
+  }
+
+ private:
   __aicore__ inline void init(GM_ADDR pages, GM_ADDR pages_of, int64_t num_pages, int64_t page_rows,
-                              int64_t page_stride, int64_t most, int64_t num_seqs, int64_t dim) {
+                              int64_t page_stride, int64_t most, int64_t num_seqs, int64_t row) {
     rows = page_rows, stride = page_stride, max_pages = most;
-    if (num_pages > 0) data.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(pages), (num_pages - 1) * stride + rows * dim);
+    if (num_pages > 0) data.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(pages), (num_pages - 1) * stride + rows * row);
     table.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(pages_of), num_seqs * max_pages);
   }
 };
 
 // Keys lie in L1 as slabs of 16 rows, each Nz, so that 16 x 16 values of either type are neighbours and transposable.
-template <typename T>
+template <typename T, bool kPacked>
 class AttentionProducts {
  public:
   __aicore__ inline AttentionProducts(GM_ADDR q, GM_ADDR window_kv, GM_ADDR window_table, GM_ADDR compressed_kv,
@@ -63,12 +77,8 @@ class AttentionProducts {
         tile_(static_cast<uint16_t>(s.tile)),
         dim_(static_cast<uint16_t>(s.head_dim)) {
     q_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(q), s.num_tokens * s.num_heads * s.head_dim);
-    window_.init(window_kv, window_table, s.window_pages, s.window_block, s.window_stride, s.max_window_blocks,
-                 s.num_seqs, s.head_dim);
-    entries_.init(compressed_kv, block_table, s.entry_pages, s.block_size, s.block_stride, s.max_blocks, s.num_seqs,
-                  s.head_dim);
-    window_places_ = s.window;
-    picked_ = s.ratio == 0;
+    if constexpr (!kPacked) window_.init_window(window_kv, window_table, s, s.head_dim);
+    if constexpr (!kPacked) entries_.init_entries(compressed_kv, block_table, s, s.head_dim);
     pipe_.InitBuffer(key_queue_, kSlots, kPlaces * kMaxKvDim * sizeof(T));
     pipe_.InitBuffer(q_queue_, kSlots, kMaxTile * kMaxKvDim * sizeof(T));
     pipe_.InitBuffer(weight_queue_, 1, kPlaces * kMaxTile * sizeof(float));
@@ -89,6 +99,14 @@ class AttentionProducts {
     if (loaded_ > 0) q_queue_.FreeTensor(query_);
   }
 
+  // For AttentionWalk.
+  __aicore__ inline void window(int64_t sequence, int64_t index, int64_t count) {
+    gather(window_, sequence, index, count);
+  }
+  __aicore__ inline void entries(int64_t sequence, int64_t index, int64_t count) {
+    gather(entries_, sequence, index, count);
+  }
+
  private:
   using Local = AscendC::LocalTensor<T>;
   static constexpr int32_t kMaxTile = AttentionSlots<T>::kMaxTile;
@@ -105,21 +123,14 @@ class AttentionProducts {
     steps_[loaded_++ % kSlots] = step;
     if (step.first) load_query(step);
     const Local keys = key_queue_.template AllocTensor<T>();
-    int32_t row = 0;
-    for (int64_t place = walk.place(), end = walk.end(); place < end;) {
-      const int64_t seen = walk.seen() < end ? walk.seen() : end;
-      if (place < seen) {
-        row = gather(keys, row, window_, walk.sequence(), walk.position(place), seen - place);
-        place = seen;
-      } else if (place < window_places_) {
-        place = window_places_;
-      } else {
-        const int64_t entry = walk.entry(place), count = picked_ ? 1 : end - place;
-        if (entry >= 0) row = gather(keys, row, entries_, walk.sequence(), entry, count);
-        place += count;
-      }
+    gathered_ = keys, row_ = 0;
+    if constexpr (kPacked) {
+      AscendC::CrossCoreWaitFlag<2, PIPE_MTE2>(kKeysFull);
+      take(slots_.keys_of(loaded_ - 1), step.rows);
+    } else {
+      walk.visit(*this);
     }
-    for (; row < step.padded(); ++row) copy(keys, row, first_row_, 1);
+    while (row_ < step.padded()) take(first_row_, 1);
     key_queue_.EnQue(keys);
   }
 
@@ -135,26 +146,24 @@ class AttentionProducts {
     q_queue_.EnQue(query);
   }
 
-  // Rows from `index` on; the number of the next row of keys.
-  __aicore__ inline int32_t gather(const Local& keys, int32_t row, const AttentionPages<T>& pages, int64_t sequence,
-                                   int64_t index, int64_t count) {
+  __aicore__ inline void gather(const AttentionPages<T>& pages, int64_t sequence, int64_t index, int64_t count) {
     while (count > 0) {
-      const int64_t place = index % pages.rows;
-      int64_t run = pages.rows - place < count ? pages.rows - place : count;
-      if (kFractal - row % kFractal < run) run = kFractal - row % kFractal;
-      const int64_t page = pages.table.GetValue(sequence * pages.max_pages + index / pages.rows);
-      const AscendC::GlobalTensor<T> source = pages.data[page * pages.stride + place * dim_];
-      if (row == 0) first_row_ = source;
-      copy(keys, row, source, run);
-      row += static_cast<int32_t>(run), index += run, count -= run;
+      const int64_t place = index % pages.rows, left = pages.rows - place, run = left < count ? left : count;
+      take(pages.data[pages.page(sequence, index) * pages.stride + place * dim_], static_cast<int32_t>(run));
+      index += run, count -= run;
     }
-    return row;
   }
 
-  // Rows of one slab.
-  __aicore__ inline void copy(const Local& keys, int32_t row, const AscendC::GlobalTensor<T>& source, int64_t count) {
-    AscendC::DataCopy(keys[slab(row / kFractal) + row % kFractal * kBlock], source,
-                      AscendC::Nd2NzParams(1, static_cast<uint16_t>(count), dim_, 0, dim_, kFractal, 1, 0));
+  // The next rows of the step, which lie one after the other.
+  __aicore__ inline void take(const AscendC::GlobalTensor<T>& source, int32_t count) {
+    if (row_ == 0) first_row_ = source;
+    for (int32_t done = 0; done < count;) {
+      const int32_t place = row_ % kFractal, left = count - done;
+      const int32_t run = kFractal - place < left ? kFractal - place : left;
+      AscendC::DataCopy(gathered_[slab(row_ / kFractal) + place * kBlock], source[done * dim_],
+                        AscendC::Nd2NzParams(1, static_cast<uint16_t>(run), dim_, 0, dim_, kFractal, 1, 0));
+      row_ += run, done += run;
+    }
   }
   __aicore__ inline int32_t slab(int32_t number) const { return number * kFractal * dim_; }
   __aicore__ inline uint16_t piece(uint16_t at) const {
@@ -296,10 +305,10 @@ class AttentionProducts {
   AttentionPages<T> window_, entries_;
   AttentionSlots<T> slots_;
   AttentionStep steps_[kSlots];
-  Local keys_[kSlots], query_;
-  int64_t num_heads_, window_places_, loaded_ = 0;
+  Local keys_[kSlots], gathered_, query_;
+  int64_t num_heads_, loaded_ = 0;
+  int32_t row_ = 0;  // of the step that is being loaded
   uint16_t tile_, dim_;
-  bool picked_;
 };
 
 }  // namespace v4npu

@@ -7,7 +7,7 @@
 //                                total 122880 / 106496
 #pragma once
 
-#include "rows.h"
+#include "fp8_tables.h"
 
 namespace v4npu {
 
@@ -76,7 +76,7 @@ class Dequantiser {
   static constexpr int32_t kScaled = kShared ? kDepth : Format::kGroup;
   static constexpr int32_t kCount = kRows * kDepth;
   static constexpr int32_t kBlock = 32;  // bytes
-  static constexpr int32_t kCodes = 256;
+  static constexpr int32_t kCodes = kByteCodes;
 
   static __aicore__ inline U32 uint32(const I32& t) { return t.template ReinterpretCast<uint32_t>(); }
   static __aicore__ inline U32 uint32(const F32& t) { return t.template ReinterpretCast<uint32_t>(); }
@@ -93,7 +93,7 @@ class Dequantiser {
     look_up<false>(scale_queue_, factor_, factor_table_, scale_rows * kBlock);
     float shared = 0.0f;
     if constexpr (kShared) {
-      pass<AscendC::HardEvent::V_S>();
+      pass<AscendC::HardEvent::V_S>(pipe_);
       shared = factor_.GetValue(0);
     }
     look_up<Format::kPerByte == 2>(code_queue_, value_, value_table_, rows * pitch);
@@ -166,43 +166,12 @@ class Dequantiser {
   __aicore__ inline void make_tables() {
     const I32 index = offset_, value = value_table_.template ReinterpretCast<int32_t>();
     const I32 factor = factor_table_.template ReinterpretCast<int32_t>();
-    constexpr int32_t kNan = 0x7fc00000;
-    AscendC::CreateVecIndex(index, 0, kCodes);
-    AscendC::PipeBarrier<PIPE_V>();
-    AscendC::ShiftLeft(uint32(factor), uint32(index), 23u, kCodes);  // 2^(i - 127)
+    make_scale_table(pipe_, factor, index);
     if constexpr (Format::kPerByte == 1) {
-      make_e4m3(index, value);
+      make_e4m3_table(pipe_, value, index, spread_);
     } else {
       make_e2m1(value);
     }
-    pass<AscendC::HardEvent::V_S>();
-    factor.SetValue(0, 0x00400000);  // 2^-127
-    factor.SetValue(kCodes - 1, kNan);
-    if constexpr (Format::kPerByte == 1) {
-      value.SetValue(kCodes / 2 - 1, kNan);
-      value.SetValue(kCodes - 1, kNan);
-    }
-    pass<AscendC::HardEvent::S_V>();
-  }
-
-  // Below the sign, a code is an exponent of bias 7 and 3 bits. The part from the smallest normal, 2^-6 (code 8), on
-  // are the upper bits of an fp32 but for the bias; that below counts in steps of 2^-9.
-  __aicore__ inline void make_e4m3(const I32& index, const I32& value) {
-    constexpr int32_t kPositive = kCodes / 2, kNormal = 8;
-    AscendC::Maxs(value, index, kNormal, kPositive);
-    AscendC::Mins(index, index, kNormal, kPositive);
-    AscendC::PipeBarrier<PIPE_V>();
-    AscendC::ShiftLeft(uint32(value), uint32(value), 20u, kPositive);
-    AscendC::Cast(spread_, index, AscendC::RoundMode::CAST_RINT, kPositive);
-    AscendC::PipeBarrier<PIPE_V>();
-    AscendC::Muls(value_table_, value_table_, 0x1p120f, kPositive);
-    AscendC::Muls(spread_, spread_, 0x1p-9f, kPositive);
-    AscendC::PipeBarrier<PIPE_V>();
-    AscendC::Adds(spread_, spread_, -0x1p-6f, kPositive);
-    AscendC::PipeBarrier<PIPE_V>();
-    AscendC::Add(value_table_, value_table_, spread_, kPositive);
-    AscendC::PipeBarrier<PIPE_V>();
-    AscendC::Muls(value_table_[kPositive], value_table_, -1.0f, kPositive);
   }
 
   // The low nibble's bf16 in the lower half of a word, the high one's in the upper.
@@ -211,18 +180,11 @@ class Dequantiser {
     constexpr int32_t kNibbles = 16;
     const I32 low = spread_.template ReinterpretCast<int32_t>();
     for (int32_t i = 0; i < kNibbles; ++i) low.SetValue(i, kMagnitudes[i % 8] + (i < 8 ? 0 : 0x8000));
-    pass<AscendC::HardEvent::S_V>();
+    pass<AscendC::HardEvent::S_V>(pipe_);
     for (int32_t i = 0; i < kNibbles; ++i) {
       const uint32_t high = static_cast<uint32_t>(kMagnitudes[i % 8] + (i < 8 ? 0 : 0x8000)) << 16;
       AscendC::Adds(value[i * kNibbles], low, static_cast<int32_t>(high), kNibbles);
     }
-  }
-
-  template <AscendC::HardEvent kEvent>
-  __aicore__ inline void pass() {
-    const AscendC::TEventID id = pipe_.FetchEventID(kEvent);
-    AscendC::SetFlag<kEvent>(id);
-    AscendC::WaitFlag<kEvent>(id);
   }
 
   AscendC::TPipe pipe_;

@@ -10,11 +10,11 @@ Tensor launch_csa_attention(const Tensor& q, const Tensor& window_kv, const Tens
                             int64_t window, int64_t rope_dim, bool official) {
   check_csa_attention(q, window_kv, window_table, compressed_kv, block_table, topk_indices, cu_seqlens_q, start_pos,
                       sink, scale, window, rope_dim, official);
-  if (!AttentionCall::takes(q, window_kv, sink) || suffix(compressed_kv) != suffix(q)) {
+  if (!AttentionCall::takes(q, window_kv, sink, rope_dim) || compressed_kv.scalar_type() != window_kv.scalar_type()) {
     return call_reference<Tensor>("csa_attention", q, window_kv, window_table, compressed_kv, block_table, topk_indices,
                                   cu_seqlens_q, start_pos, sink, scale, window, rope_dim, official);
   }
-  AttentionCall call(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window, official);
+  AttentionCall call(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window, rope_dim, official);
   call.entries(compressed_kv, block_table, topk_indices, 0);
   return call.run("csa_attention");
 }

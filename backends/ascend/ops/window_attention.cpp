@@ -8,11 +8,11 @@ Tensor launch_window_attention(const Tensor& q, const Tensor& window_kv, const T
                                const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& sink, double scale,
                                int64_t window, int64_t rope_dim, bool official) {
   check_window_attention(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window, rope_dim, official);
-  if (!AttentionCall::takes(q, window_kv, sink)) {
+  if (!AttentionCall::takes(q, window_kv, sink, rope_dim)) {
     return call_reference<Tensor>("window_attention", q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale,
                                   window, rope_dim, official);
   }
-  AttentionCall call(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window, official);
+  AttentionCall call(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window, rope_dim, official);
   return call.run("window_attention");
 }
 
