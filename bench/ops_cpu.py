@@ -8,8 +8,8 @@
 Operators over pages get a token, and a chunk, of one sequence; "behind" says of how many others. A time is printed only
 after the result agreed with the reference. "of the limit" is against the slower of two floors: bytes, each row that is
 needed read once, at the read peak of memory (what fits a cache may beat it), and multiply-adds at the peak of torch's
-own GEMM in that dtype. Each time is the best that fits --seconds; with --threads 1 the clock is the thread's own, which
-a busy machine disturbs least.
+own GEMM in that dtype or in float32. Each time is the best that fits --seconds; with --threads 1 the clock is the
+thread's own, which a busy machine disturbs least.
 """
 
 from __future__ import annotations
@@ -48,11 +48,14 @@ def best(run: Callable[[], Any], seconds: float) -> float:
 
 
 def peaks(dtype: torch.dtype, seconds: float) -> tuple[float, float]:
-    """Bytes per second read from memory, and flops per second of torch's GEMM."""
+    """Bytes per second read from memory, and flops per second of torch's GEMM, in float32 where that is faster."""
     block = torch.zeros(1 << 26)
     read = block.nbytes / best(lambda: block.sum(), seconds)
-    x, w = torch.ones(2048, 1024, dtype=dtype), torch.ones(4096, 1024, dtype=dtype)
-    return read, 2.0 * 2048 * 1024 * 4096 / best(lambda: torch.nn.functional.linear(x, w), seconds)
+    took = []
+    for t in {dtype, torch.float32}:
+        x, w = torch.ones(2048, 1024, dtype=t), torch.ones(4096, 1024, dtype=t)
+        took.append(best(lambda x=x, w=w: torch.nn.functional.linear(x, w), seconds))
+    return read, 2.0 * 2048 * 1024 * 4096 / min(took)
 
 
 def agrees(got: Any, want: Any) -> bool:

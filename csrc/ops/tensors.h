@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/checks.h"
+#include "runtime/heap.h"
 #include "torch/csrc/stable/ops.h"
 #include "v4npu/dtype.h"
 
@@ -17,6 +18,9 @@ inline bool is_float32(const OptTensor& t) { return !t || t->scalar_type() == Sc
 inline Dtype dtype_of(ScalarType type) { return type == ScalarType::Float ? Dtype::kFloat32 : Dtype::kBfloat16; }
 inline Dtype dtype_of(const Tensor& t) { return dtype_of(t.scalar_type()); }
 
+// From here on the C library maps memory anew each time: first touching its pages is most of what a large copy takes.
+constexpr int64_t kMappedBytes = int64_t{32} << 20;
+
 // Contiguous, and not yet written, where `like` lies. Not by torch::stable::new_empty, which looks its operator up by
 // name in every call: a decode step makes some 400 tensors.
 inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType type) {
@@ -27,7 +31,13 @@ inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnly
   AtenTensorHandle made = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), sizes.data(), static_cast<int64_t>(sizes.size()),
                                                           &dtype, &strided, &device, index, nullptr, &made));
-  return Tensor(made);
+  const Tensor out(made);
+  if (device == aoti_torch_device_type_cpu()) {
+    int64_t bytes = 0;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(made, &bytes));
+    if (bytes >= kMappedBytes) advise_large_pages(reinterpret_cast<uintptr_t>(out.const_data_ptr()), bytes);
+  }
+  return out;
 }
 inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
   return uninitialised(like, sizes, like.scalar_type());
