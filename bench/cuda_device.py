@@ -110,8 +110,8 @@ class Run:
         for case in cases:
             try:
                 yield from what(self.device, case, *more)
-            except (RuntimeError, ValueError, NotImplementedError) as error:
-                yield case.row(case.tokens[0]) | {"status": f"failed: {error}"}
+            except Exception as error:
+                yield case.row(case.tokens[0]) | {"status": f"failed: {type(error).__name__}: {error}"}
 
     def part(self, name: str) -> Iterator[Row]:
         args, device, small = self.args, self.device, self.small
@@ -179,8 +179,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with open(args.jsonl or os.devnull, "a") as out:
         run = Run(args, Gpu() if args.device == "cuda" else Cpu(), out)
         for part in args.parts:
-            for row in run.part(part):
-                run.note(part, row)
+            try:
+                for row in run.part(part):
+                    run.note(part, row)
+            except Exception as error:  # the other parts still have something to say
+                run.note(part, {"op": "", "case": "", "status": f"failed: {type(error).__name__}: {error}"})
     print(cuda_status.summary(run.rows))
     return int(any(cuda_status.failed(row) for row in run.rows))
 

@@ -99,6 +99,20 @@ def test_a_dry_run_of_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cuda_status.on_a_device("rms_norm", rows) == cuda_status.NOT_RUN
 
 
+def test_what_a_part_raises_is_a_row_and_the_next_part_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(bench.cuda_model, "nano", broken)
+    monkeypatch.setattr(cuda_ops, "compare", broken)
+    assert bench.main(["nano", "check", "invariance", "--device", "cpu", "--op", "rms_norm"]) == 1
+    said = capsys.readouterr().out
+    assert "nano: 0 of 1 rows ok" in said and "failed: RuntimeError: out of order" in said
+    assert "check: 0 of 2 rows ok" in said and "invariance: 10 of 10 rows ok" in said
+
+
 def test_the_table_of_the_readme_is_what_the_results_committed_give(tmp_path: Path) -> None:
     copy = tmp_path / "README.md"
     copy.write_text(cuda_status.README.read_text())
