@@ -11,6 +11,7 @@ from torch import Tensor
 import v4npu
 from v4npu import ops, reference
 from v4npu.testing.ascend_ops import OPS
+from v4npu.testing.attention import Shape, problem
 from v4npu.testing.cases import arguments
 
 
@@ -57,6 +58,23 @@ def test_a_captured_plan_follows_the_lengths() -> None:
         graph.replay()
         wanted = reference.indexer_scores(*(t.cpu() for t in held), ratio, False)
         torch.testing.assert_close(captured.cpu(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_captured_attention_follows_the_lengths() -> None:
+    args = problem("hca_attention", 48, True, True, shape=Shape((2, 4), (700, 760), 20, heads=3))
+    held, graph = on_npu(args), torch.npu.NPUGraph()
+    with v4npu.fallback("error"):
+        run("hca_attention", held)
+        with torch.npu.graph(graph):
+            captured = run("hca_attention", held)[0]
+    cu, start = held[5:7]
+    for lengths, starts in (([0, 2, 6], [700, 760]), ([0, 5, 6], [0, 650]), ([0, 0, 0], [0, 0]), ([0, 0, 6], [9, 700])):
+        cu.copy_(torch.tensor(lengths))
+        start.copy_(torch.tensor(starts))
+        graph.replay()
+        wanted = reference.hca_attention(*(t.cpu() if isinstance(t, Tensor) else t for t in held))
+        known = lengths[-1]
+        torch.testing.assert_close(captured.cpu()[:known], wanted[:known], rtol=0.02, atol=0.01)
 
 
 def test_whatever_waits_cannot_be_captured() -> None:

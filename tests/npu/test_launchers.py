@@ -15,6 +15,7 @@ from v4npu import _C, ops, reference
 from v4npu.reference.formats import round_fp4
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.ascend_ops import OPS
+from v4npu.testing.attention import problem
 from v4npu.testing.cases import arguments
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -195,6 +196,9 @@ def test_what_a_kernel_does_not_take_is_the_references_under_the_fallback_policy
     half, weight = normal(3, 8, dtype=torch.float16).npu(), normal(8).npu()
     with pytest.raises(RuntimeError, match=r'v4npu\.fallback is "error"'):
         ops.rms_norm(half, weight, 1e-6)
+    narrow = problem("window_attention", 40, False, False)  # the kernel wants heads of a multiple of 16
+    with pytest.raises(RuntimeError, match=r'v4npu\.fallback is "error"'):
+        ops.window_attention(*(a.npu() if isinstance(a, torch.Tensor) else a for a in narrow))
     with pytest.raises(NotImplementedError, match=r"v4npu\.indexer_topk: no native npu kernel is built in"):
         ops.indexer_topk(*(a.npu() if isinstance(a, torch.Tensor) else a for a in arguments("indexer_topk")))
     with v4npu.fallback("warn"), pytest.warns(RuntimeWarning, match="the plain torch reference runs on npu"):
