@@ -72,24 +72,8 @@ def qkv_prepare(q: Tensor, kv: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), kv.new_empty(kv.shape)
 
 
-def compressor(
-    kv: Tensor,
-    score: Tensor,
-    ape: Tensor,
-    norm_weight: Tensor,
-    freqs: Tensor,
-    cu_seqlens_q: Tensor,
-    start_pos: Tensor,
-    state: Tensor | None,
-    state_slots: Tensor | None,
-    ratio: int,
-    overlap: bool,
-    eps: float,
-    quant: str,
-    num_entries: int,
-    out_dtype: torch.dtype,
-    *cache: Any,
-) -> Tensor:
+def compressor(kv: Tensor, score: Tensor, ape: Tensor, norm_weight: Tensor, *rest: Any) -> Tensor:
+    num_entries, out_dtype = rest[9:11]
     return kv.new_empty((num_entries, norm_weight.shape[0]), dtype=out_dtype)
 
 

@@ -5,15 +5,12 @@ An operator joins by its kernel file. Shapes and error ratios are those of the C
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
-from v4npu import reference
 from v4npu.testing.cases import SEQUENCED, sized
-from v4npu.testing.compare import ALWAYS_FLOAT32, argument_names, complaint, oracle_args
+from v4npu.testing.compare import bits, complaint, oracle_args, poisoned, run_reference, same_nonfinite
 from v4npu.testing.cuda import BFLOAT16_ONLY, FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS, EmulatedGpu, kernel_sources
 from v4npu.testing.tolerances import ERROR_RATIO
 
@@ -24,15 +21,6 @@ OP_DTYPES = [(op, d) for op in OPS for d in DTYPES if op not in BFLOAT16_ONLY or
 WIDEST = dict.fromkeys(("window_attention", "csa_attention", "hca_attention"), 500)
 WIDEST |= dict.fromkeys(("qkv_prepare", "compressor"), 1000)
 SIZES = ((0, 16), (1, 2), (3, 14), (5, 16), (7, 34), (3, 64), (11, 126), (2, 1000), (19, 1500))
-
-
-def run_reference(op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    out = getattr(reference, op)(*args)
-    return out if isinstance(out, tuple) else (out,)
-
-
-def bits(t: Tensor) -> Tensor:
-    return t.contiguous().view(torch.uint8)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -49,22 +37,12 @@ def test_accuracy_poison_and_guards(gpu: EmulatedGpu, op: str, dtype: torch.dtyp
 
 @pytest.mark.parametrize("op,dtype", OP_DTYPES, ids=str)
 def test_nan_and_infinity_where_the_reference_has_them(gpu: EmulatedGpu, op: str, dtype: torch.dtype) -> None:
-    args = sized(op, 5, 126, dtype)
-    for value in (torch.nan, torch.inf, -torch.inf):
-        for at, arg in enumerate(args):
-            if isinstance(arg, Tensor) and arg.dtype == dtype and argument_names(op)[at] not in ALWAYS_FLOAT32:
-                poisoned = list(args)
-                poisoned[at] = arg.clone()
-                poisoned[at].view(-1)[arg.numel() // 2] = value
-                try:
-                    want = run_reference(op, tuple(poisoned))
-                except ValueError:
-                    continue  # refused by reading values, which a device is not waited for
-                for g, w in zip(gpu.run(op, tuple(poisoned)), want, strict=True):
-                    if g.itemsize == 1:
-                        assert torch.equal(bits(g), bits(w))
-                    else:
-                        assert torch.equal(g.isnan(), w.isnan()) and torch.equal(g.isinf(), w.isinf())
+    for args in poisoned(op, sized(op, 5, 126, dtype), dtype):
+        try:
+            want = run_reference(op, args)
+        except ValueError:
+            continue  # refused by reading values, which a device is not waited for
+        assert all(same_nonfinite(g, w) for g, w in zip(gpu.run(op, args), want, strict=True))
 
 
 @pytest.mark.parametrize("size", [(11, 126), (5, 1500)], ids=str)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from v4npu import _C, reference
 from v4npu.testing.cases import SEQUENCED, SIZES, sized
-from v4npu.testing.compare import ALWAYS_FLOAT32, argument_names, oracle_args
+from v4npu.testing.compare import bits, complaint, oracle_args, poisoned, run_reference, same_nonfinite
 from v4npu.testing.guard import run_guarded
 from v4npu.testing.tolerances import ERROR_RATIO
 
@@ -27,11 +27,6 @@ pytestmark = pytest.mark.usefixtures("isa")
 
 def run(op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
     out = getattr(torch.ops.v4npu, op)(*args)
-    return out if isinstance(out, tuple) else (out,)
-
-
-def run_reference(op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    out = getattr(reference, op)(*args)
     return out if isinstance(out, tuple) else (out,)
 
 
@@ -49,14 +44,6 @@ def pick(args: tuple[Any, ...], rows: int, chosen: slice | Tensor) -> tuple[Any,
     return tuple(a[chosen] if yes else a for a, yes in zip(args, of_rows, strict=True))
 
 
-def bits(t: Tensor) -> Tensor:
-    return t.contiguous().view(torch.uint8)
-
-
-def error(got: Tensor, want: Tensor) -> float:
-    return float((got.double() - want.double()).abs().max()) if got.numel() else 0.0
-
-
 def test_every_native_operator_is_tested(isa: str) -> None:
     cpu = next(caps for caps in _C.caps() if caps.kind == "cpu")
     assert [op for op in _C.op_names() if _C.plan(op, cpu).variant != "reference"] == OPS
@@ -72,35 +59,18 @@ def test_accuracy_poison_and_guards(op: str, dtype: torch.dtype, size: tuple[int
     assert buffers >= len(got) and intact
     naive, oracle = run_reference(op, args), run_reference(op, oracle_args(op, args))
     for g, n, want in zip(got, naive, oracle, strict=True):
-        assert g.dtype == n.dtype and g.shape == n.shape
-        if not g.is_floating_point() or g.itemsize == 1:
-            assert torch.equal(bits(g), bits(n))
-            continue
-        largest = float(want.abs().max()) if want.numel() else 0.0
-        allowed = ERROR_RATIO[op] * error(n, want) + torch.finfo(g.dtype).eps / 2 * largest
-        assert error(g, want) <= allowed
+        assert not complaint(g, n, want, ERROR_RATIO[op])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_nan_and_infinity_where_the_reference_has_them(op: str, dtype: torch.dtype) -> None:
-    args = sized(op, 11, 126, dtype)
-    for value in (torch.nan, torch.inf, -torch.inf):
-        for at, arg in enumerate(args):
-            if isinstance(arg, Tensor) and arg.dtype == dtype and argument_names(op)[at] not in ALWAYS_FLOAT32:
-                poisoned = list(args)
-                poisoned[at] = arg.clone()
-                poisoned[at].view(-1)[arg.numel() // 2] = value
-                got, want = outcome(run, op, tuple(poisoned)), outcome(run_reference, op, tuple(poisoned))
-                if isinstance(got, str) or isinstance(want, str):
-                    assert got == want
-                    continue
-                for g, w in zip(got, want, strict=True):
-                    if g.itemsize == 1:  # no isnan for these
-                        assert torch.equal(bits(g), bits(w))
-                        continue
-                    assert torch.equal(g.isnan(), w.isnan())
-                    assert torch.equal(g.isinf(), w.isinf()) and torch.equal(g[g.isinf()], w[w.isinf()])
+    for args in poisoned(op, sized(op, 11, 126, dtype), dtype):
+        got, want = outcome(run, op, args), outcome(run_reference, op, args)
+        if isinstance(got, str) or isinstance(want, str):
+            assert got == want
+        else:
+            assert all(same_nonfinite(g, w) for g, w in zip(got, want, strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

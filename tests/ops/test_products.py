@@ -11,6 +11,7 @@ from torch import Tensor
 from v4npu import ops, reference
 from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
 from v4npu.testing.cases import Draw
+from v4npu.testing.compare import bits, complaint
 from v4npu.testing.tolerances import ERROR_RATIO
 
 BF16, F32 = torch.bfloat16, torch.float32
@@ -28,14 +29,7 @@ def weight(kind: str, w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | N
 
 
 def near(op: str, got: Tensor, naive: Tensor, oracle: Tensor) -> None:
-    assert got.dtype == naive.dtype and got.shape == naive.shape
-    largest = float(oracle.abs().max())
-    allowed = ERROR_RATIO[op] * float((naive.double() - oracle).abs().max())
-    assert float((got.double() - oracle).abs().max()) <= allowed + torch.finfo(got.dtype).eps / 2 * largest
-
-
-def bits(t: Tensor) -> Tensor:
-    return t.contiguous().view(torch.uint8)
+    assert not complaint(got, naive, oracle, ERROR_RATIO[op])
 
 
 def same_alone(compute: Any, whole: Tensor) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from v4npu import reference
 
 ALWAYS_FLOAT32 = ("freqs",)  # float32 by contract, in the oracle too
 
@@ -27,6 +30,37 @@ def oracle_args(op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(wide(name, value) for name, value in zip(argument_names(op), args, strict=False))
 
 
+def run_reference(op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """The reference's results."""
+    out = getattr(reference, op)(*args)
+    return out if isinstance(out, tuple) else (out,)
+
+
+def poisoned(op: str, args: tuple[Any, ...], dtype: torch.dtype) -> Iterator[tuple[Any, ...]]:
+    """The arguments with NaN, then infinity of either sign, amid each tensor of this dtype in turn."""
+    for value in (torch.nan, torch.inf, -torch.inf):
+        for at, (name, arg) in enumerate(zip(argument_names(op), args, strict=False)):
+            if isinstance(arg, Tensor) and arg.dtype == dtype and name not in ALWAYS_FLOAT32:
+                with_one = arg.clone()
+                with_one.view(-1)[arg.numel() // 2] = value
+                yield (*args[:at], with_one, *args[at + 1 :])
+
+
+def bits(t: Tensor) -> Tensor:
+    """The bytes of a tensor."""
+    return t.contiguous().view(torch.uint8)
+
+
+def same_nonfinite(a: Tensor, b: Tensor) -> bool:
+    """NaN and infinity in the same places; one-byte formats, which have no isnan, equal bit for bit."""
+    if a.itemsize == 1:
+        return torch.equal(bits(a), bits(b))
+    infinite = a.isinf()
+    return (
+        torch.equal(a.isnan(), b.isnan()) and torch.equal(infinite, b.isinf()) and torch.equal(a[infinite], b[infinite])
+    )
+
+
 def complaint(got: Tensor, naive: Tensor, oracle: Tensor, ratio: float) -> str:
     """What is wrong with one result of a kernel; empty if it may stand.
 
@@ -37,8 +71,7 @@ def complaint(got: Tensor, naive: Tensor, oracle: Tensor, ratio: float) -> str:
     if got.dtype != naive.dtype or got.shape != naive.shape:
         return f"{got.dtype} {list(got.shape)} instead of {naive.dtype} {list(naive.shape)}"
     if not got.is_floating_point() or got.itemsize == 1:
-        same = torch.equal(got.contiguous().view(torch.uint8), naive.contiguous().view(torch.uint8))
-        return "" if same else "not the bits of the reference"
+        return "" if torch.equal(bits(got), bits(naive)) else "not the bits of the reference"
     finite, wide = oracle.isfinite(), got.double()
     if not torch.equal(wide[~finite].nan_to_num(7.0), oracle[~finite].nan_to_num(7.0)):
         return "not NaN or infinite where the reference is"
