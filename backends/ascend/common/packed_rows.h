@@ -3,9 +3,8 @@
 // as is the power of two that 64 of them share; the rope part is copied.
 //
 // Limits: head_dim - rope_dim a multiple of 32, rope_dim one of 16 and at most 64.
-// UB in bytes: rows and their scales 2 x 2688   results 2 x 4096   tables 2 x 1024   where scales lie 8192   scales
-// 512;
-//              with what attention.h has, total 189184
+// UB in bytes: rows and their scales 2 x 2688   results 2 x 4096   tables 2 x 1024   where scales lie 8192
+//              scales 512; with what attention.h has, total 189184
 #pragma once
 
 #include "attention_products.h"
