@@ -3,15 +3,18 @@
 
     python bench/model.py                        v4npu alone, official bfloat16
     python bench/model.py --transformers         and transformers' eager bfloat16 model of the same shape
+    python bench/model.py --enable               that model without and with v4npu.enable, and nothing else
 
 The model (hidden 1024, 8 layers with ratios 0 0 4 128 4 128 4 128, 16 heads of 512, 32 experts of 512, vocabulary
-129,280; FP8 attention, FP4 experts) is written by the project's own writer. Each figure is the best of --repeats runs.
+129,280; FP8 attention, FP4 experts) is written by the project's own writer. Each figure is the best of --repeats runs;
+with --enable it is their median, the runs without and with it taking turns, in exact numerics and --dtype.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -44,7 +47,7 @@ def reset_peak() -> None:
 def measure(name: str, call: Call, prompts: list[int], new: int, repeats: int) -> list[dict[str, Any]]:
     """One row per prompt length: tokens per second of prefill, of the `new` tokens after it, and peak memory."""
     rows = []
-    for length in [0, *prompts]:
+    for length in prompts:
         ids = torch.randint(CONFIG.vocab_size, (1, max(1, length)), generator=torch.Generator().manual_seed(0))
         prefill = decode = float("inf")
         for _ in range(repeats):
@@ -74,7 +77,7 @@ def ours(folder: Path, numerics: str, dtype: str, strict: bool, device: str = "c
     return call
 
 
-def theirs(device: str = "cpu") -> Call:
+def their_model(device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Any:
     """transformers' eager model; its speed does not depend on the weights' values."""
     from transformers.models import deepseek_v4
 
@@ -82,17 +85,47 @@ def theirs(device: str = "cpu") -> Call:
     values["compress_ratios"] = list(CONFIG.compress_ratios)
     config = deepseek_v4.DeepseekV4Config(**values)
     torch.manual_seed(0)
-    model = (
-        deepseek_v4.DeepseekV4ForCausalLM._from_config(config, attn_implementation="eager", dtype=torch.bfloat16)
-        .eval()
-        .to(device)
-    )
+    model = deepseek_v4.DeepseekV4ForCausalLM._from_config(config, attn_implementation="eager", dtype=dtype)
+    return model.eval().to(device)
+
+
+def theirs(device: str = "cpu", model: Any = None) -> Call:
+    model = their_model(device) if model is None else model
 
     def call(ids: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
         out = model(ids.to(device), past_key_values=cache, use_cache=True, logits_to_keep=1)
         return out.logits[0, -1].cpu(), out.past_key_values
 
     return call
+
+
+def before_and_after(prompts: list[int], new: int, repeats: int, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """Rows of measure for one transformers model, by turns not enabled and enabled: the median of each figure."""
+    model, rows = their_model(dtype=dtype), []
+    call = theirs(model=model)
+    for length in prompts:
+        runs: dict[str, list[dict[str, Any]]] = {"transformers": [], "v4npu.enable": []}
+        for name in [*runs] * repeats:
+            (v4npu.enable if name == "v4npu.enable" else v4npu.disable)(model)
+            runs[name] += measure(name, call, [length], new, 1)
+        for name, each in runs.items():
+            medians = {key: statistics.median(row[key] for row in each) for key in each[0] if key != "engine"}
+            rows.append({"engine": name, **medians})
+    return rows
+
+
+def side_by_side(
+    prompts: list[int], new: int, repeats: int, numerics: str, dtype: str, strict: bool, transformers: bool
+) -> list[dict[str, Any]]:
+    """Rows of measure for v4npu.load, and for transformers if wanted."""
+    with tempfile.TemporaryDirectory() as folder:
+        v4npu.checkpoint.random(Path(folder) / "model", CONFIG)
+        packed = sum(f.stat().st_size for f in (Path(folder) / "model").glob("*.safetensors")) / 2**20
+        rows = measure("v4npu", ours(Path(folder) / "model", numerics, dtype, strict), prompts, new, repeats)
+    for row in rows:
+        row["packed_weights_MiB"] = packed
+    gc.collect()
+    return rows + (measure("transformers", theirs(), prompts, new, repeats) if transformers else [])
 
 
 @app.command()
@@ -104,19 +137,18 @@ def run(
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
     strict: Annotated[bool, typer.Option(help="Bit for bit independent of batch and chunks.")] = False,
     transformers: Annotated[bool, typer.Option(help="Measure transformers too.")] = False,
+    enable: Annotated[bool, typer.Option(help="Measure transformers without and with v4npu.enable.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
 ) -> None:
     """Measure."""
     lengths = [int(n) for n in prompts.split(",")]
-    with tempfile.TemporaryDirectory() as folder:
-        v4npu.checkpoint.random(Path(folder) / "model", CONFIG)
-        packed = sum(f.stat().st_size for f in (Path(folder) / "model").glob("*.safetensors")) / 2**20
-        rows = measure("v4npu", ours(Path(folder) / "model", numerics, dtype, strict), lengths, new, repeats)
-    gc.collect()
-    if transformers:
-        rows += measure("transformers", theirs(), lengths, new, repeats)
+    if enable:
+        numerics = "exact"
+        rows = before_and_after(lengths, new, repeats, {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype])
+    else:
+        rows = side_by_side([0, *lengths], new, repeats, numerics, dtype, strict, transformers)
     where = {"device": "cpu", "threads": torch.get_num_threads(), "dtype": dtype, "numerics": numerics,
-             "strict": strict, "packed_weights_MiB": round(packed)}  # fmt: skip
+             "strict": strict}  # fmt: skip
     if as_json:
         for row in rows:
             print(json.dumps({**row, **where}))

@@ -22,10 +22,17 @@ import torch  # noqa: F401  first: _C takes torch's symbols from the libraries t
 from v4npu import dispatch as _dispatch  # noqa: F401  registers the operators
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "checkpoint", "doctor", "explain", "fallback", "load", "ops", "optim"]
+__all__ = ["__version__", "checkpoint", "disable", "doctor", "enable", "explain", "fallback", "load", "ops", "optim"]
 
 _MODULES = ("checkpoint", "ops", "optim")
-_ATTRIBUTES = {"load": "loader", "doctor": "device", "explain": "device", "fallback": "device"}
+_ATTRIBUTES = {
+    "load": "loader",
+    "enable": "integrations.transformers",
+    "disable": "integrations.transformers",
+    "doctor": "device",
+    "explain": "device",
+    "fallback": "device",
+}
 
 
 def __getattr__(name: str) -> Any:

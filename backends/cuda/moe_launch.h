@@ -48,10 +48,10 @@ inline Routing route(const Tensor& indices, int64_t num_experts, const GpuExpert
 
 // All of moe_experts on checked, dense arguments that its kernels take. `format` is that of the weights: bf16, fp8,
 // fp4.
-inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& weights, const Tensor (&w)[3],
+inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& weights, const Matrices (&w)[3],
                           const OptTensor (&scale)[3], const std::string& format, double limit, bool quantises) {
-  const int64_t tokens = x.size(0), hidden = x.size(1), topk = indices.size(1), width = w[0].size(1);
-  const int64_t num_experts = w[0].size(0), assignments = tokens * topk;
+  const int64_t tokens = x.size(0), hidden = x.size(1), topk = indices.size(1), width = w[0].stack.size(1);
+  const int64_t num_experts = w[0].stack.size(0), assignments = tokens * topk;
   Tensor out = uninitialised(x, {tokens, hidden}, ScalarType::Float);
   if (assignments == 0) return out;
   GpuExpertPlan plan = plan_gpu_experts(assignments, num_experts, width, caps_of(x));
@@ -69,7 +69,7 @@ inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& 
                            int64_t num_rows, int64_t block_rows) {
     p.x = q ? pointer<void>(q->q) : pointer<void>(from);
     p.x_scale = q ? pointer<uint8_t>(q->scale) : nullptr;
-    p.num_rows = num_rows, p.k = k;
+    p.num_rows = num_rows, p.rows_apart = w[*which == 'u' ? 0 : 2].rows_apart, p.k = k;
     const std::string kernel = std::string("moe_experts_") + which + (q ? "_fp8_" : "_bf16_") + format;
     if (clusters && *which == 'u') {
       const Grid grid{plan.max_tiles, ceil_of(num_rows, kSlice) * kClusterBlocks};
@@ -80,7 +80,7 @@ inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& 
     }
   };
   const auto weight = [&](int set, int matrix) {
-    p.weight[set] = pointer<void>(w[matrix]), p.weight_scale[set] = pointer<uint8_t>(scale[matrix]);
+    p.weight[set] = pointer<void>(w[matrix].stack), p.weight_scale[set] = pointer<uint8_t>(scale[matrix]);
   };
   std::optional<Quantised> first, second;
   if (quantises) first = quantise(x, tokens, hidden);

@@ -51,6 +51,22 @@ inline Tensor bytes(const Tensor& like, int64_t count) { return uninitialised(li
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 inline OptTensor dense(const OptTensor& t) { return t ? OptTensor(dense(*t)) : OptTensor(); }
 
+// A stack of matrices, each dense; they may lie apart, as the halves of [n, 2, rows, columns] do.
+struct Matrices {
+  Tensor stack;
+  int64_t rows_apart;  // from one matrix to the next
+
+  explicit Matrices(const Tensor& t) : stack(t), rows_apart(t.size(1)) {
+    const int64_t columns = t.size(2);
+    if (t.is_contiguous()) return;
+    if (t.stride(2) == 1 && t.stride(1) == columns && t.stride(0) > 0 && t.stride(0) % columns == 0) {
+      rows_apart = t.stride(0) / columns;
+    } else {
+      stack = dense(t);
+    }
+  }
+};
+
 template <class T>
 const T* pointer(const Tensor& t) {
   return static_cast<const T*>(t.const_data_ptr());

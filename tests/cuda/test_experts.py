@@ -13,7 +13,7 @@ from torch import Tensor
 
 from v4npu import _C, reference
 from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
-from v4npu.testing.cases import Draw
+from v4npu.testing.cases import Draw, as_halves
 from v4npu.testing.cuda import EmulatedGpu
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +53,9 @@ def test_few_tokens(gpu: EmulatedGpu, kind: str, official: bool) -> None:
     assert [n.rsplit("_", 1)[1] for n in names if "_up_" in n] == ["cluster" if quantises else "split"]
     assert names.count("act_quant_bf16") == int(quantises) and any(n.endswith("_split") for n in names)
     assert_close(got, args)
+    x, indices, weights, w1, s1, w3, s3, *rest = args
+    w1, w3 = as_halves(w1, w3)
+    assert torch.equal(gpu.run("moe_experts", (x, indices, weights, w1, s1, w3, s3, *rest))[0], got)
 
 
 BEFORE_CLUSTERS = """

@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+import v4npu
 from v4npu.loader import load
 from v4npu.testing.compare import max_error
 
@@ -139,6 +140,16 @@ def pair(request, tmp_path_factory):
 def test_logits(pair):
     hf, model, ids, lengths = pair
     agree(model(ids), hf(ids, use_cache=False).logits, lengths)
+
+
+@torch.inference_mode()
+def test_an_enabled_model_has_the_bits_of_a_loaded_one(pair):
+    hf, model, ids, _ = pair
+    v4npu.enable(hf)
+    try:
+        assert torch.equal(hf(ids).logits, model(ids))
+    finally:
+        v4npu.disable(hf)
 
 
 @torch.inference_mode()

@@ -106,6 +106,7 @@ void experts_of(int64_t t, int64_t d, int64_t width, int64_t experts, int64_t to
     weight(d, width, p.w2, p.w2_scale);
     p.out = c.out<float>(t * d * 4);
     p.num_tokens = t, p.hidden_size = d, p.intermediate_size = width, p.num_experts = experts, p.topk = topk;
+    p.rows_apart[0] = width, p.rows_apart[1] = d;
     p.swiglu_limit = 1.0f;
     p.format = format;
     p.official = t % 2 == 1;

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from v4npu import ops, reference
 from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
-from v4npu.testing.cases import Draw
+from v4npu.testing.cases import Draw, as_halves
 from v4npu.testing.compare import bits, complaint
 from v4npu.testing.tolerances import ERROR_RATIO
 
@@ -139,6 +139,12 @@ def test_experts_of_every_format(kind: str, dtype: torch.dtype, official: bool) 
         torch.set_num_threads(count)
         assert torch.equal(bits(ops.moe_experts(*args)), bits(got))
     torch.set_num_threads(threads)
+    x, indices, weights, w1, s1, w3, s3, *rest = args
+    gate, up = as_halves(w1, w3)
+    for third, copies in ((up, 0), (w3, 1)):  # w1 and w3 lie alike, or w1 is copied
+        with torch.profiler.profile() as profile:
+            assert torch.equal(bits(ops.moe_experts(x, indices, weights, gate, s1, third, s3, *rest)), bits(got))
+        assert sum(event.name == "aten::clone" for event in profile.events()) == copies
 
 
 def test_official_experts_propagate_nan_and_infinity_to_their_own_tokens_only() -> None:

@@ -17,12 +17,13 @@ class Cache:
     """What `batch` sequences have left behind; they may be of different lengths.
 
     Attributes:
+        model: its model, or None when that is gone; to be called.
         batch: how many sequences.
         max_tokens: tokens each may hold.
     """
 
     def __init__(self, model: Model, store: Store, sequences: list[Sequence], max_tokens: int, draft: bool) -> None:
-        self._model = weakref.ref(model)
+        self.model = weakref.ref(model)
         self.store, self.sequences, self.max_tokens, self.draft = store, sequences, max_tokens, draft
 
     @property
@@ -46,7 +47,7 @@ class Cache:
 
     def fork(self) -> Cache:
         """The same cache again; both share their pages and copy the one they write to."""
-        model = self._model()
+        model = self.model()
         if model is None:
             raise ValueError("fork: the model of this cache is gone")
         return Cache(model, self.store, [s.fork() for s in self.sequences], self.max_tokens, self.draft)
@@ -72,14 +73,14 @@ class Cache:
         """Writes the cache as one checksummed safetensors file, whole or not at all; `model.load_cache` reads it."""
         from v4npu.cache.files import save
 
-        model = self._model()
+        model = self.model()
         if model is None:
             raise ValueError("save: the model of this cache is gone")
         save(path, self, model)
 
     def admit(self, model: Model, lengths: list[int], draft: bool = False) -> None:
         """Raises ValueError unless `lengths` more tokens, one number per sequence, of this model fit."""
-        if self._model() is not model:
+        if self.model() is not model:
             raise ValueError("cache: it belongs to another model")
         if self.draft != draft:
             raise ValueError("cache: draft() wants one made with new_cache(draft=True), and forward() one without")

@@ -57,6 +57,12 @@ class Pool:
         """Blocks that can still be allocated, by this pool's capacity."""
         return self.bytes.shape[0] - self.held
 
+    def grow(self) -> None:
+        """Twice the capacity, in other memory: pages are to be made anew."""
+        used, old = len(self.refs), self.bytes
+        self.bytes = reserve(2 * old.numel(), old.device).view(2 * len(old), self.block_bytes)
+        self.bytes[:used] = old[:used]
+
     def allocate(self) -> int:
         """A block of undefined content."""
         if self.budget.used + self.block_bytes > self.budget.limit or not self.room():

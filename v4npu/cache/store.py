@@ -111,6 +111,12 @@ class Store:
         overlap = max((at.overlap_rows for at in self.layout.layers), default=0)
         return (len(self.ratios) - 1) * (self.window - 1) + max(self.window - 1, overlap)
 
+    def grow(self) -> None:
+        """Twice the room, for a device that cannot reserve address space."""
+        for pool in (self.entry_pool, self.window_pool, self.state_pool):
+            pool.grow()
+        self.layers = [self._layer(i) for i in range(len(self.ratios))]
+
     def bytes_for(self, num_tokens: int) -> int:
         """Upper bound of what one sequence of `num_tokens` holds between calls: entries, live windows, open state."""
         layout, blocks = self.layout, -(-num_tokens // self.block_tokens)

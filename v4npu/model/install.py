@@ -62,6 +62,20 @@ def install(model: Model, name: str, tensor: Tensor) -> None:
     place(model, name, tensor.dtype, tuple(tensor.shape)).copy_(tensor.detach())
 
 
+def adopt(model: Model, name: str, tensor: Tensor) -> bool:
+    """Makes `tensor` itself the model's; a converted copy where the model keeps another dtype. Whether it is shared.
+
+    The name of experts' tensors has no number: `tensor` is that of all of them, and may be a part of a larger one.
+    """
+    module, attribute, _ = _target(model, name)
+    kept = _kept_dtype(name, module, attribute, tensor.dtype)
+    expected = _expected_shape(module, attribute, tensor.dtype)
+    if tuple(tensor.shape) != expected:
+        raise ValueError(f"{name} must have shape {list(expected)}, got {list(tensor.shape)}")
+    _put(module, attribute, tensor.detach().to(kept))
+    return kept == tensor.dtype
+
+
 def place(model: Model, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """An uninitialised tensor in the model where `name` belongs, to be filled from one of this dtype and shape."""
     module, attribute, expert = _target(model, name)

@@ -221,3 +221,9 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
         ),
     }  # fmt: skip
     return cases[op]()
+
+
+def as_halves(w1: Tensor, w3: Tensor) -> tuple[Tensor, Tensor]:
+    """w1 and w3 [E, I, d] as the halves of one tensor [E, 2, I, d], as transformers keeps them."""
+    both = torch.stack([w1.view(torch.uint8), w3.view(torch.uint8)], dim=1).view(w1.dtype)
+    return both[:, 0], both[:, 1]

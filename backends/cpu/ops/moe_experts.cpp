@@ -14,11 +14,14 @@ Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices_, const T
                           const OptTensor& s2_, double swiglu_limit, bool official) {
   check_moe_experts(x_, topk_indices_, topk_weights_, w1_, s1_, w3_, s3_, w2_, s2_, swiglu_limit, official);
   const Tensor x = dense(x_), indices = dense(topk_indices_), weights = dense(topk_weights_);
-  const Tensor w1 = dense(w1_), w3 = dense(w3_), w2 = dense(w2_);
+  const Matrices ups[2] = {Matrices(w1_), Matrices(w3_)}, down(w2_);
+  const bool alike = ups[0].rows_apart == ups[1].rows_apart;
+  const Tensor w1 = alike ? ups[0].stack : dense(w1_), w3 = alike ? ups[1].stack : dense(w3_), w2 = down.stack;
   const OptTensor s1 = dense(s1_), s3 = dense(s3_), s2 = dense(s2_);
   MoeExpertsParams p{};
   p.num_tokens = x.size(0), p.hidden_size = x.size(1), p.topk = indices.size(1);
   p.num_experts = w1.size(0), p.intermediate_size = w1.size(1);
+  p.rows_apart[0] = alike ? ups[0].rows_apart : w1.size(1), p.rows_apart[1] = down.rows_apart;
   p.topk_indices = pointer<int32_t>(indices);
   for (int64_t i = 0; i < indices.numel(); ++i) {
     const int32_t e = p.topk_indices[i];

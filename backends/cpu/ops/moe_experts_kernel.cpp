@@ -171,7 +171,8 @@ void run(const Params& p, const MakeRows& rows_of) {
       const Expert& e = plan.experts[first + item / up_blocks];
       const int64_t r0 = item % up_blocks * kExpertRows;
       const int64_t n = width - r0 < kExpertRows ? width - r0 : kExpertRows;
-      const auto w1 = rows_of(p.w1, p.w1_scale, e.index, width, d), w3 = rows_of(p.w3, p.w3_scale, e.index, width, d);
+      const auto w1 = rows_of(p.w1, p.w1_scale, e.index, p.rows_apart[0], width, d);
+      const auto w3 = rows_of(p.w3, p.w3_scale, e.index, p.rows_apart[0], width, d);
       constexpr int64_t kRowTiles = kExpertRows / kTile;
       float* a = reinterpret_cast<float*>(memory + space.sums) + worker * 2 * kBlockTokens * kExpertRows;
       float* u = a + kBlockTokens * kExpertRows;
@@ -201,7 +202,7 @@ void run(const Params& p, const MakeRows& rows_of) {
       if (width == 0) std::memset(c, 0, static_cast<size_t>(kBlockTokens * kBlockRows) * sizeof(float));
       for (int64_t i = first; i < last; ++i) {
         const Expert& e = plan.experts[i];
-        const auto w2 = rows_of(p.w2, p.w2_scale, e.index, d, width);
+        const auto w2 = rows_of(p.w2, p.w2_scale, e.index, p.rows_apart[1], d, width);
         for (int64_t t0 = 0; t0 < e.count; t0 += step) {
           const int64_t m = e.count - t0 < step ? e.count - t0 : step;
           const E* h = packed + (e.tile * kTile + t0) * wp;
@@ -229,26 +230,26 @@ void by_format(const Params& p) {
   constexpr bool kNarrow = sizeof(T) == 2;
   if (p.format == Format::kFp4) {
     with_element(kNarrow || p.official, [&](auto e) {
-      run<T, decltype(e)>(p, [](const void* w, const uint8_t* scale, int64_t i, int64_t n, int64_t k) {
-        return E2m1Rows{static_cast<const uint8_t*>(w) + i * n * k / 2, scale + i * n * k / 32, k};
+      run<T, decltype(e)>(p, [](const void* w, const uint8_t* scale, int64_t i, int64_t apart, int64_t n, int64_t k) {
+        return E2m1Rows{static_cast<const uint8_t*>(w) + i * apart * k / 2, scale + i * n * k / 32, k};
       });
     });
   } else if (p.format == Format::kFp8) {
     with_element(kNarrow || p.official, [&](auto e) {
-      run<T, decltype(e)>(p, [](const void* w, const uint8_t* scale, int64_t i, int64_t n, int64_t k) {
+      run<T, decltype(e)>(p, [](const void* w, const uint8_t* scale, int64_t i, int64_t apart, int64_t n, int64_t k) {
         const int64_t scales = (n + 127) / 128 * ((k + 127) / 128);
-        return E4m3Rows{static_cast<const uint8_t*>(w) + i * n * k, scale + i * scales, k, 7};
+        return E4m3Rows{static_cast<const uint8_t*>(w) + i * apart * k, scale + i * scales, k, 7};
       });
     });
   } else if (p.weight_dtype == Dtype::kBfloat16) {
     with_element(kNarrow, [&](auto e) {
-      run<T, decltype(e)>(p, [](const void* w, const uint8_t*, int64_t i, int64_t n, int64_t k) {
-        return PlainRows<bf16>{static_cast<const bf16*>(w) + i * n * k, k, k};
+      run<T, decltype(e)>(p, [](const void* w, const uint8_t*, int64_t i, int64_t apart, int64_t, int64_t k) {
+        return PlainRows<bf16>{static_cast<const bf16*>(w) + i * apart * k, k, k};
       });
     });
   } else {
-    run<T, float>(p, [](const void* w, const uint8_t*, int64_t i, int64_t n, int64_t k) {
-      return PlainRows<float>{static_cast<const float*>(w) + i * n * k, k, k};
+    run<T, float>(p, [](const void* w, const uint8_t*, int64_t i, int64_t apart, int64_t, int64_t k) {
+      return PlainRows<float>{static_cast<const float*>(w) + i * apart * k, k, k};
     });
   }
 }

@@ -22,7 +22,7 @@ V4NPU_INLINE Operands<Sets> expert_operands(const ExpertGemm& p, int32_t e) {
   o.list = Sets == 2 ? r.list + start : nullptr;
   o.list_step = p.topk;
   for (int set = 0; set < Sets; ++set) {
-    o.weight[set] = row_of<W>(p.weight[set], e * p.num_rows, p.k);
+    o.weight[set] = row_of<W>(p.weight[set], e * p.rows_apart, p.k);
     o.weight_scale[set] = p.weight_scale[set] + e * scales;
   }
   o.first_token = (block_x() - r.tile_starts[e]) * r.tile_tokens;

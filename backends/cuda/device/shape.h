@@ -65,15 +65,15 @@ struct Routing {
 
 struct ExpertGemm {
   Routing routing;
-  const void* x;                   // [num_tokens, k] of the first product, [num_assignments, k] by list of the second
-  const uint8_t* x_scale;          // ue8m0 [same, ceil(k/128)] of e4m3, else null
-  const void* weight[2];           // [num_experts, num_rows, k]: w1 and w3, or w2
+  const void* x;           // [num_tokens, k] of the first product, [num_assignments, k] by list of the second
+  const uint8_t* x_scale;  // ue8m0 [same, ceil(k/128)] of e4m3, else null
+  const void* weight[2];   // [num_experts, num_rows, k]: w1 and w3, or w2; rows_apart from one expert to the next
   const uint8_t* weight_scale[2];  // ue8m0, as in moe_experts.h
   const float* topk_weights;       // fp32 [num_assignments]
   void* out;           // bf16 [num_assignments, num_rows]: by list of the first, by assignment of the second;
                        // e4m3 of the first where its layout quantises
   uint8_t* out_scale;  // ue8m0 [num_assignments, ceil(num_rows/128)], then
-  int64_t num_rows, k, topk;
+  int64_t num_rows, rows_apart, k, topk;
   float limit;
 };
 

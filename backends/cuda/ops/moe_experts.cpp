@@ -13,7 +13,9 @@ Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices_, const T
     return call_reference<Tensor>("moe_experts", x_, topk_indices_, topk_weights_, w1, s1, w3, s3, w2, s2, swiglu_limit,
                                   official);
   }
-  const Tensor weights[3] = {dense(w1), dense(w3), dense(w2)};
+  Matrices weights[3] = {Matrices(w1), Matrices(w3), Matrices(w2)};
+  if (weights[0].rows_apart != weights[1].rows_apart)
+    weights[0] = Matrices(dense(w1)), weights[1] = Matrices(dense(w3));
   const OptTensor scales[3] = {dense(s1), dense(s3), dense(s2)};
   const char* format = plain ? "bf16" : type == ScalarType::Char ? "fp4" : "fp8";
   return run_experts(dense(x_), dense(topk_indices_), dense(topk_weights_), weights, scales, format, swiglu_limit,

@@ -17,7 +17,8 @@
 
 namespace v4npu {
 
-// T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
+// T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous. The matrices of two experts may lie
+// apart: transformers keeps w1 and w3 as one tensor of gate and up rows, expert after expert.
 struct MoeExpertsParams {
   const void* x;                // T     [num_tokens, hidden_size]
   const int32_t* topk_indices;  // int32 [num_tokens, topk]          each in 0 .. num_experts-1
@@ -33,6 +34,7 @@ struct MoeExpertsParams {
   int64_t hidden_size;
   int64_t intermediate_size;
   int64_t num_experts;
+  int64_t rows_apart[2];  // from one expert's first row to the next's: of w1 and w3, and of w2
   int64_t topk;
   float swiglu_limit;  // 0 = no clamp
   enum class Format : int32_t { kPlain, kFp8, kFp4 } format;
