@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ TIMED: dict[str, Lengths] = {
 SMALL_CHECKED: dict[str, Lengths] = {"decode": ((1, 1), (511, 127)), "ragged": ((1, 0, 7, 34), (126, 5, 30, 0))}
 SMALL_TIMED: dict[str, Lengths] = {"decode": ((1, 1), (511, 511)), "prefill": ((16,), (112,))}
 ORACLE_ON_HOST = 1e9  # flops up to which the oracle is the CPU's
+KEYS = ("fp4_key", "fp8_key")  # of the indexer
 COMPARED = 32  # tokens of a timed call that the oracle computes too
 
 
@@ -61,9 +63,10 @@ def cases(ops: Sequence[str], sizes: Sequence[str], timed: bool, small: bool) ->
     for size in sizes:
         for op in ops:
             if op in OVER_PAGES:
-                for name, (lengths, contexts) in paged.items():
-                    args, total = step(op, lengths, contexts, CONFIGS[size]), sum(lengths)
+                for (name, (lengths, contexts)), keys in product(paged.items(), KEYS if "indexer" in op else KEYS[:1]):
+                    args, total = step(op, lengths, contexts, CONFIGS[size], keys), sum(lengths)
                     tokens = (total, 1) if name.startswith("decode") else (total,)
+                    name += ", FP8 keys" if keys == "fp8_key" else ""
                     yield Case(op, size, name, torch.bfloat16, args, tokens)
                 continue
             for dtype in (torch.bfloat16,) if timed or op in BFLOAT16_ONLY else (torch.bfloat16, torch.float32):

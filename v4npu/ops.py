@@ -143,7 +143,8 @@ def compressor(
         state: float32 [num_states, 2, ring, coff D], kv and score rows of the open windows, updated in place: position
             p is row p % ring, ring >= coff ratio. None for whole sequences from position 0.
         state_slots: int32 [B], each sequence's state.
-        quant: "none", "fp8" (blocks of 64, all but the rotated dims) or "hadamard_fp4" (blocks of 32).
+        quant: "none", "fp8" (blocks of 64, all but the rotated dims), "hadamard_fp4" (blocks of 32) or "hadamard_fp8"
+            (a scale per entry).
         num_entries: entries completed in this call by all sequences: sum (start + length) // ratio - start // ratio.
         cache, slot_mapping: pages and int64 [num_entries]: the entries are stored there too.
 
@@ -171,7 +172,7 @@ def indexer_scores(
 ) -> Tensor:
     """sum_h weights[t, h] relu(q[t, h] . keys[s]) -> [T, max_blocks block_size]; -inf unless s < (t + 1) // ratio.
 
-    keys: pages of Di values (packed: FP4); weights [T, Hi]. v4_spec 2.8.
+    keys: pages of Di values (packed: FP4, or FP8 with a float32 scale); weights [T, Hi]. v4_spec 2.8.
     """
     return _op.indexer_scores(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official)
 

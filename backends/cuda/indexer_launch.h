@@ -2,6 +2,7 @@
 #pragma once
 
 #include "launch.h"
+#include "ops/calls.h"
 #include "plan/gpu.h"
 
 namespace v4npu::cuda {
@@ -13,9 +14,10 @@ struct IndexerCall {
   Params p{};
 
   static bool takes(const Tensor& q, const Tensor& weights, const Tensor& keys) {
-    const bool packed = keys.scalar_type() == ScalarType::Byte;
+    const KeyFormat format = key_format(keys, q.size(2));
     return runs(q) && q.scalar_type() == ScalarType::BFloat16 && weights.scalar_type() == q.scalar_type() &&
-           (packed ? q.size(2) % 32 == 0 : keys.scalar_type() == q.scalar_type());
+           (format != KeyFormat::kPlain || keys.scalar_type() == q.scalar_type()) &&
+           (format != KeyFormat::kFp4 || q.size(2) % 32 == 0);
   }
 
   IndexerCall(const Tensor& q_, const Tensor& weights_, const Tensor& keys, const Tensor& block_table_,
@@ -31,11 +33,12 @@ struct IndexerCall {
     p.num_tokens = q.size(0), p.num_seqs = start_pos.size(0), p.num_heads = q.size(1), p.head_dim = q.size(2);
     p.block_size = keys.size(1), p.max_blocks = block_table.size(1), p.ratio = ratio;
     p.block_stride = keys.stride(0) * static_cast<int64_t>(keys.element_size());
-    p.packed = keys.scalar_type() == ScalarType::Byte, p.official = official, p.dtype = dtype_of(q);
+    p.keys_are = key_format(keys, p.head_dim), p.official = official, p.dtype = dtype_of(q);
   }
   int64_t width() const { return p.max_blocks * p.block_size; }
   std::string kernel(const char* op) const {
-    return std::string(op) + (p.packed ? "_packed" : "_plain") + (p.official ? "_official" : "");
+    const char* keys = p.keys_are == KeyFormat::kPlain ? "_plain" : p.keys_are == KeyFormat::kFp4 ? "_fp4" : "_fp8";
+    return std::string(op) + keys + (p.official ? "_official" : "");
   }
 };
 

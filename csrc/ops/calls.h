@@ -252,6 +252,12 @@ struct IndexerQueryCall {
   }
 };
 
+// The format of checked index keys.
+inline KeyFormat key_format(const Tensor& keys, int64_t head_dim) {
+  if (keys.scalar_type() != ScalarType::Byte) return KeyFormat::kPlain;
+  return keys.size(2) == fp8_key_row(head_dim).row() ? KeyFormat::kFp8 : KeyFormat::kFp4;
+}
+
 // Whether rows of `type` go into the cache as they are or packed.
 inline bool storable(const OptTensor& cache, ScalarType type) {
   return !cache || cache->scalar_type() == ScalarType::Byte || cache->scalar_type() == type;
@@ -346,7 +352,10 @@ struct CompressorCall {
     p.overlap = overlap;
     p.eps = static_cast<float>(eps);
     using Quant = CompressorParams::Quant;
-    p.quant = quant == "none" ? Quant::kNone : quant == "fp8" ? Quant::kFp8 : Quant::kHadamardFp4;
+    p.quant = quant == "none"           ? Quant::kNone
+              : quant == "fp8"          ? Quant::kFp8
+              : quant == "hadamard_fp8" ? Quant::kHadamardFp8
+                                        : Quant::kHadamardFp4;
     p.dtype = dtype_of(out_dtype);
     p.weight_dtype = dtype_of(weight);
   }

@@ -132,6 +132,17 @@ void Check::pages(const char* arg, const Tensor& t, Axis& head_dim, const RowFor
           "strides " + std::to_string(t.stride(1)) + ", " + std::to_string(t.stride(2)));
 }
 
+void Check::keys(const Tensor& t, Axis& head_dim, ScalarType activations) {
+  const RowFormat fp4 = fp4_key_row(*head_dim), fp8 = fp8_key_row(*head_dim);
+  const bool is_fp8 = t.dim() == 3 && t.size(2) == fp8.row();
+  const bool packed = t.scalar_type() == ScalarType::Byte && t.dim() == 3;
+  require(!packed || is_fp8 || t.size(2) == fp4.row(), "keys",
+          ("packed rows of " + std::to_string(fp4.row()) + " (FP4) or " + std::to_string(fp8.row()) + " (FP8) bytes")
+              .c_str(),
+          describe(t));
+  pages("keys", t, head_dim, is_fp8 ? fp8 : fp4, activations);
+}
+
 void Check::activation(const Tensor& x, const std::optional<Tensor>& x_scale, Axis& num_tokens, Axis& k) {
   tensor("x", x, x_scale ? kE4m3 : kFloating, num_tokens, k);
   tensor("x_scale", x_scale, kE8m0, num_tokens, Axis("ceil(k/128)", ceil_div(*k, 128)));

@@ -94,6 +94,8 @@ class Check {
   // Pages [num_blocks, block_size, head_dim] of floating point rows, or packed uint8 [num_blocks, block_size, row
   // bytes] in `packed` format, which only bfloat16 activations have. Pages may lie apart, rows may not.
   void pages(const char* arg, const Tensor& t, Axis& head_dim, const RowFormat& packed, ScalarType activations);
+  // Pages of index keys, which two formats pack: their rows differ in length.
+  void keys(const Tensor& t, Axis& head_dim, ScalarType activations);
 
   // For what a shape cannot say: `<arg> must be <expected>, got <got>`.
   void require(bool ok, const char* arg, const char* expected, const std::string& got) const {

@@ -11,8 +11,9 @@ void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, 
                       const OptTensor& slot_mapping) {
   Check check("compressor");
   check.positive("ratio", ratio);
-  check.require(quant == "none" || quant == "fp8" || quant == "hadamard_fp4", "quant",
-                "\"none\", \"fp8\" or \"hadamard_fp4\"", "\"" + quant + "\"");
+  const bool turned = quant == "hadamard_fp4" || quant == "hadamard_fp8";
+  check.require(quant == "none" || quant == "fp8" || turned, "quant",
+                "\"none\", \"fp8\", \"hadamard_fp4\" or \"hadamard_fp8\"", "\"" + quant + "\"");
   const int64_t coff = overlap ? 2 : 1;
   Axis num_tokens("num_tokens"), num_seqs("num_seqs"), r("ratio", ratio), d("head_dim");
   check.tensor("norm_weight", norm_weight, kFloating, d);
@@ -32,8 +33,8 @@ void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, 
     check.tensor("state_slots", *state_slots, kInt32, num_seqs);
   }
   check.require(eps >= 0, "eps", "at least 0", eps);
-  check.require(quant != "hadamard_fp4" || is_power_of_two(*d), "norm_weight",
-                "[head_dim] with head_dim a power of two for \"hadamard_fp4\"", describe(norm_weight));
+  check.require(!turned || is_power_of_two(*d), "norm_weight",
+                "[head_dim] with head_dim a power of two for the Hadamard transform", describe(norm_weight));
   check.require(num_entries >= 0 && num_entries <= *num_tokens, "num_entries", "between 0 and num_tokens", num_entries);
   check.dtype("out_dtype", out_dtype, kFloating);
   check.require(cache.has_value() == slot_mapping.has_value(), "slot_mapping",
@@ -42,7 +43,9 @@ void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, 
   const bool bytes = cache->scalar_type() == ScalarType::Byte;
   check.require(!bytes || (out_dtype == ScalarType::BFloat16 && quant != "none"), "cache",
                 "floating point: packed rows are for quantised bfloat16 entries", describe(*cache));
-  const RowFormat packed = quant == "fp8" ? fp8_kv_row(*d, 2 * freqs.size(0)) : fp4_key_row(*d);
+  const RowFormat packed = quant == "fp8"            ? fp8_kv_row(*d, 2 * freqs.size(0))
+                           : quant == "hadamard_fp8" ? fp8_key_row(*d)
+                                                     : fp4_key_row(*d);
   check.pages("cache", *cache, d, packed, out_dtype);
   check.tensor("slot_mapping", *slot_mapping, kInt64, Axis("num_entries", num_entries));
 }

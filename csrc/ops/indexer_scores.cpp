@@ -11,7 +11,7 @@ void check_indexer_scores(const Tensor& q, const Tensor& weights, const Tensor& 
   Axis num_seqs("num_seqs"), max_blocks("max_blocks");
   check.tensor("q", q, kFloating, num_tokens, num_heads, head_dim);
   check.tensor("weights", weights, kFloating, num_tokens, num_heads);
-  check.pages("keys", keys, head_dim, fp4_key_row(*head_dim), q.scalar_type());
+  check.keys(keys, head_dim, q.scalar_type());
   check.sequences(cu_seqlens_q, start_pos, num_seqs);
   check.tensor("block_table", block_table, kInt32, num_seqs, max_blocks);
   check.positive("ratio", ratio);

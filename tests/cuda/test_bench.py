@@ -41,9 +41,9 @@ def case(op: str, args: tuple[Any, ...], *tokens: int) -> Any:
     return cuda_ops.Case(op, "few", "decode", torch.bfloat16, args, tokens)
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_an_emulated_step_passes_the_check(gpu: EmulatedGpu, op: str) -> None:
-    whole = case(op, step(op, (1, 0, 3), (2_303, 5, 126), FEW), 4, 1)
+@pytest.mark.parametrize("op,keys", [*((op, "fp4_key") for op in OPS), ("indexer_topk", "fp8_key")])
+def test_an_emulated_step_passes_the_check(gpu: EmulatedGpu, op: str, keys: str) -> None:
+    whole = case(op, step(op, (1, 0, 3), (2_303, 5, 126), FEW, keys), 4, 1)
     assert [row["status"] for row in cuda_ops.check(Emulated(gpu), whole)] == ["ok", "ok"]
 
 

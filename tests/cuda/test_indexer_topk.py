@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from v4npu import _C, reference
-from v4npu.reference.formats import round_fp4
 from v4npu.reference.gate import top_indices
 from v4npu.testing.cases import Draw, int32
 from v4npu.testing.cuda import EmulatedGpu
-from v4npu.testing.paging import paged
+from v4npu.testing.paging import paged, rounded_keys
 
 BF16 = torch.bfloat16
 RATIO, HEADS = 4, 20
@@ -31,14 +30,14 @@ def best_of(scores: Tensor, topk: int) -> Tensor:
     return torch.nn.functional.pad(order, (0, topk - order.shape[1]), value=-1).int()
 
 
-@pytest.mark.parametrize("topk", [1, 5, 40])
-@pytest.mark.parametrize("packed,official", [(False, False), (True, False), (False, True), (True, True)])
-def test_picks_of_ragged_sequences_are_the_best_scores(
-    gpu: EmulatedGpu, packed: bool, official: bool, topk: int
-) -> None:
+@pytest.mark.parametrize("topk,kind,official", [
+    (1, "plain", False), (40, "plain", True), (5, "fp4_key", False), (1, "fp4_key", True), (40, "fp8_key", False),
+    (5, "fp8_key", True),
+])  # fmt: skip
+def test_picks_of_ragged_sequences_are_the_best_scores(gpu: EmulatedGpu, kind: str, official: bool, topk: int) -> None:
     draw, tokens = Draw(BF16, topk), sum(LENGTHS)
     keys = [draw.normal((n + s) // RATIO, 128) for n, s in zip(LENGTHS, STARTS, strict=True)]
-    cached = paged([round_fp4(k) for k in keys] if packed else keys, 2, "fp4_key" if packed else "plain")
+    cached = paged([rounded_keys(k, kind) for k in keys], 2, kind)
     where = (int32(0, *torch.tensor(LENGTHS).cumsum(0).tolist()), int32(*STARTS), RATIO)
     args = (draw.normal(tokens, HEADS, 128), draw.normal(tokens, HEADS), *cached, *where)
     (scores,) = gpu.run("indexer_scores", (*args, official))

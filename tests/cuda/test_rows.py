@@ -113,7 +113,8 @@ SHAPES = {  # ratio, overlap, dim, rope, tokens
 
 
 @pytest.mark.parametrize("shape,quant,dtype", [
-    ("csa", "fp8", BF16), ("csa", "none", FP32), ("csa keys", "hadamard_fp4", BF16), ("csa keys", "none", BF16),
+    ("csa", "fp8", BF16), ("csa", "none", FP32), ("csa keys", "hadamard_fp4", BF16), ("csa keys", "hadamard_fp8", BF16),
+    ("csa keys", "none", BF16),
     ("hca", "fp8", BF16), ("odd", "none", BF16), ("odd", "none", FP32), ("wide", "none", BF16),
 ])  # fmt: skip
 def test_compressor_in_any_chunks(gpu: EmulatedGpu, shape: str, quant: str, dtype: torch.dtype) -> None:
@@ -176,11 +177,13 @@ def test_what_cannot_be_refused_without_waiting_becomes_nan(gpu: EmulatedGpu) ->
     assert entries(4, 2).isnan().all(1).tolist() == [True, False]  # its window reaches into a state that is not there
 
 
-def test_a_broken_key_is_packed_as_nan_and_disturbs_no_other(gpu: EmulatedGpu) -> None:
+@pytest.mark.parametrize("quant", ["hadamard_fp4", "hadamard_fp8"])
+def test_a_broken_key_is_packed_as_nan_and_disturbs_no_other(gpu: EmulatedGpu, quant: str) -> None:
     draw = Draw(FP32, 3)
     rows = (draw.normal(12, 128), draw.normal(12, 128), draw.normal(4, 128), draw.normal(128))
     rows[0][5, 40] = torch.nan
-    entries, cache, _ = pooled(gpu, rows, [(0, 12)], 4, False, "hadamard_fp4", 64)
-    read = pages.read_keys(cache[: 3 * 68].view(1, 3, 68), torch.arange(3), 128)
+    entries, cache, _ = pooled(gpu, rows, [(0, 12)], 4, False, quant, 64)
+    row = _C.row_format(FORMAT[quant], 128, 0, 2).row
+    read = pages.read_keys(cache[: 3 * row].view(1, 3, row), torch.arange(3), 128)
     assert entries.isnan().any(1).tolist() == [False, True, False]
     assert torch.equal(read.isnan(), entries.isnan()) and torch.equal(read[::2], entries[::2])

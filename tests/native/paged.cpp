@@ -53,7 +53,7 @@ RowFormat format_of(bool packed, int64_t dim, int64_t rope_dim, Dtype dtype) {
 }
 
 // What a row of each format may hold.
-enum class Content { kPlain, kFp8Kv, kFp4Key };
+enum class Content { kPlain, kFp8Kv, kFp4Key, kFp8Key };
 
 struct Pages {
   const void* rows;
@@ -80,10 +80,12 @@ Pages pages(Case& c, Content content, const RowFormat& format, int64_t keep, int
   const int64_t page = size * format.row(), rows = needed * size;
   if (content == Content::kPlain) return {c.values(rows * keep), c.copy(table), page, width};
   auto* base = static_cast<uint8_t*>(c.bytes(needed * page));
-  const uint8_t* codes = content == Content::kFp8Kv ? c.e4m3(rows * keep) : c.e2m1(rows * format.payload);
-  const int64_t coded = content == Content::kFp8Kv ? keep : format.payload, turned = format.payload - coded;
+  const bool fp4 = content == Content::kFp4Key;
+  const uint8_t* codes = fp4 ? c.e2m1(rows * format.payload) : c.e4m3(rows * keep);
+  const int64_t coded = fp4 ? format.payload : keep, turned = format.payload - coded;
   const auto* halves = static_cast<const uint8_t*>(c.halves(rows * turned / 2));
-  const uint8_t* scales = c.scales(rows * format.scales);
+  const uint8_t* scales =
+      content == Content::kFp8Key ? reinterpret_cast<const uint8_t*>(c.floats(rows)) : c.scales(rows * format.scales);
   for (int64_t row = 0; row < rows; ++row) {
     uint8_t* at = base + row / size * page;
     uint8_t* payload = at + row % size * format.payload;
@@ -137,8 +139,9 @@ void compressor_of(const Batch& batch, int64_t dim, int64_t rope_dim, int64_t ra
   slots.pop_back();
   p.state_slots = c.copy(slots);
   p.entries = c.out_values(p.num_entries * dim);
-  const RowFormat format =
-      quant == Quant::kHadamardFp4 && packed ? fp4_key_row(dim) : format_of(packed, dim, rope_dim, dtype);
+  const RowFormat format = quant == Quant::kHadamardFp4 && packed   ? fp4_key_row(dim)
+                           : quant == Quant::kHadamardFp8 && packed ? fp8_key_row(dim)
+                                                                    : format_of(packed, dim, rope_dim, dtype);
   store_into(c, p, p.cache, p.num_entries, 3, format, packed);
   p.head_dim = dim, p.rope_dim = rope_dim, p.ratio = ratio, p.overlap = overlap, p.eps = 1e-6f;
   p.quant = quant, p.dtype = p.weight_dtype = dtype;
@@ -152,32 +155,38 @@ std::vector<int64_t> complete_entries(const Batch& batch, int64_t ratio) {
 }
 
 template <class Params>
-void indexer(Case& c, Params& p, const Batch& batch, int64_t heads, int64_t dim, bool packed, bool official,
+void indexer(Case& c, Params& p, const Batch& batch, int64_t heads, int64_t dim, KeyFormat keys_are, bool official,
              Dtype dtype) {
   describe(c, p, batch);
   p.ratio = 4;
   p.q = c.values(p.num_tokens * heads * dim), p.weights = c.values(p.num_tokens * heads);
   p.block_size = 32;
   const std::vector<int64_t> ends = complete_entries(batch, p.ratio);
-  const Pages keys =
-      pages(c, packed ? Content::kFp4Key : Content::kPlain, packed ? fp4_key_row(dim) : format_of(false, dim, 0, dtype),
-            dim, p.block_size, std::vector<int64_t>(ends.size()), ends);
+  const bool fp4 = keys_are == KeyFormat::kFp4, fp8 = keys_are == KeyFormat::kFp8;
+  const Pages keys = pages(c,
+                           fp4   ? Content::kFp4Key
+                           : fp8 ? Content::kFp8Key
+                                 : Content::kPlain,
+                           fp4   ? fp4_key_row(dim)
+                           : fp8 ? fp8_key_row(dim)
+                                 : format_of(false, dim, 0, dtype),
+                           dim, p.block_size, std::vector<int64_t>(ends.size()), ends);
   p.keys = keys.rows, p.block_table = keys.table, p.block_stride = keys.stride, p.max_blocks = keys.width;
-  p.num_heads = heads, p.head_dim = dim, p.packed = packed, p.official = official, p.dtype = dtype;
+  p.num_heads = heads, p.head_dim = dim, p.keys_are = keys_are, p.official = official, p.dtype = dtype;
 }
 
-void indexer_of(const Batch& batch, int64_t heads, int64_t dim, bool packed, bool official, Dtype dtype) {
+void indexer_of(const Batch& batch, int64_t heads, int64_t dim, KeyFormat keys_are, bool official, Dtype dtype) {
   {
     Case c("indexer_scores", dtype);
     IndexerScoresParams p{};
-    indexer(c, p, batch, heads, dim, packed, official, dtype);
+    indexer(c, p, batch, heads, dim, keys_are, official, dtype);
     p.scores = c.out<float>(p.num_tokens * p.max_blocks * p.block_size * 4);
     c.run([&] { kernels::indexer_scores(p); }, p.query_tile, {4, 32});
   }
   for (const int64_t topk : {9, 300}) {
     Case c("indexer_topk", dtype);
     IndexerTopkParams p{};
-    indexer(c, p, batch, heads, dim, packed, official, dtype);
+    indexer(c, p, batch, heads, dim, keys_are, official, dtype);
     p.topk = topk;
     p.topk_indices = c.out<int32_t>(p.num_tokens * topk * 4);
     c.run([&] { kernels::indexer_topk(p); }, p.query_tile, {4, 32});
@@ -277,19 +286,20 @@ void paged(Dtype dtype) {
     for (const bool overlap : {true, false}) {
       compressor_of(batch, 80, 16, 4, overlap, narrow ? Quant::kFp8 : Quant::kNone, narrow, dtype);
       compressor_of(batch, 128, 64, 6, overlap, Quant::kHadamardFp4, narrow, dtype);
+      compressor_of(batch, 64, 16, 4, overlap, Quant::kHadamardFp8, narrow, dtype);
       compressor_of(batch, 7, 2, 4, overlap, Quant::kNone, false, dtype);
     }
     for (const bool official : {false, true}) {
       const bool packed = official && narrow;
-      indexer_of(batch, 64, 128, packed, official, dtype);
-      indexer_of(batch, 3, 32, packed, official, dtype);
+      indexer_of(batch, 64, 128, packed ? KeyFormat::kFp4 : KeyFormat::kPlain, official, dtype);
+      indexer_of(batch, 3, 32, packed ? KeyFormat::kFp8 : KeyFormat::kPlain, official, dtype);
       attentions_of(batch, {3, 80, 16, packed, official}, dtype);
       attentions_of(batch, {70, 64, 32, packed, official}, dtype);
-      indexer_of(batch, 5, 15, false, official, dtype);
+      indexer_of(batch, 5, 15, KeyFormat::kPlain, official, dtype);
       attentions_of(batch, {17, 23, 0, false, official}, dtype);
     }
   }
-  indexer_of(far, 4, 32, narrow, true, dtype);
+  indexer_of(far, 4, 32, narrow ? KeyFormat::kFp4 : KeyFormat::kPlain, true, dtype);
   attentions_of(far, {16, 64, 32, narrow, true}, dtype);
 }
 

@@ -10,6 +10,7 @@ from v4npu import _C, reference
 from v4npu.reference import pages
 from v4npu.reference.formats import round_fp4
 from v4npu.testing.cases import Draw, int32
+from v4npu.testing.paging import QUANT, rounded_keys, spread_scales
 from v4npu.testing.tolerances import ERROR_RATIO
 
 ENTRIES, TOKENS, BLOCK = 150, 45, 24
@@ -20,13 +21,13 @@ DTYPES = [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True
 pytestmark = pytest.mark.usefixtures("isa")
 
 
-def stored(keys: Tensor, packed: bool) -> Tensor:
+def stored(keys: Tensor, kind: str = "plain") -> Tensor:
     """Pages of the keys in ascending order, those behind the last NaN."""
     count = -(-len(keys) // BLOCK)
-    row = _C.row_format("fp4_key", keys.shape[1], 0, 2).row if packed else keys[0].nbytes
+    row = _C.row_format(kind, keys.shape[1], 0, keys.itemsize).row
     cache = torch.full((count, BLOCK, row), 0xFF, dtype=torch.uint8)
-    cache = cache if packed else cache.view(keys.dtype)
-    pages.write_rows(cache, keys, torch.arange(len(keys)), 0, "hadamard_fp4")
+    cache = cache.view(keys.dtype) if kind == "plain" else cache
+    pages.write_rows(cache, keys, torch.arange(len(keys)), 0, QUANT[kind])
     return cache
 
 
@@ -35,7 +36,7 @@ def arguments(heads: int, dim: int, dtype: torch.dtype, official: bool, seed: in
     draw = Draw(dtype, seed)
     q, weights, keys = draw.normal(TOKENS, heads, dim), draw.normal(TOKENS, heads), round_fp4(draw.normal(ENTRIES, dim))
     table = torch.arange(-(-ENTRIES // BLOCK)).int()[None]
-    return q, weights, stored(keys, False), table, int32(0, TOKENS), int32(ENTRIES - TOKENS), 1, official
+    return q, weights, stored(keys), table, int32(0, TOKENS), int32(ENTRIES - TOKENS), 1, official
 
 
 def scores(args: tuple) -> Tensor:
@@ -68,17 +69,21 @@ def test_close_to_float64_and_alike_in_any_tile(heads: int, dim: int, dtype: tor
 
 
 @pytest.mark.parametrize("official", [False, True])
-@pytest.mark.parametrize("heads, dim", [(64, 128), (4, 64), (3, 128), (1, 256)])
-def test_packed_keys_mean_what_plain_ones_do(heads: int, dim: int, official: bool) -> None:
+@pytest.mark.parametrize(
+    "heads, dim, kind",
+    [(64, 128, "fp4_key"), (4, 64, "fp4_key"), (3, 128, "fp4_key"), (1, 256, "fp4_key"), (64, 128, "fp8_key"),
+     (3, 20, "fp8_key")],
+)  # fmt: skip
+def test_packed_keys_mean_what_plain_ones_do(heads: int, dim: int, kind: str, official: bool) -> None:
     """Among them scales too small and too large for sums of exponents, zeros, and a key that is NaN."""
     args = list(arguments(heads, dim, torch.bfloat16, official))
     keys = args[2].flatten(0, 1)[:ENTRIES].clone()
     keys[20], keys[50], keys[60] = keys[20] * 2.0**-110, keys[50] * 2.0**80, 0
     keys[90, 3] = torch.nan
-    keys = round_fp4(keys)
-    args[2] = stored(keys, False)
+    keys = rounded_keys(keys, kind)
+    args[2] = stored(keys)
     plain = scores(tuple(args))
-    args[2] = stored(keys, True)
+    args[2] = stored(keys, kind)
     packed = scores(tuple(args))
     assert plain[:, 90].isnan().any() and not plain[:, :90].isnan().any()
     known = ~plain.isnan()
@@ -97,3 +102,14 @@ def test_overflow_is_infinite_and_disturbs_no_neighbour() -> None:
     assert huge[:, 33].isposinf().all() and clean[:, 33].isfinite().all()
     others = torch.arange(huge.shape[1]) != 33
     assert torch.equal(huge[:, others], again[:, others])
+
+
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("heads, dim", [(64, 128), (3, 20)])
+def test_fp8_keys_of_any_scale_are_their_products_in_bfloat16(heads: int, dim: int, official: bool) -> None:
+    args = list(arguments(heads, dim, torch.bfloat16, official))
+    args[2] = stored(rounded_keys(args[2].flatten(0, 1)[:ENTRIES], "fp8_key"), "fp8_key")
+    spread_scales(args[2], dim)
+    packed = scores(tuple(args))
+    args[2] = stored(pages.read_keys(args[2], torch.arange(ENTRIES), dim))
+    assert torch.equal(scores(tuple(args)), packed)

@@ -14,6 +14,7 @@ from v4npu.reference.formats import round_fp4
 from v4npu.reference.qkv_prepare import round_kv
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.cases import Draw, int32
+from v4npu.testing.paging import QUANT
 
 TOKENS, HEADS, DIM, ROPE, WINDOW, RATIO = 41, 40, 80, 16, 8, 4  # two threads take 32 and 8 heads
 ATTENTIONS = ["window_attention", "csa_attention", "hca_attention"]
@@ -114,7 +115,7 @@ def compress(data: tuple[Tensor, ...], calls: list, quant: str, overlap: bool, b
     """All entries of one sequence by a state that starts as NaN, and the bytes of the cache that they went to."""
     kv, score, ape, weight = data
     dim, count = weight.shape[0], len(kv) // RATIO
-    kind = {"none": "plain", "fp8": "fp8_kv", "hadamard_fp4": "fp4_key"}[quant]
+    (kind,) = [kind for kind, of in QUANT.items() if of == quant]
     row = _C.row_format(kind, dim, ROPE, 2).row
     cache = torch.full((-(-count // block), block, row), 0xA5, dtype=torch.uint8)
     to = cache.view(torch.bfloat16) if quant == "none" else cache
@@ -129,10 +130,10 @@ def compress(data: tuple[Tensor, ...], calls: list, quant: str, overlap: bool, b
     return torch.cat(out), cache, state[1]
 
 
-@pytest.mark.parametrize("quant", ["none", "fp8", "hadamard_fp4"])
+@pytest.mark.parametrize("quant", QUANT.values())
 @pytest.mark.parametrize("overlap", [False, True])
 def test_compressor_in_any_chunks(quant: str, overlap: bool) -> None:
-    draw, dim = Draw(torch.float32, 5), 64 if quant == "hadamard_fp4" else 112
+    draw, dim = Draw(torch.float32, 5), 64 if quant.startswith("hadamard") else 112
     cols = dim * (1 + overlap)
     data = draw.normal(TOKENS, cols), draw.normal(TOKENS, cols), draw.normal(RATIO, cols), draw.normal(dim)
     entries, cache, state = compress(data, [(0, TOKENS)], quant, overlap, 5, 16)

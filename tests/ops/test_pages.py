@@ -5,9 +5,9 @@ import torch
 
 from v4npu import _C, ops
 from v4npu.reference import pages
-from v4npu.reference.formats import round_fp4
 from v4npu.reference.qkv_prepare import round_kv
 from v4npu.testing.cases import arguments
+from v4npu.testing.paging import KEYS, QUANT, rounded_keys
 
 BLOCK = 5
 
@@ -46,23 +46,24 @@ def test_kv_rows_pack_without_loss(dim, rope_dim):
     assert (kept == 0xA5).all()
 
 
+@pytest.mark.parametrize("kind", KEYS[1:])
 @pytest.mark.parametrize("dim", [16, 32, 64, 128])
-def test_keys_pack_without_loss(dim):
+def test_keys_pack_without_loss(dim, kind):
     rows = torch.randn(7, dim, generator=torch.Generator().manual_seed(dim)).bfloat16()
-    rounded = round_fp4(rows)
-    _, cache = packed_pages("fp4_key", dim, 0)
+    rounded = rounded_keys(rows * torch.logspace(-9, 4, 7).unsqueeze(1).bfloat16(), kind)
+    _, cache = packed_pages(kind, dim, 0)
     at = torch.tensor([14, 0, 3, 9, 5, 1, 2])
-    pages.write_rows(cache, rounded, at, 0, "hadamard_fp4")
+    pages.write_rows(cache, rounded, at, 0, QUANT[kind])
     assert torch.equal(pages.read_keys(cache, at, dim), rounded)
 
 
 def packed_copy(plain, name, dim, rope_dim):
     """The rows of plain pages, rounded, packed into pages of their own; and the rounded plain pages."""
-    rounded = round_kv(plain, rope_dim) if name == "fp8_kv" else round_fp4(plain)
+    rounded = round_kv(plain, rope_dim) if name == "fp8_kv" else rounded_keys(plain, name)
     row = _C.row_format(name, dim, rope_dim, 2).row
     cache = torch.zeros(*plain.shape[:2], row, dtype=torch.uint8)
     slots = torch.arange(plain.shape[0] * plain.shape[1])
-    pages.write_rows(cache, rounded.flatten(0, 1), slots, rope_dim, "fp8" if name == "fp8_kv" else "hadamard_fp4")
+    pages.write_rows(cache, rounded.flatten(0, 1), slots, rope_dim, QUANT[name])
     return cache, rounded
 
 
@@ -75,11 +76,12 @@ def test_attention_over_packed_rows(op):
     assert torch.equal(getattr(ops, op)(*args), getattr(ops, op)(*same))
 
 
+@pytest.mark.parametrize("kind", KEYS[1:])
 @pytest.mark.parametrize("op", ["indexer_scores", "indexer_topk"])
-def test_indexer_over_packed_keys(op):
+def test_indexer_over_packed_keys(op, kind):
     args = list(arguments(op, torch.bfloat16, official=True))
     same = list(args)
-    args[2], same[2] = packed_copy(args[2], "fp4_key", 32, 0)
+    args[2], same[2] = packed_copy(args[2], kind, 32, 0)
     assert torch.equal(getattr(ops, op)(*args), getattr(ops, op)(*same))
 
 
@@ -93,15 +95,15 @@ def test_qkv_prepare_stores_its_rows(packed):
     assert torch.equal(pages.read_kv(cache, at[at >= 0], 80, 16), kv[at >= 0])
 
 
-@pytest.mark.parametrize("quant, name", [("fp8", "fp8_kv"), ("hadamard_fp4", "fp4_key"), ("none", "plain")])
-def test_compressor_stores_its_entries(quant, name):
+@pytest.mark.parametrize("name, quant", QUANT.items())
+def test_compressor_stores_its_entries(name, quant):
     args = list(arguments("compressor", torch.bfloat16))
     args[12], args[14] = quant, torch.bfloat16
     _, cache = packed_pages(name, 32, 16)
     cache = torch.zeros(3, BLOCK, 32, dtype=torch.bfloat16) if quant == "none" else cache
     at = torch.tensor([11, -1, 0])
     entries = ops.compressor(*args, cache, at)
-    read = pages.read_keys(cache, at[at >= 0], 32) if name == "fp4_key" else pages.read_kv(cache, at[at >= 0], 32, 16)
+    read = pages.read_keys(cache, at[at >= 0], 32) if name in KEYS else pages.read_kv(cache, at[at >= 0], 32, 16)
     assert torch.equal(read, entries[at >= 0])
 
 
@@ -112,11 +114,13 @@ def test_a_table_that_is_too_short_is_named():
         ops.csa_attention(*args)
 
 
-def test_a_broken_key_is_packed_as_nan_and_disturbs_no_other() -> None:
-    args = list(arguments("compressor", torch.bfloat16, official=True))
+@pytest.mark.parametrize("kind", KEYS[1:])
+def test_a_broken_key_is_packed_as_nan_and_disturbs_no_other(kind) -> None:
+    args = list(arguments("compressor", torch.bfloat16))
+    args[12] = QUANT[kind]
     args[0] = args[0].clone()
     args[0][3, 40] = torch.nan  # half of the columns feed the entry that this token completes
-    _, cache = packed_pages("fp4_key", 32, 16)
+    _, cache = packed_pages(kind, 32, 16)
     at = torch.tensor([11, 4, 0])
     entries = ops.compressor(*args, cache, at)
     read = pages.read_keys(cache, at, 32)
@@ -124,5 +128,5 @@ def test_a_broken_key_is_packed_as_nan_and_disturbs_no_other() -> None:
     assert broken.any() and not broken.all()
     assert torch.equal(read.isnan(), entries.isnan()) and torch.equal(read[~broken], entries[~broken])
     packed = torch.zeros_like(cache)
-    pages.write_rows(packed, entries, at, 0, "hadamard_fp4")
+    pages.write_rows(packed, entries, at, 0, QUANT[kind])
     assert torch.equal(pages.read_keys(packed, at, 32).isnan(), entries.isnan())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from v4npu.reference.formats import round_fp4
+from v4npu.reference.formats import round_fp4, round_fp8
 from v4npu.reference.hadamard import hadamard
 from v4npu.reference.pages import write_rows
 from v4npu.reference.qkv_prepare import round_kv
@@ -91,5 +91,7 @@ def compressor(
         entries = round_kv(entries, 2 * freqs.shape[0])
     elif quant == "hadamard_fp4":
         entries = round_fp4(hadamard(entries))
+    elif quant == "hadamard_fp8":
+        entries = round_fp8(hadamard(entries), entries.shape[1])
     write_rows(cache, entries, slot_mapping, 2 * freqs.shape[0], quant)
     return entries

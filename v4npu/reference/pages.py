@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from v4npu.reference.formats import act_quant, dequantise_rows, dequantize_fp4, fp4_act_quant
+from v4npu.reference.formats import act_quant, dequantise_rows, dequantize_fp4, e8m0_to_float, fp4_act_quant
 
 KV_BLOCK = 64  # elements per FP8 scale of a KV row
+FLOAT = 4  # bytes of the scale of an FP8 key
 
 
 def slots(table: Tensor, rows: Tensor, block_size: int) -> Tensor:
@@ -36,14 +37,14 @@ def _bytes(cache: Tensor, at: Tensor, payload: int, scales: int) -> tuple[Tensor
 def _load(cache: Tensor, at: Tensor, payload: int, scales: int) -> tuple[Tensor, Tensor]:
     block, values, factors = _bytes(cache, at, payload, scales)
     flat = cache.flatten(1)
-    return flat[block, values], flat[block, factors].view(torch.float8_e8m0fnu)
+    return flat[block, values], flat[block, factors]
 
 
 def _store(cache: Tensor, at: Tensor, payload: Tensor, scales: Tensor) -> None:
     block, values, factors = _bytes(cache, at, payload.shape[-1], scales.shape[-1])
     flat = cache.flatten(1)  # a view: rows of a page are contiguous
     flat[block, values] = payload
-    flat[block, factors] = scales.view(torch.uint8)
+    flat[block, factors] = scales
 
 
 def _plain(cache: Tensor, at: Tensor) -> Tensor:
@@ -64,6 +65,9 @@ def read_keys(cache: Tensor, at: Tensor, head_dim: int) -> Tensor:
     """Index keys [..., head_dim] of slots `at` [...]."""
     if cache.dtype != torch.uint8:
         return _plain(cache, at)
+    if cache.shape[2] == head_dim + FLOAT:
+        payload, scale = _load(cache, at, head_dim, FLOAT)
+        return (payload.view(torch.float8_e4m3fn).float() * scale.view(torch.float32)).bfloat16()
     payload, scale = _load(cache, at, head_dim // 2, -(-head_dim // 32))
     return dequantize_fp4(payload.view(torch.int8), scale, dtype=torch.bfloat16)
 
@@ -71,8 +75,8 @@ def read_keys(cache: Tensor, at: Tensor, head_dim: int) -> Tensor:
 def write_rows(cache: Tensor | None, rows: Tensor, slot_mapping: Tensor | None, rope_dim: int, quant: str) -> None:
     """Stores rows [n, D] at their slots, except where the slot is negative.
 
-    Packing rows that `quant` ("fp8", "hadamard_fp4") has rounded loses nothing: whatever scale their rounded values
-    ask for, each is a code times it.
+    Packing rows that `quant` ("fp8", "hadamard_fp4", "hadamard_fp8") has rounded loses nothing: whatever scale their
+    rounded values ask for, each is a code times it.
     """
     if cache is None or slot_mapping is None:
         return
@@ -84,7 +88,12 @@ def write_rows(cache: Tensor | None, rows: Tensor, slot_mapping: Tensor | None, 
         keep = rows.shape[-1] - rope_dim
         codes, scale = act_quant(rows[:, :keep], KV_BLOCK)
         turned = rows[:, keep:].bfloat16().contiguous()
-        _store(cache, at, torch.cat((codes.view(torch.uint8), turned.view(torch.uint8)), dim=-1), scale)
+        _store(
+            cache, at, torch.cat((codes.view(torch.uint8), turned.view(torch.uint8)), dim=-1), scale.view(torch.uint8)
+        )
+    elif quant == "hadamard_fp8":
+        codes, scale = act_quant(rows, rows.shape[1])
+        _store(cache, at, codes.view(torch.uint8), e8m0_to_float(scale).view(torch.uint8))
     else:
         codes, scale = fp4_act_quant(rows.masked_fill(rows.isnan(), 0))
         broken = torch.nn.functional.pad(rows.isnan(), (0, -rows.shape[1] % 32)).unflatten(1, (-1, 32)).any(-1)

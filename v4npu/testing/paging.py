@@ -9,8 +9,26 @@ from torch import Tensor
 
 from v4npu import _C
 from v4npu.reference import pages
+from v4npu.reference.formats import round_fp4, round_fp8
 
-QUANT = {"plain": "none", "fp8_kv": "fp8", "fp4_key": "hadamard_fp4"}  # of the rows that a format holds
+# Of the rows that a format holds.
+QUANT = {"plain": "none", "fp8_kv": "fp8", "fp4_key": "hadamard_fp4", "fp8_key": "hadamard_fp8"}
+
+KEYS = ("plain", "fp4_key", "fp8_key")  # the formats of index keys
+
+
+def rounded_keys(keys: Tensor, kind: str) -> Tensor:
+    """Keys [..., dim] as rows of this format hold them."""
+    if kind == "plain":
+        return keys
+    return round_fp4(keys) if kind == "fp4_key" else round_fp8(keys, keys.shape[-1])
+
+
+def spread_scales(cache: Tensor, dim: int) -> None:
+    """Gives the rows of fp8_key pages scales that are no powers of two, as other software writes them."""
+    blocks, rows = cache.shape[:2]
+    scales = torch.linspace(0.3, 0.9, blocks * rows).view(blocks, rows)
+    cache.flatten(1)[:, rows * dim :] = scales.view(torch.uint8)
 
 
 def paged(sequences: Sequence[Tensor], block: int, kind: str = "plain", rope_dim: int = 0) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,10 @@ def _pages(draw: Draw, kind: str, dim: int, rope: int, rows: int, sequences: int
         payloads[..., :keep] |= draw.integers(2, count, rows, keep, dtype=torch.uint8) << 7
         payloads[..., keep:].view(torch.bfloat16)[:] = draw.normal(count, rows, rope, dtype=torch.bfloat16)
         scales[:] = 127 - 4
+    elif kind == "fp8_key":
+        payloads[:] = 0x30 + draw.integers(16, count, rows, dim, dtype=torch.uint8)  # e4m3, sixteenths of 0.5 to 1.9
+        payloads |= draw.integers(2, count, rows, dim, dtype=torch.uint8) << 7
+        scales.unflatten(1, (rows, 4))[:] = torch.ones(1).view(torch.uint8)
     else:
         payloads[:] = draw.integers(256, count, rows, fmt.payload, dtype=torch.uint8)  # e2m1: sums are exact
         scales[:] = 127
@@ -43,13 +47,16 @@ OPS = ("qkv_prepare", "compressor", "indexer_scores", "indexer_topk",
        "window_attention", "csa_attention", "hca_attention")  # fmt: skip
 
 
-def step(op: str, lengths: Sequence[int], contexts: Sequence[int], config: Config) -> tuple[Any, ...]:
+def step(
+    op: str, lengths: Sequence[int], contexts: Sequence[int], config: Config, keys: str = "fp4_key"
+) -> tuple[Any, ...]:
     """Positional arguments of `op`, official, in bfloat16: so many tokens of each sequence, behind so many others.
 
-    What the indexer reads are small integers, whose sums are exact: then picks must be equal, ties included.
+    What the indexer reads are small numbers, whose sums are exact: then picks must be equal, ties included.
 
     Args:
         op: one of OPS.
+        keys: the format of index keys.
     """
     draw, total, count = Draw(torch.bfloat16, sum(contexts)), sum(lengths), len(lengths)
     spans = [(start, start + n) for start, n in zip(contexts, lengths, strict=True)]
@@ -87,8 +94,8 @@ def step(op: str, lengths: Sequence[int], contexts: Sequence[int], config: Confi
 
     def indexer(*topk: int) -> tuple[Any, ...]:
         q, weights = ((draw.integers(5, total, index_heads, *d) - 2).bfloat16() for d in ((index_dim,), ()))
-        keys = _pages(draw, "fp4_key", index_dim, 0, BLOCK_TOKENS // CSA, count, blocks)
-        return (q, weights, *keys, *where, CSA, *topk, True)
+        cached = _pages(draw, keys, index_dim, 0, BLOCK_TOKENS // CSA, count, blocks)
+        return (q, weights, *cached, *where, CSA, *topk, True)
 
     def compressor(ratio: int) -> tuple[Any, ...]:
         cols, ring = dim * (2 if ratio == CSA else 1), ratio * (2 if ratio == CSA else 1) + _C.KEEP_TOKENS

@@ -89,6 +89,10 @@ V4NPU_INLINE void store_entry(const CompressorParams& p, const T* entry, int64_t
           find_slot(p.cache, slot, p.block_size, p.block_stride, p.head_dim + p.rope_dim, fp8_scale_bytes(keep));
       return pack_fp8(entry, keep, p.rope_dim, to.payload, to.scales);
     }
+    if (p.packed && p.quant == CompressorParams::Quant::kHadamardFp8) {
+      const Slot to = find_slot(p.cache, slot, p.block_size, p.block_stride, p.head_dim, sizeof(float));
+      return pack_fp8_key(entry, p.head_dim, to.payload, to.scales);
+    }
     if (p.packed) {
       const int64_t scales = (p.head_dim + kFp4Block - 1) / kFp4Block;
       const Slot to = find_slot(p.cache, slot, p.block_size, p.block_stride, p.head_dim / 2, scales);
@@ -121,12 +125,12 @@ void entries(const CompressorParams& p, int64_t begin, int64_t end) {
     }
     norm_row(out, static_cast<const W*>(p.norm_weight), p.eps, out, p.head_dim);  // 5 norm
     angles(position, p.freqs, p.rope_dim, cosines, sines);
-    turn(out + keep, cosines, sines, p.rope_dim);                        // 6 rope
-    if (p.quant == CompressorParams::Quant::kFp8) round_fp8(out, keep);  // 7 quant
-    if (p.quant == CompressorParams::Quant::kHadamardFp4) {
-      hadamard_row(out, p.head_dim, pooled);
-      round_fp4(out, p.head_dim);
-    }
+    turn(out + keep, cosines, sines, p.rope_dim);  // 6 rope
+    using Quant = CompressorParams::Quant;
+    if (p.quant == Quant::kHadamardFp4 || p.quant == Quant::kHadamardFp8) hadamard_row(out, p.head_dim, pooled);  // 7
+    if (p.quant == Quant::kFp8) round_fp8(out, keep);
+    if (p.quant == Quant::kHadamardFp4) round_fp4(out, p.head_dim);
+    if (p.quant == Quant::kHadamardFp8) round_fp8(out, p.head_dim, p.head_dim);
     if (p.cache != nullptr && p.slot_mapping[e] >= 0) store_entry(p, out, p.slot_mapping[e]);  // 9 store
   }
 }

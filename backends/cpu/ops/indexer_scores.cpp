@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../paged/launch.h"
+#include "ops/calls.h"
 
 namespace v4npu::cpu {
 
@@ -39,9 +40,9 @@ Tensor launch_indexer_scores(const Tensor& q_, const Tensor& weights_, const Ten
   p.block_stride = pages.stride;
   p.max_blocks = pages.max_blocks;
   p.ratio = ratio;
-  p.packed = pages.packed();
   p.official = official;
   p.dtype = dtype_of(q);
+  p.keys_are = key_format(keys, p.head_dim);
   p.query_tile = plan_cpu_query_tile(p.num_heads, p.head_dim, this_cpu());
   run_kernel(p);
   return out;

@@ -1,6 +1,7 @@
 #include "v4npu/ops/indexer_topk.h"
 
 #include "../paged/launch.h"
+#include "ops/calls.h"
 
 namespace v4npu::cpu {
 
@@ -38,9 +39,9 @@ Tensor launch_indexer_topk(const Tensor& q_, const Tensor& weights_, const Tenso
   p.max_blocks = pages.max_blocks;
   p.ratio = ratio;
   p.topk = topk;
-  p.packed = pages.packed();
   p.official = official;
   p.dtype = dtype_of(q);
+  p.keys_are = key_format(keys, p.head_dim);
   p.query_tile = plan_cpu_query_tile(p.num_heads, p.head_dim, this_cpu());
   run_kernel(p);
   return out;

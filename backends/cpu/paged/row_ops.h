@@ -68,24 +68,27 @@ V4NPU_INLINE void turn(T* x, const float* cosines, const float* sines, int64_t r
   }
 }
 
-// The codes of the block x[0, n), as many of them as a whole block has; returns the byte of its scale.
+// The codes of x[0, n) times `inverse`.
 template <class T>
-V4NPU_INLINE uint8_t encode_fp8(const T* x, int64_t n, uint8_t* codes) {
-  const uint8_t scale = e4m3_block_scale(largest_magnitude(x, n < kFp8Block ? n : kFp8Block));
-  const f32x16 inverse = set1(e8m0_inverse(scale));
-  for (int64_t i = 0; i < kFp8Block; i += kLanes) {
-    store_e4m3(codes + i, i < n ? load_upto(x + i, n - i) * inverse : zero());
+V4NPU_INLINE void encode_fp8(const T* x, int64_t n, float inverse, uint8_t* codes) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    uint8_t vector[kLanes];
+    store_e4m3(vector, load_upto(x + i, n - i) * set1(inverse));
+    std::memcpy(codes + i, vector, static_cast<size_t>(n - i < kLanes ? n - i : kLanes));
   }
-  return scale;
 }
 
+// In place, a scale to every `block` values.
 template <class T>
-V4NPU_INLINE void round_fp8(T* x, int64_t n) {
-  uint8_t codes[kFp8Block];
-  for (int64_t at = 0; at < n; at += kFp8Block) {
-    const f32x16 scale = set1(e8m0_decode(encode_fp8(x + at, n - at, codes)));
-    for (int64_t i = 0; i < kFp8Block && at + i < n; i += kLanes) {
-      store_upto(x + at + i, load_e4m3(codes + i) * scale, n - at - i);
+V4NPU_INLINE void round_fp8(T* x, int64_t n, int64_t block = kFp8Block) {
+  for (int64_t at = 0; at < n; at += block) {
+    const int64_t count = n - at < block ? n - at : block;
+    const uint8_t scale = e4m3_block_scale(largest_magnitude(x + at, count));
+    const f32x16 inverse = set1(e8m0_inverse(scale)), factor = set1(e8m0_decode(scale));
+    for (int64_t i = 0; i < count; i += kLanes) {
+      uint8_t codes[kLanes];
+      store_e4m3(codes, load_upto(x + at + i, count - i) * inverse);
+      store_upto(x + at + i, load_e4m3(codes) * factor, count - i);
     }
   }
 }
@@ -93,12 +96,20 @@ V4NPU_INLINE void round_fp8(T* x, int64_t n) {
 // A row that round_fp8 has rounded, as fp8_kv holds it. Its scales are those of the rounded values, as in
 // reference/pages.py, so that a page's bytes depend on the row alone.
 V4NPU_INLINE void pack_fp8(const bf16* x, int64_t keep, int64_t rope_dim, uint8_t* payload, uint8_t* scales) {
-  uint8_t codes[kFp8Block];
   for (int64_t at = 0; at < keep; at += kFp8Block) {
-    scales[at / kFp8Block] = encode_fp8(x + at, keep - at, codes);
-    std::memcpy(payload + at, codes, static_cast<size_t>(keep - at < kFp8Block ? keep - at : kFp8Block));
+    const int64_t count = keep - at < kFp8Block ? keep - at : kFp8Block;
+    scales[at / kFp8Block] = e4m3_block_scale(largest_magnitude(x + at, count));
+    encode_fp8(x + at, count, e8m0_inverse(scales[at / kFp8Block]), payload + at);
   }
   std::memcpy(payload + keep, x + keep, static_cast<size_t>(2 * rope_dim));
+}
+
+// Likewise, as fp8_key holds it.
+V4NPU_INLINE void pack_fp8_key(const bf16* x, int64_t n, uint8_t* payload, uint8_t* scales) {
+  const uint8_t scale = e4m3_block_scale(largest_magnitude(x, n));
+  const float factor = e8m0_decode(scale);
+  encode_fp8(x, n, e8m0_inverse(scale), payload);
+  std::memcpy(scales, &factor, sizeof factor);
 }
 
 // Two codes to a byte.

@@ -57,10 +57,35 @@ V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t dim, fl
   for (int64_t i = keep; i < dim; i += kLanes) store(out + i, load_upto(turned + i - keep, dim - i));
 }
 
-// An index key, plain or fp4_key, widened likewise.
+// Bytes of an index key and of its scales.
+struct KeyRow {
+  int64_t payload, scales;
+};
 template <class T>
-V4NPU_INLINE void widen_key(RowAt row, bool packed, int64_t dim, float* out) {
-  if (!packed) return widen_kv<T>(row, false, dim, dim, out);
+V4NPU_INLINE KeyRow key_row(KeyFormat format, int64_t dim) {
+  if (format == KeyFormat::kFp4) return {dim / 2, (dim + kFp4Block - 1) / kFp4Block};
+  if (format == KeyFormat::kFp8) return {dim, sizeof(float)};
+  return {dim * static_cast<int64_t>(sizeof(T)), 0};
+}
+
+// An index key widened likewise.
+template <class T>
+V4NPU_INLINE void widen_key(RowAt row, KeyFormat format, int64_t dim, float* out) {
+  if (format == KeyFormat::kPlain) return widen_kv<T>(row, false, dim, dim, out);
+  if (format == KeyFormat::kFp8) {
+    float factor;
+    std::memcpy(&factor, row.scales, sizeof factor);
+    uint8_t tail[kLanes] = {};
+    for (int64_t i = 0; i < dim; i += kLanes) {
+      const uint8_t* codes = row.payload + i;
+      if (dim - i < kLanes) {
+        std::memcpy(tail, codes, static_cast<size_t>(dim - i));
+        codes = tail;
+      }
+      store(out + i, rounded<bf16>(load_e4m3(codes) * set1(factor)));
+    }
+    return;
+  }
   uint8_t tail[kLanes / 2] = {};
   for (int64_t i = 0; i < dim; i += kLanes) {
     const uint8_t* codes = row.payload + i / 2;

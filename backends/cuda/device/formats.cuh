@@ -50,6 +50,25 @@ V4NPU_INLINE uint32_t scale_pair(uint8_t scale) {
   return bits | bits << 16;
 }
 
+// Four bytes that may lie anywhere.
+V4NPU_INLINE float load_float(const uint8_t* at) {
+  if (reinterpret_cast<uintptr_t>(at) % 4 == 0) return load_as<float>(at);
+  return bits_float(at[0] | uint32_t{at[1]} << 8 | uint32_t{at[2]} << 16 | uint32_t{at[3]} << 24);
+}
+
+// Times a float32, each product rounded to bf16 once. Nothing is rounded where the factor is a power of two, which
+// bf16 holds.
+V4NPU_INLINE void scale_run(float factor, Run& run) {
+  const uint32_t upper = float_bits(factor) >> 16;
+  const bool held = (float_bits(factor) & 0xffffu) == 0;
+  V4NPU_UNROLL
+  for (int i = 0; i < kRun / 2; ++i) {
+    float low, high;
+    unpack(run.pair[i], low, high);
+    run.pair[i] = held ? multiply_bf16(run.pair[i], upper | upper << 16) : pack_bf16(low * factor, high * factor);
+  }
+}
+
 // x as the sum of three bf16, by cutting off: an infinity or NaN is all in the first.
 V4NPU_INLINE void split(float x, float& high, float& middle, float& low) {
   if (is_nan(x)) x = bits_float(0x7fc00000);

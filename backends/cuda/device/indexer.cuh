@@ -1,5 +1,5 @@
 // Scores of index keys, for indexer_scores and indexer_topk: bfloat16, on tensor cores. A warp takes a query and 32
-// keys: 16 heads at a time are the left operand, 8 keys to a tile the right one. Keys come from their pages, fp4_key
+// keys: 16 heads at a time are the left operand, 8 keys to a tile the right one. Keys come from their pages, packed
 // rows widened in registers (formats.cuh), or from the shared memory of a block whose queries share them. The heads of
 // a key are added in the order of their tiles, of 16 heads first the two halves, then the lanes; so a score depends on
 // query and key alone.
@@ -39,16 +39,23 @@ struct PageKeys {
   }
   template <class Params>
   static V4NPU_INLINE PageRow row(const Params& p, int64_t sequence, int64_t s, int64_t end) {
-    constexpr bool kPacked = K == Format::kFloat4;
+    constexpr bool kFp4 = K == Format::kFloat4, kFp8 = K == Format::kFloat8;
     if (s >= end) return {nullptr, nullptr};
     return page_row(p.keys, p.block_table + sequence * p.max_blocks, p.block_size, p.block_stride,
-                    kPacked ? p.head_dim / 2 : 2 * p.head_dim, kPacked ? (p.head_dim + 31) / 32 : 0, s);
+                    kFp4   ? p.head_dim / 2
+                    : kFp8 ? p.head_dim
+                           : 2 * p.head_dim,
+                    kFp4   ? (p.head_dim + 31) / 32
+                    : kFp8 ? 4
+                           : 0,
+                    s);
   }
   static V4NPU_INLINE void widen(const PageRow& row, int64_t k0, int64_t dim, Run (&out)[1]) {
     out[0] = {};
     if (row.payload == nullptr) return;
     const bool aligned = reinterpret_cast<uintptr_t>(row.payload) % 16 == 0;
     load_run<K>(row.payload, row.scales, k0, dim, aligned, out);
+    if constexpr (K == Format::kFloat8) scale_run(load_float(row.scales), out[0]);
   }
   V4NPU_INLINE void run(int n, int64_t k0, Run (&out)[1]) const { widen(rows[n], k0, dim, out); }
 };

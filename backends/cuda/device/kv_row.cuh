@@ -111,13 +111,13 @@ struct WarpRow {
     return largest;
   }
 
-  // The first `keep` values as e4m3 times a scale per 64.
-  template <class T>
+  // The first `keep` values as e4m3 times a scale per block.
+  template <class T, int64_t Block = kKvBlock>
   V4NPU_INLINE void round_fp8(int64_t keep) {
     V4NPU_UNROLL
     for (int c = 0; c < kRowPieces; ++c) {
       if (c * kWarp * kChunk >= keep) continue;
-      const uint8_t scale = e4m3_block_scale(block_magnitude<kKvBlock>(c, keep));
+      const uint8_t scale = e4m3_block_scale(block_magnitude<Block>(c, keep));
       V4NPU_UNROLL
       for (int j = 0; j < kChunk; ++j) {
         if (place(c) + j < keep) v[c][j] = rounded<T>(round_e4m3(v[c][j], scale));
@@ -125,13 +125,17 @@ struct WarpRow {
     }
   }
 
-  // Hadamard, rounded, then e2m1 times a scale per 32; 32 to 256 values, a power of two.
+  // Hadamard, rounded, of 32 to 256 values, a power of two.
   template <class T>
-  V4NPU_INLINE void round_hadamard_fp4() {
+  V4NPU_INLINE void hadamard() {
     warp_butterflies(v[0], static_cast<int>(n));
     const float factor = hadamard_factor(static_cast<int>(n));
     V4NPU_UNROLL
     for (int j = 0; j < kChunk; ++j) v[0][j] = rounded<T>(v[0][j] * factor);
+  }
+  // As many as e2m1 times a scale per 32.
+  template <class T>
+  V4NPU_INLINE void round_fp4() {
     const uint8_t scale = e2m1_block_scale(block_magnitude<kKeyBlock>(0, n));
     V4NPU_UNROLL
     for (int j = 0; j < kChunk; ++j) v[0][j] = rounded<T>(round_e2m1(v[0][j], scale));
@@ -175,6 +179,15 @@ struct WarpRow {
       const uint8_t even = scale == 255 ? 0 : e2m1_clamped(v[0][j] * inverse);
       const uint8_t odd = scale == 255 ? 0 : e2m1_clamped(v[0][j + 1] * inverse);
       to.payload[(place(0) + j) / 2] = e2m1_pack(even, odd);
+    }
+  }
+  V4NPU_INLINE void pack_fp8_key(const SlotRow& to) const {
+    const uint8_t scale = e4m3_block_scale(block_magnitude<kMaxIndexHead>(0, n));
+    const float inverse = e8m0_inverse(scale);
+    if (lane_id() < 4) to.scales[lane_id()] = static_cast<uint8_t>(float_bits(e8m0_decode(scale)) >> 8 * lane_id());
+    V4NPU_UNROLL
+    for (int j = 0; j < kChunk; ++j) {
+      if (place(0) + j < n) to.payload[place(0) + j] = e4m3_encode(v[0][j] * inverse);
     }
   }
 };

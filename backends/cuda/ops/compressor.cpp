@@ -15,7 +15,7 @@ Tensor launch_compressor(const Tensor& kv, const Tensor& score, const Tensor& ap
   check_compressor(kv, score, ape, weight, freqs, cu_seqlens_q, start_pos, state, state_slots, ratio, overlap, eps,
                    quant, num_entries, out_dtype, cache, slots);
   if (!CompressorCall::takes(kv, score, ape, weight, state, out_dtype, cache) || !runs(kv) || !is_row(weight.size(0)) ||
-      (quant == "hadamard_fp4" && (weight.size(0) < 32 || weight.size(0) > kMaxIndexHead))) {
+      (quant.starts_with("hadamard") && (weight.size(0) < 32 || weight.size(0) > kMaxIndexHead))) {
     return call_reference<Tensor>("compressor", kv, score, ape, weight, freqs, cu_seqlens_q, start_pos, state,
                                   state_slots, ratio, overlap, eps, quant, num_entries, out_dtype, cache, slots);
   }

@@ -173,8 +173,11 @@ V4NPU_DEVICE void entries(const CompressorParams& p) {
   row.norm<T>(static_cast<const W*>(p.norm_weight), p.eps);  // 5 norm
   row.rope<T>(pool.turns.of, keep);                          // 6 rope
   using Quant = CompressorParams::Quant;
+  const bool fp8_key = p.quant == Quant::kHadamardFp8, fp4_key = p.quant == Quant::kHadamardFp4;
   if (p.quant == Quant::kFp8) row.round_fp8<T>(keep);  // 7 quant
-  if (p.quant == Quant::kHadamardFp4) row.round_hadamard_fp4<T>();
+  if (fp4_key || fp8_key) row.hadamard<T>();
+  if (fp4_key) row.round_fp4<T>();
+  if (fp8_key) row.round_fp8<T, kMaxIndexHead>(n);
   row.store(out);
   if (p.cache == nullptr || p.slot_mapping[e] < 0) return;  // 9 store
   const auto to = [&](int64_t payload, int64_t scales) {
@@ -184,6 +187,8 @@ V4NPU_DEVICE void entries(const CompressorParams& p) {
     row.store(reinterpret_cast<T*>(to(n * static_cast<int64_t>(sizeof(T)), 0).payload));
   } else if (p.quant == Quant::kFp8) {
     row.pack_fp8(to(n + p.rope_dim, kv_scale_bytes(keep)), keep);
+  } else if (fp8_key) {
+    row.pack_fp8_key(to(n, 4));
   } else {
     row.pack_fp4(to(n / 2, n / kKeyBlock));
   }

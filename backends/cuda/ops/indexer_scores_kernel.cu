@@ -86,6 +86,8 @@ V4NPU_DEVICE void score_tile(const ScoreTile& s) {
   }
 V4NPU_SCORES(plain, kBfloat16, false)
 V4NPU_SCORES(plain_official, kBfloat16, true)
-V4NPU_SCORES(packed, kFloat4, false)
-V4NPU_SCORES(packed_official, kFloat4, true)
+V4NPU_SCORES(fp4, kFloat4, false)
+V4NPU_SCORES(fp4_official, kFloat4, true)
+V4NPU_SCORES(fp8, kFloat8, false)
+V4NPU_SCORES(fp8_official, kFloat8, true)
 #undef V4NPU_SCORES

@@ -3,7 +3,7 @@
 // part is done by that; else indexer_topk_merge, a block to a query, takes the best of its parts. For long prompts
 // indexer_scores_tile_... stores the scores of some tokens and keys (plan/gpu.h), and indexer_topk_select, a block to a
 // token, takes the best of them as a part.
-// Limits: 144 registers, 0 bytes of stack, 32832 bytes of shared memory.
+// Limits: 160 registers, 0 bytes of stack, 32832 bytes of shared memory.
 #include "v4npu/ops/indexer_topk.h"
 
 #include "../device/indexer.cuh"
@@ -77,17 +77,16 @@ V4NPU_DEVICE void merge(const TopkSearch& search) {
 
 }  // namespace v4npu::cuda
 
-V4NPU_KERNEL(indexer_topk_plain, v4npu::cuda::kRowThreads, v4npu::cuda::TopkSearch) {
-  v4npu::cuda::search<v4npu::cuda::Format::kBfloat16, false>(p);
-}
-V4NPU_KERNEL(indexer_topk_plain_official, v4npu::cuda::kRowThreads, v4npu::cuda::TopkSearch) {
-  v4npu::cuda::search<v4npu::cuda::Format::kBfloat16, true>(p);
-}
-V4NPU_KERNEL(indexer_topk_packed, v4npu::cuda::kRowThreads, v4npu::cuda::TopkSearch) {
-  v4npu::cuda::search<v4npu::cuda::Format::kFloat4, false>(p);
-}
-V4NPU_KERNEL(indexer_topk_packed_official, v4npu::cuda::kRowThreads, v4npu::cuda::TopkSearch) {
-  v4npu::cuda::search<v4npu::cuda::Format::kFloat4, true>(p);
-}
+#define V4NPU_SEARCH(name, K, official)                                                  \
+  V4NPU_KERNEL(indexer_topk_##name, v4npu::cuda::kRowThreads, v4npu::cuda::TopkSearch) { \
+    v4npu::cuda::search<v4npu::cuda::Format::K, official>(p);                            \
+  }
+V4NPU_SEARCH(plain, kBfloat16, false)
+V4NPU_SEARCH(plain_official, kBfloat16, true)
+V4NPU_SEARCH(fp4, kFloat4, false)
+V4NPU_SEARCH(fp4_official, kFloat4, true)
+V4NPU_SEARCH(fp8, kFloat8, false)
+V4NPU_SEARCH(fp8_official, kFloat8, true)
+#undef V4NPU_SEARCH
 V4NPU_KERNEL(indexer_topk_select, v4npu::cuda::kRowThreads, v4npu::cuda::TopkSelect) { v4npu::cuda::select(p); }
 V4NPU_KERNEL(indexer_topk_merge, v4npu::cuda::kRowThreads, v4npu::cuda::TopkSearch) { v4npu::cuda::merge(p); }

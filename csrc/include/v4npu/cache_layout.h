@@ -11,7 +11,7 @@
 //   plain      dim values of the activations' dtype                                          512 bf16: 1024
 //   fp8_kv     dim - rope_dim e4m3, rope_dim bf16 | a ue8m0 per 64 e4m3, padded to 8         512, 64:   584
 //   fp4_key    dim/2 bytes of two e2m1, low nibble even | a ue8m0 per 32                     128:        68
-//   fp8_key    dim e4m3 | one fp32 scale                                                     128:       132
+//   fp8_key    dim e4m3 | one fp32 scale (V3.2 and servers; its values rounded to bf16)      128:       132
 //   fp8_row    dim e4m3 | a ue8m0 per 32                              (V4.1 windows)         512:       528
 //   fp4_row    dim/2 bytes of two e2m1 | an e4m3 scale per 16         (V4.1 entries)         512:       288
 //

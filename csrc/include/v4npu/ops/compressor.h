@@ -8,11 +8,12 @@
 //   1 score[t] += ape[position mod ratio]   2 softmax over the rows of the window, per channel   3 weighted sum
 //   4 round to out_dtype   5 rms_norm, rounded   6 rope at the window's first position, rounded
 //   7 quant: "fp8" rounds the first head_dim - rope_dim values, one scale per 64 (act_quant.h); "hadamard_fp4"
-//     transforms (hadamard.h, rounded) and rounds all values, one scale per 32 (fp4_act_quant.h); results in out_dtype
+//     transforms (hadamard.h, rounded) and rounds all values, one scale per 32 (fp4_act_quant.h); "hadamard_fp8"
+//     likewise, one scale per row (act_quant.h); results in out_dtype
 //   8 state: the kv and score row of the token at position p is row p % ring of the sequence's state; whatever stood in
 //     the rows of positions not seen yet is not read
 //   9 the row of slot_mapping[e] in cache = entry e where the slot is not negative; slot s is row s % block_size of
-//     page s / block_size. Packed: the codes and scales of step 7 (fp8_kv for "fp8", fp4_key for "hadamard_fp4")
+//     page s / block_size. Packed: the codes and scales of step 7 (fp8_kv, fp4_key and fp8_key, in this order)
 #pragma once
 
 #include <cstdint>
@@ -49,7 +50,7 @@ struct CompressorParams {
   int64_t block_size;    // rows per page of cache
   int64_t block_stride;  // bytes from one page to the next
   float eps;
-  enum class Quant : int32_t { kNone, kFp8, kHadamardFp4 } quant;
+  enum class Quant : int32_t { kNone, kFp8, kHadamardFp4, kHadamardFp8 } quant;
   Dtype dtype;         // T, out_dtype
   Dtype weight_dtype;  // of norm_weight
 };

@@ -15,9 +15,9 @@ namespace v4npu {
 
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
 struct IndexerTopkParams {
-  const void* q;        // T     [num_tokens, index_n_heads, index_head_dim]
-  const void* weights;  // T     [num_tokens, index_n_heads]
-  const void* keys;     // T     [num_blocks, block_size, index_head_dim] or packed uint8 (cache_layout.h, fp4_key)
+  const void* q;                // T     [num_tokens, index_n_heads, index_head_dim]
+  const void* weights;          // T     [num_tokens, index_n_heads]
+  const void* keys;             // T     [num_blocks, block_size, index_head_dim] or packed uint8 (cache_layout.h)
   const int32_t* block_table;   // int32 [num_seqs, max_blocks]     entry s of b: block_table[b, s / block_size]
   const int32_t* cu_seqlens_q;  // int32 [num_seqs+1]               token offsets in this call
   const int32_t* start_pos;     // int32 [num_seqs]                 tokens seen before this call
@@ -31,9 +31,9 @@ struct IndexerTopkParams {
   int64_t max_blocks;
   int64_t ratio;  // tokens per entry
   int64_t topk;
-  bool packed;  // keys are fp4_key rows; T is bf16
   bool official;
   Dtype dtype;         // T
+  KeyFormat keys_are;  // packed: T is bf16
   int64_t query_tile;  // queries that a CPU thread takes at a time; plan/cpu_tiles.h
 };
 
