@@ -18,6 +18,7 @@ from cuda_ops import Case, run
 from torch import Tensor
 
 from v4npu.reference.pages import read_keys, slots
+from v4npu.reference.rope import rope
 from v4npu.testing.bench import first
 from v4npu.testing.compare import argument_names, calc_diff
 
@@ -85,7 +86,12 @@ def _flash_mla(module: ModuleType, g: Given) -> Call:
         "is_fp8_kvcache": True,
     }
     q, cache, plan = g["q"].unsqueeze(1), pages(g["window_kv"]), module.get_mla_metadata()[0]
-    return lambda: module.flash_mla_with_kvcache(q, cache, None, None, q.shape[-1], plan, **kept)[0].squeeze(1)
+
+    def call() -> Tensor:
+        return module.flash_mla_with_kvcache(q, cache, None, None, q.shape[-1], plan, **kept)[0].squeeze(1)
+
+    call.result = lambda: rope(call(), g["positions"], g["freqs"], inverse=True)  # type: ignore[attr-defined]
+    return call
 
 
 def _paged_logits(module: ModuleType, g: Given) -> Call:

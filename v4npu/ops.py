@@ -198,10 +198,12 @@ def indexer_topk(
 def window_attention(
     q: Tensor, window_kv: Tensor, window_table: Tensor, cu_seqlens_q: Tensor, start_pos: Tensor,
     attn_sink: Tensor | None, softmax_scale: float, window: int, rope_dim: int, official: bool,
+    positions: Tensor | None = None, freqs: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Each query attends to its last `window` positions. q [T, H, D]; window_kv: pages of D values, row i is position
-    i; attn_sink float32 [H] joins the denominator only; rope_dim: of a packed row. v4_spec 2.6, 2.9."""
-    where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official)
+    i; attn_sink float32 [H] joins the denominator only; rope_dim: of a packed row. With positions int64 [T] and freqs
+    the result is turned back: rope(..., inverse=True), bit for bit. v4_spec 2.6, 2.9."""
+    where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official, positions, freqs)
     return _op.window_attention(q, window_kv, window_table, *where)
 
 
@@ -209,12 +211,13 @@ def csa_attention(
     q: Tensor, window_kv: Tensor, window_table: Tensor, compressed_kv: Tensor, block_table: Tensor,
     topk_indices: Tensor, cu_seqlens_q: Tensor, start_pos: Tensor, attn_sink: Tensor | None,
     softmax_scale: float, window: int, rope_dim: int, official: bool,
+    positions: Tensor | None = None, freqs: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """window_attention plus the entries named by topk_indices int32 [T, topk] (-1 = unused), in that order.
 
     compressed_kv: pages of D values, by block_table. v4_spec 2.6, 2.9.
     """
-    where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official)
+    where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official, positions, freqs)
     return _op.csa_attention(q, window_kv, window_table, compressed_kv, block_table, topk_indices, *where)
 
 
@@ -222,9 +225,10 @@ def hca_attention(
     q: Tensor, window_kv: Tensor, window_table: Tensor, compressed_kv: Tensor, block_table: Tensor,
     cu_seqlens_q: Tensor, start_pos: Tensor, attn_sink: Tensor | None, softmax_scale: float,
     window: int, ratio: int, rope_dim: int, official: bool,
+    positions: Tensor | None = None, freqs: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """window_attention plus every visible entry, s < (t + 1) // ratio. v4_spec 2.6, 2.9."""
-    where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, ratio, rope_dim, official)
+    where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, ratio, rope_dim, official, positions, freqs)
     return _op.hca_attention(q, window_kv, window_table, compressed_kv, block_table, *where)
 
 

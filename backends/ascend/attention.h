@@ -33,4 +33,10 @@ class AttentionCall {
   bool official_;
 };
 
+// Step 8, which the kernels leave to rope's (ops/rope.cpp).
+Tensor launch_rope(const Tensor& x, const Tensor& positions, const Tensor& freqs, bool inverse);
+inline Tensor turned_back(const Tensor& out, const OptTensor& positions, const OptTensor& freqs) {
+  return positions ? launch_rope(out, *positions, *freqs, true) : out;
+}
+
 }  // namespace v4npu::ascend

@@ -9,20 +9,23 @@ namespace v4npu::cuda {
 // The tensors of a call, contiguous where they must be; a launcher adds its entries and calls run().
 struct AttentionCall {
   Tensor q, window_kv, window_table, cu_seqlens_q, start_pos, out;
-  OptTensor sink;
+  OptTensor sink, positions, freqs;
   bool packed, official;
   Attention p{};
 
-  // Rows are read 16 values at a time, so a packed row must change its format between two such runs.
-  static bool takes(const Tensor& q, const Tensor& kv, const OptTensor& sink, int64_t rope_dim) {
+  // Rows are read 16 values at a time, so a packed row must change its format between two such runs. A pair that turns
+  // must be a thread's.
+  static bool takes(const Tensor& q, const Tensor& kv, const OptTensor& sink, int64_t rope_dim,
+                    const OptTensor& freqs) {
     const bool rows = kv.scalar_type() == ScalarType::Byte ? q.size(2) % 16 == 0 && rope_dim % 16 == 0
                                                            : kv.scalar_type() == ScalarType::BFloat16;
-    return runs(q) && q.scalar_type() == ScalarType::BFloat16 && rows && is_float32(sink) && q.size(2) <= kMaxHeadDim;
+    return runs(q) && q.scalar_type() == ScalarType::BFloat16 && rows && is_float32(sink) && q.size(2) <= kMaxHeadDim &&
+           (!freqs || q.size(2) % 2 == 0);
   }
 
   AttentionCall(const Tensor& q_, const Tensor& window_kv_, const Tensor& window_table_, const Tensor& cu_seqlens_q_,
                 const Tensor& start_pos_, const OptTensor& sink_, double scale, int64_t window, int64_t rope_dim,
-                bool official_)
+                bool official_, const OptTensor& positions_, const OptTensor& freqs_)
       : q(dense(q_)),
         window_kv(window_kv_),
         window_table(dense(window_table_)),
@@ -30,6 +33,8 @@ struct AttentionCall {
         start_pos(dense(start_pos_)),
         out(uninitialised_like(q)),
         sink(dense(sink_)),
+        positions(dense(positions_)),
+        freqs(dense(freqs_)),
         packed(window_kv.scalar_type() == ScalarType::Byte),
         official(official_) {
     p.q = pointer<void>(q), p.out = out.mutable_data_ptr(), p.attn_sink = pointer<float>(sink);
@@ -39,6 +44,8 @@ struct AttentionCall {
     p.rope_dim = rope_dim, p.window = window, p.scale = static_cast<float>(scale), p.ratio = 1;
     p.window_block = window_kv.size(1), p.window_stride = page_bytes(window_kv);
     p.max_window_blocks = window_table.size(1);
+    p.positions = pointer<int64_t>(positions), p.freqs = pointer<float>(freqs);
+    p.turned_dim = freqs ? 2 * freqs->size(0) : 0;
   }
   void entries(const Tensor& compressed_kv, const Tensor& block_table) {
     p.compressed_kv = pointer<void>(compressed_kv), p.block_table = pointer<int32_t>(block_table);
@@ -56,7 +63,7 @@ struct AttentionCall {
       states = bytes(q, tokens * tiles * p.max_segments * state_values(p.head_dim) * kRowThreads * 4);
       p.states = writable<float>(*states);
     }
-    cuda::run(op, kernel, p, {tokens, tiles, p.parts}, kRowThreads, q, AttentionSpace(p.head_dim).size);
+    cuda::run(op, kernel, p, {tokens, tiles, p.parts}, kRowThreads, q, AttentionSpace(p.head_dim, p.turned_dim).size);
     if (states) cuda::run(op, std::string(op) + "_combine", p, {tokens, tiles, padded_dim(p.head_dim) / 16}, kWarp, q);
     return out;
   }

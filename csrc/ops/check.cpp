@@ -112,6 +112,15 @@ void Check::rope(const char* arg, const Tensor& x, const Tensor& freqs) {
           describe(freqs) + " (head_dim = " + std::to_string(*head_dim) + ")");
 }
 
+void Check::turned(const Tensor& q, const std::optional<Tensor>& positions, const std::optional<Tensor>& freqs,
+                   Axis& num_tokens) {
+  require(positions.has_value() == freqs.has_value(), "freqs",
+          positions ? "given with positions" : "None without positions", freqs ? describe(*freqs) : "None");
+  if (!positions) return;
+  tensor("positions", *positions, kInt64, num_tokens);
+  rope("q", q, *freqs);
+}
+
 void Check::sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis& num_seqs) {
   tensor("start_pos", start_pos, kInt32, num_seqs);
   tensor("cu_seqlens_q", cu_seqlens_q, kInt32, Axis("num_seqs+1", *num_seqs + 1));

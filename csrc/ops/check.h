@@ -86,6 +86,9 @@ class Check {
 
   // freqs [rope_dim/2] against the last axis of `x`, of which the last rope_dim values turn.
   void rope(const char* arg, const Tensor& x, const Tensor& freqs);
+  // positions [num_tokens] and freqs that turn q's like, or neither.
+  void turned(const Tensor& q, const std::optional<Tensor>& positions, const std::optional<Tensor>& freqs,
+              Axis& num_tokens);
   // cu_seqlens_q int32 [num_seqs+1] and start_pos int32 [num_seqs].
   void sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis& num_seqs);
   // x [num_tokens, k]: float8_e4m3fn with one scale per 128 columns, or floating point without.

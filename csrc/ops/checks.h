@@ -47,15 +47,18 @@ void check_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor& ke
                         bool official);
 void check_window_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
                             const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& attn_sink,
-                            double softmax_scale, int64_t window, int64_t rope_dim, bool official);
+                            double softmax_scale, int64_t window, int64_t rope_dim, bool official,
+                            const OptTensor& positions, const OptTensor& freqs);
 void check_csa_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
                          const Tensor& compressed_kv, const Tensor& block_table, const Tensor& topk_indices,
                          const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& attn_sink,
-                         double softmax_scale, int64_t window, int64_t rope_dim, bool official);
+                         double softmax_scale, int64_t window, int64_t rope_dim, bool official,
+                         const OptTensor& positions, const OptTensor& freqs);
 void check_hca_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
                          const Tensor& compressed_kv, const Tensor& block_table, const Tensor& cu_seqlens_q,
                          const Tensor& start_pos, const OptTensor& attn_sink, double softmax_scale, int64_t window,
-                         int64_t ratio, int64_t rope_dim, bool official);
+                         int64_t ratio, int64_t rope_dim, bool official,
+                         const OptTensor& positions, const OptTensor& freqs);
 void check_gate(const Tensor& x, const Tensor& weight, const OptTensor& bias, int64_t topk, double route_scale);
 void check_hash_gate(const Tensor& x, const Tensor& weight, const Tensor& tid2eid, const Tensor& input_ids,
                      double route_scale);

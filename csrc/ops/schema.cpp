@@ -37,13 +37,16 @@ const std::vector<const char*>& schemas() {
     "indexer_topk(Tensor q, Tensor weights, Tensor keys, Tensor block_table, Tensor cu_seqlens_q, Tensor start_pos,"
         " int ratio, int topk, bool official) -> Tensor",
     "window_attention(Tensor q, Tensor window_kv, Tensor window_table, Tensor cu_seqlens_q, Tensor start_pos,"
-        " Tensor? attn_sink, float softmax_scale, int window, int rope_dim, bool official) -> Tensor",
+        " Tensor? attn_sink, float softmax_scale, int window, int rope_dim, bool official,"
+        " Tensor? positions=None, Tensor? freqs=None) -> Tensor",
     "csa_attention(Tensor q, Tensor window_kv, Tensor window_table, Tensor compressed_kv, Tensor block_table,"
         " Tensor topk_indices, Tensor cu_seqlens_q, Tensor start_pos, Tensor? attn_sink, float softmax_scale,"
-        " int window, int rope_dim, bool official) -> Tensor",
+        " int window, int rope_dim, bool official,"
+        " Tensor? positions=None, Tensor? freqs=None) -> Tensor",
     "hca_attention(Tensor q, Tensor window_kv, Tensor window_table, Tensor compressed_kv, Tensor block_table,"
         " Tensor cu_seqlens_q, Tensor start_pos, Tensor? attn_sink, float softmax_scale, int window, int ratio,"
-        " int rope_dim, bool official) -> Tensor",
+        " int rope_dim, bool official,"
+        " Tensor? positions=None, Tensor? freqs=None) -> Tensor",
     "gate(Tensor x, Tensor weight, Tensor? bias, int topk, float route_scale) -> (Tensor, Tensor)",
     "hash_gate(Tensor x, Tensor weight, Tensor tid2eid, Tensor input_ids, float route_scale) -> (Tensor, Tensor)",
     "swiglu(Tensor gate, Tensor up, Tensor? weights, float limit) -> Tensor",

@@ -6,7 +6,8 @@ namespace v4npu {
 
 void check_window_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
                             const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& attn_sink,
-                            double /*softmax_scale*/, int64_t window, int64_t rope_dim, bool /*official*/) {
+                            double /*softmax_scale*/, int64_t window, int64_t rope_dim, bool /*official*/,
+                            const OptTensor& positions, const OptTensor& freqs) {
   Check check("window_attention");
   Axis num_tokens("num_tokens"), num_heads("num_heads"), head_dim("head_dim"), num_seqs("num_seqs");
   check.tensor("q", q, kFloating, num_tokens, num_heads, head_dim);
@@ -19,6 +20,7 @@ void check_window_attention(const Tensor& q, const Tensor& window_kv, const Tens
   check.tensor("window_table", window_table, kInt32, num_seqs, max_window_blocks);
   check.tensor("attn_sink", attn_sink, kFloat32, num_heads);
   check.positive("window", window);
+  check.turned(q, positions, freqs, num_tokens);
 }
 
 }  // namespace v4npu

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from v4npu import _C, reference
+from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.attention import CU_SEQLENS, OPS, RATIO, SMALL, Shape, alone, problem
 from v4npu.testing.cases import int32
 from v4npu.testing.compare import oracle_args
@@ -42,15 +43,23 @@ def test_blocks_that_share_a_list_leave_no_trace(gpu: EmulatedGpu, op: str, offi
     start = {"window_attention": 700, "csa_attention": 2200, "hca_attention": 2020}[op]
     window = 600 if op == "window_attention" else 70
     args = problem(op, 80, True, official, shape=Shape((67,), (start,), window, 530, heads=5))
-    at, results = CU_SEQLENS[op], {}
-    for tokens, parts in ((67, "1"), (30, "4"), (1, "5")):
+    results, positions, freqs = {}, torch.arange(start, start + 67), rope_frequencies(24, 160_000.0)
+
+    def of_first(tokens: int, *turn: torch.Tensor) -> torch.Tensor:
         first = [a[:tokens] if i == 0 or (i == 5 and op == "csa_attention") else a for i, a in enumerate(args)]
-        first[at] = int32(0, tokens)
-        (results[tokens],) = gpu.run(op, first)
+        first[CU_SEQLENS[op]] = int32(0, tokens)
+        return gpu.run(op, (*first, *turn))[0]
+
+    for tokens, parts in ((67, "1"), (30, "4"), (1, "5")):
+        results[tokens] = of_first(tokens)
         attend, *combine = gpu.launches()
         assert attend[1:4] == [str(tokens), "1", parts]
         assert [c[0] for c in combine] == ([] if parts == "1" else [op + "_combine"])
     assert torch.equal(results[30], results[67][:30]) and torch.equal(results[1], results[67][:1])
+    # Turned back by the block of a whole list, and by the one that joins its parts.
+    for tokens in (67, 1) if op == "csa_attention" else (1,):
+        turn = (positions[:tokens], freqs)
+        assert torch.equal(of_first(tokens, *turn), gpu.run("rope", (results[tokens], *turn, True))[0])
 
 
 @pytest.mark.parametrize("places", [4_096, 4_097, 5_000])

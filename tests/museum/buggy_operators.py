@@ -29,11 +29,11 @@ def without_the_newest_entry(topk):
 
 
 def hca_without_the_newest_entry(_):
-    def buggy(q, window_kv, window_table, kv, table, cu, start, sink, scale, window, ratio, rope_dim, official):
+    def buggy(q, window_kv, window_table, kv, table, cu, start, sink, scale, window, ratio, *tail):
         seen = positions_of(cu, start) // ratio
         entry = torch.arange(max(1, int(seen.max())), dtype=torch.int32)
         picks = torch.where(entry < seen.unsqueeze(1), entry, -1).int()
-        where = (cu, start, sink, scale, window, rope_dim, official)
+        where = (cu, start, sink, scale, window, *tail)
         return ops.csa_attention(q, window_kv, window_table, kv, table, picks, *where)
 
     return buggy

@@ -179,6 +179,13 @@ def test_swiglu(dtype: torch.dtype, shape: tuple[int, int]) -> None:
             assert_close(got, exact, dtype)
 
 
+def test_an_attention_leaves_turning_back_to_rope() -> None:
+    args = [a.npu() if isinstance(a, torch.Tensor) else a for a in problem("window_attention", 48, False, False)]
+    turn = torch.tensor([150, 151, 152, 290]).npu(), rope_frequencies(32, 160000.0).npu()
+    turned = ops.rope(ops.window_attention(*args), *turn, inverse=True)
+    assert torch.equal(ops.window_attention(*args, *turn).cpu(), turned.cpu())
+
+
 def test_launches_follow_what_the_stream_and_the_host_queue_hold() -> None:
     x = torch.zeros(64, 512, device="npu")
     for _ in range(30):

@@ -60,7 +60,10 @@ def problem(op: str, dtype: torch.dtype, packed: bool) -> tuple[Tensor, ...]:
     return draw.normal(TOKENS, HEADS, DIM), picks.where(picks < visible, -1), rows, entries
 
 
-def call(op: str, data: tuple[Tensor, ...], calls: list[tuple[int, int]], block: int, seed: int, how: tuple) -> Tensor:
+def call(
+    op: str, data: tuple[Tensor, ...], calls: list[tuple[int, int]], block: int, seed: int, how: tuple,
+    freqs: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """The operator over the parts of the sequence, each a call of its own."""
     _, official, packed = how
     out = []
@@ -83,7 +86,8 @@ def call(op: str, data: tuple[Tensor, ...], calls: list[tuple[int, int]], block:
         args += [picks[lo:hi]] if op == "csa_attention" else []
         tail = (*where, torch.linspace(-2, 3, HEADS), DIM**-0.5, WINDOW)
         tail += (RATIO,) if op == "hca_attention" else ()
-        out.append(getattr(torch.ops.v4npu, op)(*args, *tail, ROPE, official))
+        positions = None if freqs is None else torch.arange(lo, hi)
+        out.append(getattr(torch.ops.v4npu, op)(*args, *tail, ROPE, official, positions, freqs))
     return torch.cat(out)
 
 
@@ -100,6 +104,16 @@ def test_neither_chunks_nor_pages_nor_threads_show(op: str, how: tuple) -> None:
             assert torch.equal(call(op, data, cuts(seed), block, seed, how), whole)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("how", KINDS, ids=str)
+@pytest.mark.parametrize("op", ATTENTIONS)
+def test_a_result_is_turned_back_as_by_rope(op: str, how: tuple) -> None:
+    data, freqs = problem(op, how[0], how[2]), rope_frequencies(24, 160000.0)
+    turned = call(op, data, cuts(1), 7, 0, how, freqs)
+    plain = call(op, data, cuts(1), 7, 0, how)
+    assert torch.equal(turned, torch.ops.v4npu.rope(plain, torch.arange(TOKENS), freqs, True))
+    assert not torch.equal(turned, plain)
 
 
 @pytest.mark.parametrize("official", [False, True])

@@ -78,7 +78,6 @@ class Attention(Module):
             window = cache.window, tables.window_table
         o = self._attend(q, window, x, qa, step, cache)
         del q  # the largest tensor of a layer
-        o = ops.rope(o, step.positions, self.freqs, inverse=True)
         grouped = o.flatten(1).unflatten(1, (self.config.o_groups, -1))
         return self.wo_b(
             Activation(ops.grouped_linear(grouped, self.wo_a.weight, self.wo_a.scale).flatten(1), self.official)
@@ -94,9 +93,11 @@ class Attention(Module):
         cache: LayerCache | None,
     ) -> Tensor:
         seqs = (step.cu_seqlens_q, step.start_pos)
-        rope, official = self.config.qk_rope_head_dim, self.official
+        rope, official, at, freqs = self.config.qk_rope_head_dim, self.official, step.positions, self.freqs
         if self.compressor is None:
-            return ops.window_attention(q, *window, *seqs, self.attn_sink, self.scale, self.window, rope, official)
+            return ops.window_attention(
+                q, *window, *seqs, self.attn_sink, self.scale, self.window, rope, official, at, freqs
+            )
         picks = None if self.indexer is None else self.indexer(x, qa, self.freqs, step, cache)
         if cache is None or step.tables is None:
             entries, block_table = step.own_pages(self.compressor(x.x, self.freqs, step, None, None))
@@ -108,6 +109,10 @@ class Attention(Module):
         step.note("entries", entries)
         rows = (q, *window, entries, block_table)
         if picks is None:
-            return ops.hca_attention(*rows, *seqs, self.attn_sink, self.scale, self.window, self.ratio, rope, official)
+            return ops.hca_attention(
+                *rows, *seqs, self.attn_sink, self.scale, self.window, self.ratio, rope, official, at, freqs
+            )
         step.note("topk_indices", picks)
-        return ops.csa_attention(*rows, picks, *seqs, self.attn_sink, self.scale, self.window, rope, official)
+        return ops.csa_attention(
+            *rows, picks, *seqs, self.attn_sink, self.scale, self.window, rope, official, at, freqs
+        )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from v4npu.reference.formats import wide, wide_dtype
 from v4npu.reference.pages import read_kv, slots
+from v4npu.reference.rope import rope
 from v4npu.reference.sequences import sequences
 
 BLOCK = 64  # list entries per step of the online softmax
@@ -180,6 +181,10 @@ def _attention(
     return torch.cat(out) if out else torch.zeros_like(q)
 
 
+def _turned_back(out: Tensor, positions: Tensor | None, freqs: Tensor | None) -> Tensor:
+    return out if positions is None or freqs is None else rope(out, positions, freqs, inverse=True)
+
+
 def window_attention(
     q: Tensor,
     window_kv: Tensor,
@@ -191,10 +196,12 @@ def window_attention(
     window: int,
     rope_dim: int,
     official: bool,
+    positions: Tensor | None = None,
+    freqs: Tensor | None = None,
 ) -> Tensor:
     """See v4npu.ops.window_attention."""
     where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official)
-    return _attention(q, (window_kv, window_table), None, None, 0, *where)
+    return _turned_back(_attention(q, (window_kv, window_table), None, None, 0, *where), positions, freqs)
 
 
 def csa_attention(
@@ -211,10 +218,16 @@ def csa_attention(
     window: int,
     rope_dim: int,
     official: bool,
+    positions: Tensor | None = None,
+    freqs: Tensor | None = None,
 ) -> Tensor:
     """See v4npu.ops.csa_attention."""
     where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official)
-    return _attention(q, (window_kv, window_table), (compressed_kv, block_table), topk_indices, 0, *where)
+    return _turned_back(
+        _attention(q, (window_kv, window_table), (compressed_kv, block_table), topk_indices, 0, *where),
+        positions,
+        freqs,
+    )
 
 
 def hca_attention(
@@ -231,7 +244,11 @@ def hca_attention(
     ratio: int,
     rope_dim: int,
     official: bool,
+    positions: Tensor | None = None,
+    freqs: Tensor | None = None,
 ) -> Tensor:
     """See v4npu.ops.hca_attention."""
     where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official)
-    return _attention(q, (window_kv, window_table), (compressed_kv, block_table), None, ratio, *where)
+    return _turned_back(
+        _attention(q, (window_kv, window_table), (compressed_kv, block_table), None, ratio, *where), positions, freqs
+    )

@@ -90,7 +90,7 @@ def step(
                 picks = draw.distinct((start + 1) // CSA, len(rows), config.index_topk)
                 rows[:, : picks.shape[1]] = picks
         tail = (draw.normal(heads, dtype=torch.float32), dim**-0.5, window, *((ratio,) if ratio == HCA else ()))
-        return (q, *paged, *listed, *where, *tail, rope, True)
+        return (q, *paged, *listed, *where, *tail, rope, True, positions, freqs)
 
     def indexer(*topk: int) -> tuple[Any, ...]:
         q, weights = ((draw.integers(5, total, index_heads, *d) - 2).bfloat16() for d in ((index_dim,), ()))

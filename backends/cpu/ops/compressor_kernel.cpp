@@ -124,7 +124,7 @@ void entries(const CompressorParams& p, int64_t begin, int64_t end) {
       store_upto(out + i, load_upto(pooled + i, p.head_dim - i), p.head_dim - i);  // 4 rounding
     }
     norm_row(out, static_cast<const W*>(p.norm_weight), p.eps, out, p.head_dim);  // 5 norm
-    angles(position, p.freqs, p.rope_dim, cosines, sines);
+    angles(position, p.freqs, p.rope_dim, false, cosines, sines);
     turn(out + keep, cosines, sines, p.rope_dim);  // 6 rope
     using Quant = CompressorParams::Quant;
     if (p.quant == Quant::kHadamardFp4 || p.quant == Quant::kHadamardFp8) hadamard_row(out, p.head_dim, pooled);  // 7

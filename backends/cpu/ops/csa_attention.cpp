@@ -9,16 +9,17 @@ V4NPU_CPU_KERNEL(csa_attention, CsaAttentionParams)
 Tensor launch_csa_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
                             const Tensor& compressed_kv, const Tensor& block_table, const Tensor& topk_indices,
                             const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& sink, double scale,
-                            int64_t window, int64_t rope_dim, bool official) {
+                            int64_t window, int64_t rope_dim, bool official, const OptTensor& positions,
+                            const OptTensor& freqs) {
   check_csa_attention(q, window_kv, window_table, compressed_kv, block_table, topk_indices, cu_seqlens_q, start_pos,
-                      sink, scale, window, rope_dim, official);
+                      sink, scale, window, rope_dim, official, positions, freqs);
   if (!AttentionCall<CsaAttentionParams>::takes(q, window_kv, sink) ||
       compressed_kv.scalar_type() != window_kv.scalar_type()) {
     return call_reference<Tensor>("csa_attention", q, window_kv, window_table, compressed_kv, block_table, topk_indices,
-                                  cu_seqlens_q, start_pos, sink, scale, window, rope_dim, official);
+                                  cu_seqlens_q, start_pos, sink, scale, window, rope_dim, official, positions, freqs);
   }
   AttentionCall<CsaAttentionParams> call(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window,
-                                         rope_dim, official);
+                                         rope_dim, official, positions, freqs);
   const Pages entries(compressed_kv, block_table);
   const Tensor picks = dense(topk_indices);
   call.p.topk = picks.size(1);

@@ -9,16 +9,16 @@ V4NPU_CPU_KERNEL(hca_attention, HcaAttentionParams)
 Tensor launch_hca_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
                             const Tensor& compressed_kv, const Tensor& block_table, const Tensor& cu_seqlens_q,
                             const Tensor& start_pos, const OptTensor& sink, double scale, int64_t window, int64_t ratio,
-                            int64_t rope_dim, bool official) {
+                            int64_t rope_dim, bool official, const OptTensor& positions, const OptTensor& freqs) {
   check_hca_attention(q, window_kv, window_table, compressed_kv, block_table, cu_seqlens_q, start_pos, sink, scale,
-                      window, ratio, rope_dim, official);
+                      window, ratio, rope_dim, official, positions, freqs);
   if (!AttentionCall<HcaAttentionParams>::takes(q, window_kv, sink) ||
       compressed_kv.scalar_type() != window_kv.scalar_type()) {
     return call_reference<Tensor>("hca_attention", q, window_kv, window_table, compressed_kv, block_table, cu_seqlens_q,
-                                  start_pos, sink, scale, window, ratio, rope_dim, official);
+                                  start_pos, sink, scale, window, ratio, rope_dim, official, positions, freqs);
   }
   AttentionCall<HcaAttentionParams> call(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window,
-                                         rope_dim, official);
+                                         rope_dim, official, positions, freqs);
   const Pages entries(compressed_kv, block_table);
   for (int64_t b = 0; b < call.seqs.count; ++b) {
     if (call.seqs.length(b) > 0) entries.check(b, 0, call.seqs.total(b) / ratio - 1);

@@ -42,7 +42,7 @@ void tokens(const QkvPrepareParams& p, int64_t begin, int64_t end) {
   auto* cosines = static_cast<float*>(scratch(Scratch::kBody, 2 * p.rope_dim * static_cast<int64_t>(sizeof(float))));
   float* sines = cosines + p.rope_dim;
   for (int64_t t = begin; t < end; ++t) {
-    angles(p.positions[t], p.freqs, p.rope_dim, cosines, sines);
+    angles(p.positions[t], p.freqs, p.rope_dim, false, cosines, sines);
     for (int64_t h = 0; h < p.num_heads; ++h) {
       const int64_t at = (t * p.num_heads + h) * p.head_dim;
       T* out = static_cast<T*>(p.q_out) + at;

@@ -8,14 +8,16 @@ V4NPU_CPU_KERNEL(window_attention, WindowAttentionParams)
 
 Tensor launch_window_attention(const Tensor& q, const Tensor& window_kv, const Tensor& window_table,
                                const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& sink, double scale,
-                               int64_t window, int64_t rope_dim, bool official) {
-  check_window_attention(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window, rope_dim, official);
+                               int64_t window, int64_t rope_dim, bool official, const OptTensor& positions,
+                               const OptTensor& freqs) {
+  check_window_attention(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window, rope_dim, official,
+                         positions, freqs);
   if (!AttentionCall<WindowAttentionParams>::takes(q, window_kv, sink)) {
     return call_reference<Tensor>("window_attention", q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale,
-                                  window, rope_dim, official);
+                                  window, rope_dim, official, positions, freqs);
   }
   AttentionCall<WindowAttentionParams> call(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window,
-                                            rope_dim, official);
+                                            rope_dim, official, positions, freqs);
   run_kernel(call.p);
   return call.out;
 }

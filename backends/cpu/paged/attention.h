@@ -24,9 +24,11 @@ struct Attention {
   const int32_t *window_table, *block_table, *cu_seqlens_q, *start_pos;
   const int32_t* topk_indices;  // null: every entry that is complete
   const float* sink;
+  const int64_t* positions;
+  const float* freqs;
   RowSource window_rows, entry_rows;  // less the tables
   int64_t num_tokens, num_seqs, num_heads, head_dim, head_group, max_window_blocks, max_blocks, window, topk, ratio,
-      rope_dim;
+      rope_dim, turned_dim;
   float scale;
   bool packed, round_p;
 };
@@ -48,6 +50,9 @@ V4NPU_INLINE Attention common(const Params& p) {
   a.max_window_blocks = p.max_window_blocks;
   a.window = p.window;
   a.rope_dim = p.rope_dim;
+  a.positions = p.positions;
+  a.freqs = p.freqs;
+  a.turned_dim = p.turned_dim;
   a.scale = p.softmax_scale;
   a.packed = p.packed;
   a.round_p = p.official && p.dtype == Dtype::kBfloat16;
@@ -123,6 +128,15 @@ V4NPU_INLINE void add_sink(const Attention& a, int64_t head, int64_t heads, int6
   }
 }
 
+// 8 rope, inverse, of the heads [head, head + heads) of a token, in place; 2 * turned_dim floats of memory.
+template <class T>
+V4NPU_INLINE void turn_back(const Attention& a, int64_t token, int64_t head, int64_t heads, float* memory) {
+  float *cosines = memory, *sines = memory + a.turned_dim;
+  angles(a.positions[token], a.freqs, a.turned_dim, true, cosines, sines);
+  T* out = static_cast<T*>(a.out) + (token * a.num_heads + head + 1) * a.head_dim - a.turned_dim;
+  for (int64_t h = 0; h < heads; ++h) turn(out + h * a.head_dim, cosines, sines, a.turned_dim);
+}
+
 struct State {
   float *q, *tile, *scores, *sums, *peak, *total, *rescale;
   int64_t lanes, row;  // heads and dims in whole vectors
@@ -178,6 +192,7 @@ V4NPU_INLINE void accumulate_heads(const State& s, int64_t heads, int64_t d, int
 // What attends on one thread: the heads [head, head + heads) of a token, at most `group` of them.
 template <class T>
 struct VectorWorker {
+  using Value = T;
   const Attention& a;
   State s{};
 
@@ -250,10 +265,16 @@ void attend_all(const Attention& a) {
   const int64_t places = a.window + (a.topk_indices != nullptr ? a.topk : a.max_blocks * a.entry_rows.block_size);
   parallel_rows(a.num_tokens * groups, (places < 1 << 20 ? places : 1 << 20) * a.head_dim,
                 [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
-                  const Worker worker(a, group, scratch(Scratch::kBody, Worker::bytes(a, group)));
+                  const int64_t own = Worker::bytes(a, group);
+                  auto* memory = static_cast<uint8_t*>(scratch(Scratch::kBody, own + 8 * a.turned_dim));
+                  const Worker worker(a, group, memory);
                   for (int64_t i = begin; i < end; ++i) {
                     const int64_t head = i % groups * group;
-                    worker.attend(i / groups, head, a.num_heads - head < group ? a.num_heads - head : group);
+                    const int64_t heads = a.num_heads - head < group ? a.num_heads - head : group;
+                    worker.attend(i / groups, head, heads);
+                    if (a.turned_dim == 0) continue;
+                    turn_back<typename Worker::Value>(a, i / groups, head, heads,
+                                                      reinterpret_cast<float*>(memory + own));
                   }
                   worker.finish();
                 });

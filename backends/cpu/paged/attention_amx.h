@@ -24,6 +24,7 @@ V4NPU_INLINE void copy_groups(const bf16* p, int64_t n, bf16* out) {
 
 // What attends on one thread: the heads [head, head + heads) of a token, at most `group` of them.
 struct TileWorker {
+  using Value = bf16;
   const Attention& a;
   int64_t lanes, groups, steps;  // heads in whole vectors, and how many; groups of 32 dims
   bf16* q;                       // [groups, steps] tiles of 16 pairs of dims by 16 heads

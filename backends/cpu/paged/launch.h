@@ -131,7 +131,7 @@ inline void check_compressor_state(const Sequences& seqs, int64_t ratio, bool ov
 template <class Params>
 struct AttentionCall {
   Tensor q, out;
-  OptTensor sink;
+  OptTensor sink, positions, freqs;
   Sequences seqs;
   Pages window;
   Params p{};
@@ -143,10 +143,12 @@ struct AttentionCall {
 
   AttentionCall(const Tensor& q_, const Tensor& window_kv, const Tensor& window_table, const Tensor& cu_seqlens_q,
                 const Tensor& start_pos, const OptTensor& sink_, double scale, int64_t width, int64_t rope_dim,
-                bool official)
+                bool official, const OptTensor& positions_, const OptTensor& freqs_)
       : q(dense(q_)),
         out(uninitialised_like(q)),
         sink(dense(sink_)),
+        positions(dense(positions_)),
+        freqs(dense(freqs_)),
         seqs(cu_seqlens_q, start_pos, q.size(0)),
         window(window_kv, window_table) {
     for (int64_t b = 0; b < seqs.count; ++b) {
@@ -159,6 +161,9 @@ struct AttentionCall {
     p.cu_seqlens_q = seqs.end;
     p.start_pos = seqs.start;
     p.attn_sink = pointer<float>(sink);
+    p.positions = pointer<int64_t>(positions);
+    p.freqs = pointer<float>(freqs);
+    p.turned_dim = freqs ? 2 * freqs->size(0) : 0;
     p.out = out.mutable_data_ptr();
     p.num_tokens = q.size(0);
     p.num_seqs = seqs.count;

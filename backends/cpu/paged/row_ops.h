@@ -49,12 +49,14 @@ V4NPU_INLINE void norm_row(const T* x, const W* weight, float eps, T* out, int64
 }
 
 // The rotation of one position: both lanes of a pair hold its own factor.
-V4NPU_INLINE void angles(int64_t position, const float* freqs, int64_t rope_dim, float* cosines, float* sines) {
+V4NPU_INLINE void angles(int64_t position, const float* freqs, int64_t rope_dim, bool inverse, float* cosines,
+                         float* sines) {
   for (int64_t i = 0; i < rope_dim; i += 2) {
     const float angle = static_cast<float>(position) * freqs[i / 2];
     cosines[i] = cosines[i + 1] = __builtin_cosf(angle);
-    sines[i + 1] = __builtin_sinf(angle);
-    sines[i] = -sines[i + 1];
+    const float sine = __builtin_sinf(angle);
+    sines[i] = inverse ? sine : -sine;
+    sines[i + 1] = -sines[i];
   }
 }
 

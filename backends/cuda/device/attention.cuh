@@ -6,8 +6,8 @@
 //   4 maxima and sums of the warps meet in shared memory, in the order of the warps
 //   5 a warp has an eighth of the dims: probabilities are the left operand, the rows as they lie the right one
 //
-// Official probabilities are one bf16, others the sum of two. Dynamic shared memory: AttentionSpace (shape.h), 73,216
-// bytes for a head of 512.
+// Official probabilities are one bf16, others the sum of two. Dynamic shared memory: AttentionSpace (shape.h), 73,472
+// bytes for a head of 512 of which 64 dims turn.
 //
 // A list is walked in segments (shape.h: their length follows from the list's), each with a maximum of its own, and
 // their states are folded in order. Where few blocks would run, a token's segments are spread over several, their
@@ -17,6 +17,7 @@
 
 #include "formats.cuh"
 #include "pages.cuh"
+#include "rotary.cuh"
 
 namespace v4npu::cuda {
 
@@ -129,22 +130,35 @@ struct AttentionState {
     }
   }
 
-  // 6 sink, normalise   7 one rounding; these are the accumulators from `first` on of the `pairs` of warp w
-  V4NPU_INLINE void finish(const Attention& p, int64_t t, int64_t head0, int w, int first, int pairs) {
+  // 6 sink, normalise   7 one rounding   8 rope, inverse; these are the accumulators from `first` on of the `pairs` of
+  // warp w. A lane has both dims that turn together.
+  template <class TurnAt>
+  V4NPU_INLINE void finish(const Attention& p, int64_t t, int64_t head0, int w, int first, int pairs,
+                           const TurnAt& turn_at) {
     const int g = lane_id() / 4, c = lane_id() % 4;
     V4NPU_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int64_t head = head0 + half * 8 + g;
-      if (head >= p.num_heads) continue;
-      if (p.attn_sink != nullptr) total[half] += expf(p.attn_sink[head] - peak[half]);
-      auto* out = static_cast<bf16*>(p.out) + (t * p.num_heads + head) * p.head_dim;
+      if (head < p.num_heads && p.attn_sink != nullptr) total[half] += expf(p.attn_sink[head] - peak[half]);
+    }
+    V4NPU_UNROLL
+    for (int i = 0; i < 2 * Pairs; ++i) {
+      const int64_t d = (w * pairs + first) * 16 + i * 8 + 2 * c, turned = d - p.head_dim + p.turned_dim;
+      if (first + i / 2 >= pairs || d >= p.head_dim) continue;
+      const bool turns = p.turned_dim > 0 && turned >= 0;
+      const Turn turn = turns ? turn_at(turned / 2) : Turn{};
       V4NPU_UNROLL
-      for (int n = 0; n < Pairs; ++n) {
-        V4NPU_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          const int64_t d = (w * pairs + first + n) * 16 + i / 2 * 8 + 2 * c + i % 2;
-          if (first + n < pairs && d < p.head_dim) out[d] = narrow<bf16>(sum[n][i / 2][2 * half + i % 2] / total[half]);
+      for (int half = 0; half < 2; ++half) {
+        const int64_t head = head0 + half * 8 + g;
+        if (head >= p.num_heads) continue;
+        float a = sum[i / 2][i % 2][2 * half] / total[half], b = sum[i / 2][i % 2][2 * half + 1] / total[half];
+        if (turns) {
+          a = rounded<bf16>(a), b = rounded<bf16>(b);
+          turn_pair(a, b, turn);
         }
+        auto* out = static_cast<bf16*>(p.out) + (t * p.num_heads + head) * p.head_dim + d;
+        out[0] = narrow<bf16>(a);
+        if (d + 1 < p.head_dim) out[1] = narrow<bf16>(b);
       }
     }
   }
@@ -164,12 +178,13 @@ V4NPU_INLINE int64_t places_of(const Attention& p, QueryPlace at) {
 
 template <bool Packed, bool Official>
 V4NPU_DEVICE void attend(const Attention& p) {
-  const AttentionSpace space(p.head_dim);
+  const AttentionSpace space(p.head_dim, p.turned_dim);
   auto* tile = reinterpret_cast<bf16*>(dynamic_shared());
   auto* probabilities = reinterpret_cast<bf16*>(dynamic_shared() + space.probabilities);
   auto* rows = reinterpret_cast<PageRow*>(dynamic_shared() + space.rows);
   auto* maxima = reinterpret_cast<float*>(dynamic_shared() + space.maxima);
   auto* sums = reinterpret_cast<float*>(dynamic_shared() + space.sums);
+  auto* turns = reinterpret_cast<Turn*>(dynamic_shared() + space.turns);
   constexpr int kRow = kPlaces + kPadding, kPlane = kHeadTile * kRow;
   const int64_t t = block_x(), dim = padded_dim(p.head_dim), stride = dim + kPadding;
   const int64_t head0 = static_cast<int64_t>(block_y()) * kHeadTile;
@@ -181,6 +196,9 @@ V4NPU_DEVICE void attend(const Attention& p) {
   const int64_t each = ceil_of(segments, p.parts), first_segment = block_z() * each;
   const int64_t last_segment = first_segment + each < segments ? first_segment + each : segments;
   const int64_t end = last_segment * length < places ? last_segment * length : places;
+  for (int64_t i = thread_id(); i < p.turned_dim / 2;
+       i += kRowThreads)  // read behind the barriers of a block of places
+    turns[i] = turn_of(p.positions[t], p.freqs[i], true);
   AttentionState<kMaxPairs> all, part;
   for (int64_t begin = first_segment * length; begin < end; begin += kPlaces) {
     if (thread_id() < kPlaces) {
@@ -289,7 +307,7 @@ V4NPU_DEVICE void attend(const Attention& p) {
     }
     part = {};
   }
-  if (p.parts == 1) all.finish(p, t, head0, w, 0, pairs);
+  if (p.parts == 1) all.finish(p, t, head0, w, 0, pairs, [&](int64_t i) { return turns[i]; });
 }
 
 // The states of a token's segments in their order. Grid: tokens, tiles of heads, then pairs of tiles of 8 dims, a
@@ -312,7 +330,7 @@ V4NPU_DEVICE void combine(const Attention& p) {
       if (first + i < segments) all.fold(part[i], 1);
     }
   }
-  all.finish(p, t, tile * kHeadTile, w, n, pairs);
+  all.finish(p, t, tile * kHeadTile, w, n, pairs, [&](int64_t i) { return turn_of(p.positions[t], p.freqs[i], true); });
 }
 
 }  // namespace v4npu::cuda

@@ -122,8 +122,10 @@ struct Attention {
   const int32_t* cu_seqlens_q;  // int32 [num_seqs+1]
   const int32_t* start_pos;     // int32 [num_seqs]
   const float* attn_sink;       // fp32  [num_heads], may be null
+  const int64_t* positions;     // int64 [num_tokens], null: out is not turned
+  const float* freqs;           // fp32  [turned_dim/2]
   void* out;                    // bf16  [num_tokens, num_heads, head_dim]
-  int64_t num_tokens, num_seqs, num_heads, head_dim, rope_dim;
+  int64_t num_tokens, num_seqs, num_heads, head_dim, rope_dim, turned_dim;
   int64_t window_block, window_stride, max_window_blocks, window;
   int64_t block_size, block_stride, max_blocks, topk, ratio;
   float scale;
@@ -152,13 +154,14 @@ constexpr int64_t max_segments(int64_t places) {
 constexpr int64_t state_values(int64_t head_dim) { return 4 + 8 * padded_dim(head_dim) / 128; }
 
 struct AttentionSpace {
-  int64_t probabilities, rows, maxima, sums, size;  // bytes; the tile of rows comes first
-  constexpr explicit AttentionSpace(int64_t head_dim)
+  int64_t probabilities, rows, maxima, sums, turns, size;  // bytes; the tile of rows comes first
+  constexpr AttentionSpace(int64_t head_dim, int64_t turned_dim)
       : probabilities(kPlaces * (padded_dim(head_dim) + kPadding) * 2),
         rows(probabilities + 2 * kHeadTile * (kPlaces + kPadding) * 2),
         maxima(rows + kPlaces * 16),
         sums(maxima + kRowWarps * kHeadTile * 4),
-        size(sums + kRowWarps * kHeadTile * 4) {}
+        turns(sums + kRowWarps * kHeadTile * 4),
+        size(turns + turned_dim * 4) {}
 };
 
 }  // namespace v4npu::cuda

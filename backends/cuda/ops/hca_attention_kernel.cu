@@ -1,6 +1,6 @@
 // hca_attention on CUDA (sm_80 and later), for bfloat16: window and all complete entries, without an index list;
 // device/attention.cuh.
-// Limits: 192 registers, 0 bytes of stack, 0 bytes of shared memory.
+// Limits: 192 registers, 32 bytes of stack, 0 bytes of shared memory.
 #include "v4npu/ops/hca_attention.h"
 
 #include "../device/attention.cuh"

@@ -2,7 +2,7 @@
 //   out[t,h] = sum_j softmax_j(scale * <q[t,h], kv[j]>, sink[h]) kv[j],   j in max(0, t-window+1) .. t, oldest first
 // Steps:
 //   1 load q   2 gather kv   3 scores = scale * fp32 dot   4 online softmax   5 accumulate p * kv in fp32
-//   6 sink, normalise   7 one rounding, to the dtype of q
+//   6 sink, normalise   7 one rounding, to the dtype of q   8 where positions are given: rope of it (rope.h), inverse
 // official: the list is walked in blocks of 64, its window part taking `window` places with the absent ones last; p =
 // exp(score - running maximum) is rounded to bf16 (when q is bf16) for step 5, while the denominator sums it
 // unrounded; both are rescaled when the maximum grows. The sink joins the denominator only, at the end: exp(sink -
@@ -27,6 +27,8 @@ struct WindowAttentionParams {
   const int32_t* cu_seqlens_q;  // int32 [num_seqs+1]                         token offsets in this call
   const int32_t* start_pos;     // int32 [num_seqs]                           tokens seen before this call
   const float* attn_sink;       // fp32  [num_heads]                          may be null = no sink
+  const int64_t* positions;     // int64 [num_tokens]                         may be null: no step 8
+  const float* freqs;           // fp32  [turned_dim/2]                       null with positions
   void* out;                    // T     [num_tokens, num_heads, head_dim]
   int64_t num_tokens;
   int64_t num_seqs;
@@ -35,8 +37,9 @@ struct WindowAttentionParams {
   int64_t window_block;   // tokens per page of window_kv
   int64_t window_stride;  // bytes from one page of window_kv to the next
   int64_t max_window_blocks;
-  int64_t window;    // tokens, the query's own among them
-  int64_t rope_dim;  // of a packed row
+  int64_t window;      // tokens, the query's own among them
+  int64_t rope_dim;    // of a packed row
+  int64_t turned_dim;  // 0 without positions
   float softmax_scale;
   bool packed;  // rows of window_kv and compressed_kv are fp8_kv; T is bf16
   bool official;
