@@ -16,6 +16,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND flags_amx -Wno-maybe-uninitialized -Wno-uninitialized)
 endif()
 set(flags_avx2 -mavx2 -mfma -mf16c)
+set(flags_portable -Wno-psabi)  # its vectors are never passed: all that takes them is inlined
 
 file(GLOB kernels CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/ops/*_kernel.cpp")
 foreach(isa IN LISTS isas)

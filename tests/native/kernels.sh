@@ -13,7 +13,7 @@ build() {
   shift 3
   mkdir -p "$folder"
   # The instructions come from where the build has them.
-  allowed=$(sed -n "s/^set(flags_$isa \(.*\))$/\1/p" backends/cpu/kernels.cmake)
+  allowed=$(sed -n "s/^set(flags_$isa \([^)]*\)).*/\1/p" backends/cpu/kernels.cmake)
   for source in backends/cpu/ops/*_kernel.cpp backends/cpu/scratch.cpp tests/native/*.cpp; do
     echo "$cxx -std=c++20 -g1 -ffp-contract=off -fno-math-errno -Wno-maybe-uninitialized -Wno-uninitialized" \
       "-DV4NPU_ISA=$isa -Icsrc/include -Ibackends/cpu $allowed $* -c $source -o $folder/$(basename "$source" .cpp).o"

@@ -57,7 +57,7 @@ V4NPU_INLINE f32x16 score_of(const Row& row, int64_t i, int64_t n) {
 }
 
 // Steps 1 to 3 for the channels [c, c + n) of the window that begins at `position`.
-V4NPU_INLINE void pool(const Window& w, int64_t position, int64_t c, int64_t n, float* out) {
+void pool(const Window& w, int64_t position, int64_t c, int64_t n, float* out) {
   const int64_t ratio = w.p.ratio, own = w.p.overlap ? w.p.head_dim : 0;
   // Before the first token lie rows whose weight is 0.
   const int64_t before = w.p.overlap && position > 0 ? ratio : 0;
