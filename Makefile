@@ -41,18 +41,24 @@ demo: .venv/built
 	$(BIN)/v4npu generate nano --prompt "Call me Ishmael." --max-new-tokens 120
 
 test: lint emulated
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # The emulated chips' kernels: left to the tests, each of their processes would compile them.
 emulated: .venv/built
 	$(BIN)/python -c "from v4npu.testing.ascend import all_kernels as a; a(2201); a(3510)"
 
-test-npu: .venv/built .venv/tools .venv-npu/built
+test-npu: .venv/built .venv/tools .venv-npu/runtime
 	OMP_NUM_THREADS=1 V4NPU_TEST_DEVICE=npu:0 $(NPU) v4npu.cli emulate --soc $(SOC) -- \
-		$(NPU) pytest tests/npu tests/ops/test_operators.py -n $(JOBS) --dist loadfile
+		$(NPU) pytest tests/npu tests/ops/test_operators.py -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 sanitize neon:
 	JOBS=$(JOBS) tests/native/kernels.sh $@
+
+# Where one call asks for both: neon compares with what sanitize has written, a wheel carries what cuda has compiled, and
+# the emulated NPU comes with the kernels of one architecture.
+neon: | $(filter sanitize,$(MAKECMDGOALS))
+.venv/built: | $(filter cuda,$(MAKECMDGOALS))
+emulated: | $(filter .venv-npu/runtime,$(MAKECMDGOALS))
 
 # Compiled in build/cuda, where the tests and bench/cuda_device.py find what is up to date; used from beside `_C`.
 cuda: $(filter .venv-nvcc/nvcc,$(NVCC))
@@ -113,11 +119,16 @@ clean:
 	@$@ --version > /dev/null
 
 # The wheel of torch-npu beside all that .venv has, but not in it: it would be loaded by every `import torch` there.
-.venv-npu/built: | .venv/built
+.venv-npu/built: | .venv/built .venv/tools
 	$(BIN)/python -m venv .venv-npu
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
 		"$$(.venv-npu/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
 	.venv-npu/bin/python $(PIP_INSTALL) torch-npu==2.13.0
+	@touch $@
+
+# The emulated NPU's own libraries, which two runs of test-npu would each compile.
+.venv-npu/runtime: .venv-npu/built .venv/built
+	$(NPU) v4npu.cli emulate --soc $(SOC) -- true
 	@touch $@
 
 # The dependencies alone: asking for the package with its extra would compile it a second time.

@@ -10,6 +10,17 @@ from v4npu.device import resolve
 # They need torch-npu and an NPU, be it an emulated one: `make test-npu`.
 collect_ignore = [] if "V4NPU_EMULATE_SOC" in os.environ else ["npu"]
 
+# Whoever is free takes the next file whole: these first, lest one of them run alone at the end.
+LONG = (
+    "nano faults museum attention state transformers cuda_kernels speculative indexer_topk kernels build_kernels"
+    " loader_memory"
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(LONG.split())}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
