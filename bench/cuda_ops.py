@@ -14,7 +14,7 @@ from torch import Tensor
 from v4npu import reference
 from v4npu.testing.bench import CONFIGS, OVER_PAGES, arguments, first, work
 from v4npu.testing.compare import complaint, oracle_args
-from v4npu.testing.cuda import BFLOAT16_ONLY, FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS
+from v4npu.testing.cuda import FLOAT32_ON_TENSOR_CORES, TENSOR_CORE_OPS
 from v4npu.testing.steps import step
 from v4npu.testing.tolerances import ERROR_RATIO
 
@@ -69,7 +69,7 @@ def cases(ops: Sequence[str], sizes: Sequence[str], timed: bool, small: bool) ->
                     name += ", FP8 keys" if keys == "fp8_key" else ""
                     yield Case(op, size, name, torch.bfloat16, args, tokens)
                 continue
-            for dtype in (torch.bfloat16,) if timed or op in BFLOAT16_ONLY else (torch.bfloat16, torch.float32):
+            for dtype in (torch.bfloat16,) if timed else (torch.bfloat16, torch.float32):
                 yield Case(op, size, "rows", dtype, arguments(op, rows[0], dtype, CONFIGS[size]), rows)
 
 
@@ -88,7 +88,7 @@ def compare(device: Device, op: str, args: tuple[Any, ...], got: tuple[Tensor, .
     oracle = results_of(getattr(reference, op)(*oracle_args(op, first(op, given, len(args[0])))))
     ratio = ERROR_RATIO[op]
     if op in TENSOR_CORE_OPS and args[0].dtype == torch.float32:
-        ratio *= FLOAT32_ON_TENSOR_CORES
+        ratio *= FLOAT32_ON_TENSOR_CORES * TENSOR_CORE_OPS[op]
     for g, n, o in zip(got, naive, oracle, strict=True):
         if found := complaint(g.cpu(), n.cpu(), o.cpu(), ratio):
             return found

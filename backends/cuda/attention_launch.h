@@ -18,9 +18,8 @@ struct AttentionCall {
   static bool takes(const Tensor& q, const Tensor& kv, const OptTensor& sink, int64_t rope_dim,
                     const OptTensor& freqs) {
     const bool rows = kv.scalar_type() == ScalarType::Byte ? q.size(2) % 16 == 0 && rope_dim % 16 == 0
-                                                           : kv.scalar_type() == ScalarType::BFloat16;
-    return runs(q) && q.scalar_type() == ScalarType::BFloat16 && rows && is_float32(sink) && q.size(2) <= kMaxHeadDim &&
-           (!freqs || q.size(2) % 2 == 0);
+                                                           : kv.scalar_type() == q.scalar_type();
+    return runs(q) && rows && is_float32(sink) && q.size(2) <= kMaxHeadDim && (!freqs || q.size(2) % 2 == 0);
   }
 
   AttentionCall(const Tensor& q_, const Tensor& window_kv_, const Tensor& window_table_, const Tensor& cu_seqlens_q_,
@@ -53,6 +52,11 @@ struct AttentionCall {
     p.max_blocks = block_table.size(1);
   }
   Tensor run(const char* op) {
+    if (is_float32(q)) {
+      cuda::run(op, std::string(op) + "_fp32", p, {p.num_seqs > 0 ? p.num_tokens : 0, ceil_of(p.num_heads, kRowWarps)},
+                kRowThreads, q);
+      return out;
+    }
     const std::string kernel = std::string(op) + (packed ? "_packed" : "_plain") + (official ? "_official" : "");
     const int64_t tokens = p.num_seqs > 0 && p.head_dim > 0 ? p.num_tokens : 0, tiles = ceil_of(p.num_heads, kHeadTile);
     const int64_t entries = p.topk_indices != nullptr ? p.topk : p.max_blocks * p.block_size;

@@ -15,7 +15,7 @@ struct IndexerCall {
 
   static bool takes(const Tensor& q, const Tensor& weights, const Tensor& keys) {
     const KeyFormat format = key_format(keys, q.size(2));
-    return runs(q) && q.scalar_type() == ScalarType::BFloat16 && weights.scalar_type() == q.scalar_type() &&
+    return runs(q) && weights.scalar_type() == q.scalar_type() &&
            (format != KeyFormat::kPlain || keys.scalar_type() == q.scalar_type()) &&
            (format != KeyFormat::kFp4 || q.size(2) % 32 == 0);
   }
@@ -35,8 +35,11 @@ struct IndexerCall {
     p.block_stride = keys.stride(0) * static_cast<int64_t>(keys.element_size());
     p.keys_are = key_format(keys, p.head_dim), p.official = official, p.dtype = dtype_of(q);
   }
+  // Whether tokens share keys.
+  bool tiled(const GpuIndexPlan& plan) const { return plan.tiled && p.dtype == Dtype::kBfloat16; }
   int64_t width() const { return p.max_blocks * p.block_size; }
   std::string kernel(const char* op) const {
+    if (p.dtype == Dtype::kFloat32) return std::string(op) + "_fp32";
     const char* keys = p.keys_are == KeyFormat::kPlain ? "_plain" : p.keys_are == KeyFormat::kFp4 ? "_fp4" : "_fp8";
     return std::string(op) + keys + (p.official ? "_official" : "");
   }

@@ -54,7 +54,8 @@ inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& 
   const int64_t num_experts = w[0].stack.size(0), assignments = tokens * topk;
   Tensor out = uninitialised(x, {tokens, hidden}, ScalarType::Float);
   if (assignments == 0) return out;
-  GpuExpertPlan plan = plan_gpu_experts(assignments, num_experts, width, caps_of(x));
+  const bool float32 = is_float32(x);
+  GpuExpertPlan plan = plan_gpu_experts(assignments, num_experts, width, float32, caps_of(x));
   const bool wide = *plan.layout == 'w', whole = wide || *plan.layout == 'n';
   if (whole && !wide && !quantises) plan.layout = "split";  // whose tiles are as many
   const bool clusters = plan.clusters && quantises;
@@ -70,13 +71,17 @@ inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& 
     p.x = q ? pointer<void>(q->q) : pointer<void>(from);
     p.x_scale = q ? pointer<uint8_t>(q->scale) : nullptr;
     p.num_rows = num_rows, p.rows_apart = w[*which == 'u' ? 0 : 2].rows_apart, p.k = k;
-    const std::string kernel = std::string("moe_experts_") + which + (q ? "_fp8_" : "_bf16_") + format;
+    const std::string kernel = std::string("moe_experts_") + which +
+                               (q         ? "_fp8_"
+                                : float32 ? "_fp32_"
+                                          : "_bf16_") +
+                               format;
     if (clusters && *which == 'u') {
       const Grid grid{plan.max_tiles, ceil_of(num_rows, kSlice) * kClusterBlocks};
       run("moe_experts_sm90", kernel + "_cluster", p, grid, kGemmThreads, x);
     } else {
       const Grid grid{plan.max_tiles, ceil_of(num_rows, *plan.layout == 's' ? 16 : block_rows)};
-      run("moe_experts", kernel + "_" + plan.layout, p, grid, kGemmThreads, x);
+      run("moe_experts", kernel + "_" + plan.layout + (float32 ? "_fp32" : ""), p, grid, kGemmThreads, x);
     }
   };
   const auto weight = [&](int set, int matrix) {
@@ -95,7 +100,7 @@ inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& 
   product("down", between, second, width, hidden, 256);
   const ExpertSum sum{
       p.routing.topk_indices, pointer<void>(y), static_cast<float*>(out.mutable_data_ptr()), hidden, topk, num_experts};
-  run("moe_experts", "moe_experts_sum_bf16", sum, {tokens}, kRowThreads, x);
+  run("moe_experts", kernel_name("moe_experts_sum", dtype_of(x)), sum, {tokens}, kRowThreads, x);
   return out;
 }
 

@@ -92,7 +92,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("max_tiles", &v4npu::GpuExpertPlan::max_tiles)
       .def_readonly("clusters", &v4npu::GpuExpertPlan::clusters);
   m.def("plan_gpu_experts", &v4npu::plan_gpu_experts, py::arg("num_assignments"), py::arg("num_experts"),
-        py::arg("width"), py::arg("caps"));
+        py::arg("width"), py::arg("float32"), py::arg("caps"));
   py::class_<v4npu::GpuIndexPlan>(m, "GpuIndexPlan")
       .def_readonly("tiled", &v4npu::GpuIndexPlan::tiled)
       .def_readonly("tokens", &v4npu::GpuIndexPlan::tokens)

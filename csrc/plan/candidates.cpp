@@ -42,15 +42,7 @@ const std::vector<Candidate>& candidates() {
           "qkv_prepare",   "compressor",    "indexer_query",  "indexer_scores", "indexer_topk",  "window_attention",
           "csa_attention", "hca_attention", "gate",           "hash_gate",      "swiglu",        "moe_experts"}) {
       add_cpu(all, op, "float32 and bfloat16; other dtypes run the reference");
-    }
-    for (const char* op : {"rms_norm", "rope", "hadamard", "act_quant", "fp4_act_quant", "hc_pre", "hc_post", "hc_head",
-                           "indexer_query", "gate", "hash_gate", "swiglu", "linear", "fp8_linear", "fp4_linear",
-                           "grouped_linear", "qkv_prepare", "compressor"}) {
       add_cuda(all, op, "float32 and bfloat16, never run on a device; what is beyond its limits runs the reference");
-    }
-    for (const char* op :
-         {"moe_experts", "indexer_scores", "indexer_topk", "window_attention", "csa_attention", "hca_attention"}) {
-      add_cuda(all, op, "bfloat16, never run on a device; what is beyond its limits runs the reference");
     }
     for (const char* op : {"rms_norm",       "rope",           "hadamard",         "act_quant",     "fp4_act_quant",
                            "hc_pre",         "hc_post",        "hc_head",          "indexer_query", "gate",

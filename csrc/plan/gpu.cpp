@@ -30,17 +30,20 @@ GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, 
   return {false, tiles(num_rows, 16), tiles(num_tokens, 16)};
 }
 
-GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int64_t width, const DeviceCaps& caps) {
+GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int64_t width, bool float32,
+                               const DeviceCaps& caps) {
   GpuExpertPlan plan;
   const int64_t experts = num_assignments < num_experts ? num_assignments : num_experts;
   // Wide where an expert has a whole wide tile on average, and there are enough of those; narrow where blocks of 128
   // rows are two for each multiprocessor, should the assignments go to as many experts as they can.
-  if (num_assignments >= 32 * num_experts && num_assignments / 32 >= caps.num_cores / 8) {
+  if (float32) {
+    plan.layout = "split";
+  } else if (num_assignments >= 32 * num_experts && num_assignments / 32 >= caps.num_cores / 8) {
     plan.layout = "wide";
   } else if (experts * ((width + 127) / 128) >= 2 * caps.num_cores) {
     plan.layout = "narrow";
   }
-  plan.clusters = *plan.layout == 's' && cuda_architecture(caps) >= 90;
+  plan.clusters = *plan.layout == 's' && !float32 && cuda_architecture(caps) >= 90;
   plan.tile_tokens = *plan.layout == 'w' ? 32 : 16;
   plan.max_tiles = experts + num_assignments / plan.tile_tokens;  // each expert's last tile may be short
   return plan;

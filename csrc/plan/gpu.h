@@ -27,11 +27,13 @@ GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, 
 // How the routed experts are laid out: their assignments are known to the device alone, so tiles of tokens are launched
 // for the worst case, and those that no expert needs end at once.
 struct GpuExpertPlan {
-  const char* layout = "split";  // or "narrow", "wide": as in moe_experts_kernel.cu, with the same bits
+  const char* layout =
+      "split";  // or "narrow", "wide": as in moe_experts_kernel.cu, with the same bits; always of float32
   int64_t tile_tokens = 0, max_tiles = 0;
   bool clusters = false;  // of the split layout's first product, which then quantises too (sm_90 and later)
 };
-GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int64_t width, const DeviceCaps& caps);
+GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int64_t width, bool float32,
+                               const DeviceCaps& caps);
 
 // How index keys are scored: tiled if blocks of 32 tokens would mostly be of one sequence, and so share keys. The
 // scores that indexer_topk then keeps are of `tokens` tokens and `keys` keys, 16 MiB for 132 multiprocessors, a third

@@ -9,8 +9,9 @@ from v4npu import _C, reference
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.attention import CU_SEQLENS, OPS, RATIO, SMALL, Shape, alone, problem
 from v4npu.testing.cases import int32
-from v4npu.testing.compare import oracle_args
+from v4npu.testing.compare import complaint, oracle_args
 from v4npu.testing.cuda import EmulatedGpu
+from v4npu.testing.tolerances import ERROR_RATIO
 
 
 @pytest.mark.parametrize("packed,official", [(False, False), (True, False), (False, True), (True, True)])
@@ -33,6 +34,19 @@ def test_a_token_alone_has_the_same_bits(gpu: EmulatedGpu, op: str) -> None:
     for b, i, t in ((0, 1, 1), (2, 0, 3)):
         (one,) = gpu.run(op, alone(op, args, b, t, SMALL.starts[b] + i))
         assert torch.equal(one, together[t : t + 1])
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_float32(gpu: EmulatedGpu, op: str) -> None:
+    """Close to float64, turned back as by rope, and the same bits alone."""
+    args = problem(op, 80, False, False, dtype=torch.float32)
+    (got,) = gpu.run(op, args)
+    assert [launch[0] for launch in gpu.launches()] == [op + "_fp32"]
+    exact = getattr(reference, op)(*oracle_args(op, args))
+    assert not complaint(got, getattr(reference, op)(*args), exact, ERROR_RATIO[op])
+    turn = (torch.tensor([150, 151, 152, 290]), rope_frequencies(24, 160_000.0))
+    assert torch.equal(gpu.run(op, (*args, *turn))[0], gpu.run("rope", (got, *turn, True))[0])
+    assert torch.equal(gpu.run(op, alone(op, args, 0, 1, SMALL.starts[0] + 1))[0], got[1:2])
 
 
 # Lists of 600 places or so: 5 segments, which one token spreads over 5 blocks, 30 over 4 and 67 over one.

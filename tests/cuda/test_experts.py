@@ -14,13 +14,15 @@ from torch import Tensor
 from v4npu import _C, reference
 from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
 from v4npu.testing.cases import Draw, as_halves
-from v4npu.testing.cuda import EmulatedGpu
+from v4npu.testing.cuda import FLOAT32_ON_TENSOR_CORES, EmulatedGpu
 
 ROOT = Path(__file__).parents[2]
 BF16, FP32 = torch.bfloat16, torch.float32
 
 
-def problem(tokens: int, experts: int, kind: str, topk: int = 3, d: int = 96, width: int = 160):
+def problem(
+    tokens: int, experts: int, kind: str, topk: int = 3, d: int = 96, width: int = 160, dtype: torch.dtype = BF16
+):  # fmt: skip
     """x, indices, weights and the three matrices with their scales."""
     draw = Draw(FP32, tokens + experts)
 
@@ -32,14 +34,14 @@ def problem(tokens: int, experts: int, kind: str, topk: int = 3, d: int = 96, wi
 
     indices = draw.distinct(experts, tokens, topk)
     weights = draw.normal(tokens, topk).abs()
-    return (draw.normal(tokens, d).to(BF16), indices, weights, *matrix(width, d), *matrix(width, d), *matrix(d, width))
+    return (draw.normal(tokens, d).to(dtype), indices, weights, *matrix(width, d), *matrix(width, d), *matrix(d, width))
 
 
-def assert_close(got: Tensor, args: tuple) -> None:
+def assert_close(got: Tensor, args: tuple, ratio: float = 1.5) -> None:
     wide = tuple(a.double() if isinstance(a, Tensor) and a.dtype in (BF16, FP32) else a for a in args)
     exact, naive = reference.moe_experts(*wide), reference.moe_experts(*args)
     largest = float(exact.abs().max())
-    allowed = 1.5 * float((naive - exact).abs().max()) + torch.finfo(BF16).eps / 2 * largest
+    allowed = ratio * float((naive - exact).abs().max()) + torch.finfo(args[0].dtype).eps / 2 * largest
     assert float((got - exact).abs().max()) <= allowed
 
 
@@ -56,6 +58,16 @@ def test_few_tokens(gpu: EmulatedGpu, kind: str, official: bool) -> None:
     x, indices, weights, w1, s1, w3, s3, *rest = args
     w1, w3 = as_halves(w1, w3)
     assert torch.equal(gpu.run("moe_experts", (x, indices, weights, w1, s1, w3, s3, *rest))[0], got)
+
+
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("kind", ["fp8", "fp4"])
+def test_float32(gpu: EmulatedGpu, kind: str, official: bool) -> None:
+    args = (*problem(60, 3, kind, topk=2, dtype=FP32), 10.0, official)
+    (got,) = gpu.run("moe_experts", args)
+    names = [name for name, *_ in gpu.launches()]
+    assert sum(n.endswith("_split_fp32") for n in names) == 2 and names.count("act_quant_fp32") == 2 * official
+    assert_close(got, args, 1.5 * 2 * FLOAT32_ON_TENSOR_CORES)  # two products
 
 
 BEFORE_CLUSTERS = """
@@ -163,8 +175,11 @@ def test_an_expert_out_of_range_makes_its_token_nan_and_no_other(gpu: EmulatedGp
 
 @pytest.mark.parametrize("assignments", [1, 6, 768, 24576])
 @pytest.mark.parametrize("experts", [1, 32, 256, 384])
-def test_a_plan_has_tiles_for_the_worst_case(invented: _C.DeviceCaps, assignments: int, experts: int) -> None:
-    plan = _C.plan_gpu_experts(assignments, experts, 2048, invented)
+@pytest.mark.parametrize("float32", [False, True])
+def test_a_plan_has_tiles_for_the_worst_case(
+    invented: _C.DeviceCaps, float32: bool, assignments: int, experts: int
+) -> None:
+    plan = _C.plan_gpu_experts(assignments, experts, 2048, float32, invented)
     # one assignment for each expert but one, which has the rest
     ones = min(experts, assignments) - 1
     assert ones + -(-(assignments - ones) // plan.tile_tokens) <= plan.max_tiles
@@ -172,4 +187,5 @@ def test_a_plan_has_tiles_for_the_worst_case(invented: _C.DeviceCaps, assignment
     over = min(experts, assignments // (plan.tile_tokens + 1))
     assert 2 * over <= plan.max_tiles
     assert plan.max_tiles <= experts + assignments // plan.tile_tokens
-    assert plan.clusters == (plan.layout == "split" and invented.name in ("sm_90", "sm_100"))
+    assert plan.layout == "split" or not float32
+    assert plan.clusters == (plan.layout == "split" and not float32 and invented.name in ("sm_90", "sm_100"))

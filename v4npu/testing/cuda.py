@@ -33,10 +33,10 @@ COMMON = ("-std=c++20", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-U_FORTIF
 KERNEL = (*COMMON, "-O1", "-fsanitize=thread", "-DV4NPU_CUDA_EMULATION")
 RUNTIME = (*COMMON, "-O2")
 READ, WRITE, READ_WRITE = range(3)
-# Times the error ratio, for float32 activations on tensor cores, whose sums are cut off instead of rounded.
+# Times the error ratio, for float32 activations on tensor cores, whose sums are cut off instead of rounded; and how
+# many such products an operator has one behind the other.
 FLOAT32_ON_TENSOR_CORES = 3.0
-TENSOR_CORE_OPS = ("linear", "fp8_linear", "fp4_linear", "grouped_linear")
-BFLOAT16_ONLY = ("moe_experts", "indexer_scores", "indexer_topk", "window_attention", "csa_attention", "hca_attention")
+TENSOR_CORE_OPS = {"linear": 1, "fp8_linear": 1, "fp4_linear": 1, "grouped_linear": 1, "moe_experts": 2}
 # Whose kernels an operator launches besides its own.
 BORROWED = {"moe_experts": ("act_quant", "moe_experts_sm90"), "indexer_topk": ("indexer_scores",)}
 STREAM = 'extern "C" int aoti_torch_get_current_cuda_stream(int, void** stream) { *stream = nullptr; return 0; }'

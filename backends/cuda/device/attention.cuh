@@ -1,4 +1,4 @@
-// Attention over pages, for window_attention, csa_attention and hca_attention: bfloat16, tensor cores. A block of 8
+// Attention over pages, for window_attention, csa_attention and hca_attention. bfloat16, on tensor cores: a block of 8
 // warps takes 16 heads of a token and walks the token's list in blocks of 64 places, window first:
 //
 //   2 the rows of a block, widened, into shared memory (64 rows of head_dim padded to 128), zeros where there is none
@@ -13,22 +13,24 @@
 // their states are folded in order. Where few blocks would run, a token's segments are spread over several, their
 // states go to memory, and attention_combine folds them: the same operations, so neither batch nor device shows in a
 // result.
+//
+// float32 is for comparing numbers: a warp takes a head of a token and walks its whole list, 32 places at a time, with
+// float32 products. Shared memory: 2 KiB.
 #pragma once
 
 #include "formats.cuh"
-#include "pages.cuh"
-#include "rotary.cuh"
+#include "kv_row.cuh"
 
 namespace v4npu::cuda {
 
 constexpr float kLowest = -3.0e38f;  // below any score, and finite: its difference to -infinity is no NaN
 constexpr int kMaxPairs = kMaxHeadDim / kRowWarps / 16;
 
-// The row of place i of a token's list; null payload where there is none.
-template <bool Packed>
+// The row of place i of a token's list, of values of T or packed; null payload where there is none.
+template <bool Packed, class T = bf16>
 V4NPU_INLINE PageRow row_of_place(const Attention& p, QueryPlace at, int64_t t, int64_t i) {
   const int64_t keep = p.head_dim - p.rope_dim;
-  const int64_t payload = Packed ? keep + 2 * p.rope_dim : 2 * p.head_dim;
+  const int64_t payload = Packed ? keep + 2 * p.rope_dim : p.head_dim * static_cast<int64_t>(sizeof(T));
   const int64_t scales = Packed ? kv_scale_bytes(keep) : 0;
   if (i < p.window) {
     const int64_t first = at.position - p.window + 1 > 0 ? at.position - p.window + 1 : 0;
@@ -331,6 +333,47 @@ V4NPU_DEVICE void combine(const Attention& p) {
     }
   }
   all.finish(p, t, tile * kHeadTile, w, n, pairs, [&](int64_t i) { return turn_of(p.positions[t], p.freqs[i], true); });
+}
+
+// Grid: tokens, eights of heads.
+V4NPU_DEVICE void attend_float(const Attention& p) {
+  auto& turns = shared<Turns<kMaxHeadDim / 2>>();
+  const int64_t t = block_x(), n = p.head_dim, head = static_cast<int64_t>(block_y()) * kRowWarps + warp_id();
+  if (p.turned_dim > 0) {
+    turns.fill(p.positions[t], p.freqs, p.turned_dim / 2, true);
+    sync_block();
+  }
+  if (head >= p.num_heads) return;
+  const QueryPlace at = place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, t);
+  const int64_t places = places_of(p, at), where = (t * p.num_heads + head) * n;
+  WarpRow q{{}, n}, sum{{}, n}, kv{{}, n};
+  q.load(static_cast<const float*>(p.q) + where);  // 1 load q
+  float peak = kLowest, total = 0.0f;
+  const auto gather = [&](int64_t i) {  // 2 gather kv
+    const PageRow row = row_of_place<false, float>(p, at, t, i);
+    if (row.payload != nullptr) kv.load(reinterpret_cast<const float*>(row.payload));
+    return row.payload != nullptr;
+  };
+  for (int64_t first = 0; first < places; first += kWarp) {
+    const int count = static_cast<int>(places - first < kWarp ? places - first : kWarp);
+    float score = -bits_float(0x7f800000);  // of place first + lane
+    for (int j = 0; j < count; ++j) {
+      if (!gather(first + j)) continue;
+      const float dot = q.dot(kv);  // 3 scores
+      score = lane_id() == j ? dot * p.scale : score;
+    }
+    const float top = larger(peak, warp_max(score)), rescale = expf(peak - top), mine = expf(score - top);
+    peak = top;  // 4 online softmax
+    total = fmaf(total, rescale, warp_sum(mine));
+    sum.map([&](float x, int64_t) { return x * rescale; });
+    for (int j = 0; j < count; ++j) {
+      if (gather(first + j)) sum.add(bits_float(shuffle(float_bits(mine), j)), kv);  // 5 accumulate
+    }
+  }
+  if (p.attn_sink != nullptr) total += expf(p.attn_sink[head] - peak);  // 6 sink, normalise
+  sum.map([&](float x, int64_t) { return x / total; });
+  if (p.turned_dim > 0) sum.rope<float>(turns.of, n - p.turned_dim);  // 8 rope, inverse
+  sum.store(static_cast<float*>(p.out) + where);                      // 7
 }
 
 }  // namespace v4npu::cuda

@@ -32,9 +32,10 @@ V4NPU_INLINE Operands<Sets> expert_operands(const ExpertGemm& p, int32_t e) {
   return o;
 }
 
-// 2, 3 of the assignment at place `at` of the list.
+// 2, 3 of the assignment at place `at` of the list; T: the dtype of x.
+template <class T = bf16>
 V4NPU_INLINE float activated(const ExpertGemm& p, int64_t at, float gate, float up) {
-  return gated(rounded<bf16>(gate), rounded<bf16>(up), p.limit) * p.topk_weights[p.routing.list[at]];
+  return gated(rounded<T>(gate), rounded<T>(up), p.limit) * p.topk_weights[p.routing.list[at]];
 }
 
 // 4 of one value y of 128 whose largest is `peak`; one of them writes the scale.

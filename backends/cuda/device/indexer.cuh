@@ -1,8 +1,8 @@
-// Scores of index keys, for indexer_scores and indexer_topk: bfloat16, on tensor cores. A warp takes a query and 32
+// Scores of index keys, for indexer_scores and indexer_topk. bfloat16, on tensor cores: a warp takes a query and 32
 // keys: 16 heads at a time are the left operand, 8 keys to a tile the right one. Keys come from their pages, packed
 // rows widened in registers (formats.cuh), or from the shared memory of a block whose queries share them. The heads of
 // a key are added in the order of their tiles, of 16 heads first the two halves, then the lanes; so a score depends on
-// query and key alone.
+// query and key alone. float32 is for comparing numbers: a lane takes a key.
 #pragma once
 
 #include "formats.cuh"
@@ -42,9 +42,7 @@ struct PageKeys {
     constexpr bool kFp4 = K == Format::kFloat4, kFp8 = K == Format::kFloat8;
     if (s >= end) return {nullptr, nullptr};
     return page_row(p.keys, p.block_table + sequence * p.max_blocks, p.block_size, p.block_stride,
-                    kFp4   ? p.head_dim / 2
-                    : kFp8 ? p.head_dim
-                           : 2 * p.head_dim,
+                    p.head_dim * kBits<K> / 8,
                     kFp4   ? (p.head_dim + 31) / 32
                     : kFp8 ? 4
                            : 0,
@@ -133,6 +131,42 @@ V4NPU_INLINE void key_scores(const Params& p, int64_t t, const Keys& keys, float
     V4NPU_UNROLL
     for (int i = 0; i < 2; ++i) total[n][i] = step<Official>(total[n][i]);  // 4 widen
   }
+}
+
+// The score of one float32 key for token t; 0 where there is none.
+template <class Params>
+V4NPU_INLINE float float_score(const Params& p, int64_t t, const PageRow& row) {
+  constexpr int kHeads = 16;
+  if (row.payload == nullptr) return 0.0f;
+  const int64_t dim = p.head_dim;
+  const auto* key = reinterpret_cast<const float*>(row.payload);
+  const auto* q = static_cast<const float*>(p.q) + t * p.num_heads * dim;
+  const auto* weights = static_cast<const float*>(p.weights) + t * p.num_heads;
+  const bool key_pieces = in_pieces(key, dim), q_pieces = in_pieces(q, dim);
+  float total = 0.0f;
+  for (int64_t head0 = 0; head0 < p.num_heads; head0 += kHeads) {
+    const int64_t heads = p.num_heads - head0 < kHeads ? p.num_heads - head0 : kHeads;
+    float dot[kHeads] = {}, part = 0.0f;
+    for (int64_t i = 0; i < dim; i += kChunk) {  // 1 dot
+      float k[kChunk];
+      load_chunk(key, i, dim, key_pieces, k);
+      V4NPU_UNROLL
+      for (int h = 0; h < kHeads; ++h) {
+        if (h >= heads) continue;
+        float v[kChunk];
+        load_chunk(q + (head0 + h) * dim, i, dim, q_pieces, v);
+        V4NPU_UNROLL
+        for (int j = 0; j < kChunk; ++j) v[j] *= k[j];
+        dot[h] += tree_sum(v);
+      }
+    }
+    V4NPU_UNROLL
+    for (int h = 0; h < kHeads; ++h) {
+      if (h < heads) part += (dot[h] < 0.0f ? 0.0f : dot[h]) * weights[head0 + h];  // 2 relu, times weights; NaN passes
+    }
+    total += part;  // 3 sum over heads
+  }
+  return total;
 }
 
 }  // namespace v4npu::cuda

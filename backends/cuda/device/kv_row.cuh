@@ -64,6 +64,23 @@ struct WarpRow {
     return warp_sum(tree_sum(sum));
   }
 
+  V4NPU_INLINE float dot(const WarpRow& other) const {
+    float sum[2] = {};
+    V4NPU_UNROLL
+    for (int c = 0; c < kRowPieces; ++c) {
+      V4NPU_UNROLL
+      for (int j = 0; j < kChunk; ++j) sum[j % 2] = fmaf(v[c][j], other.v[c][j], sum[j % 2]);
+    }
+    return warp_sum(sum[0] + sum[1]);
+  }
+  V4NPU_INLINE void add(float factor, const WarpRow& other) {
+    V4NPU_UNROLL
+    for (int c = 0; c < kRowPieces; ++c) {
+      V4NPU_UNROLL
+      for (int j = 0; j < kChunk; ++j) v[c][j] = fmaf(factor, other.v[c][j], v[c][j]);
+    }
+  }
+
   // x / rms(x) * weight, one rounding; no weight: null.
   template <class T, class W>
   V4NPU_INLINE void norm(const W* weight, float eps) {

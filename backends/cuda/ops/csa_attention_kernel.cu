@@ -1,9 +1,10 @@
-// csa_attention on CUDA (sm_80 and later), for bfloat16: window and picked entries; device/attention.cuh.
-// Limits: 192 registers, 32 bytes of stack, 0 bytes of shared memory.
+// csa_attention on CUDA (sm_80 and later), bfloat16 and float32: window and picked entries; device/attention.cuh.
+// Limits: 192 registers, 32 bytes of stack, 2048 bytes of shared memory.
 #include "v4npu/ops/csa_attention.h"
 
 #include "../device/attention.cuh"
 
+V4NPU_KERNEL(csa_attention_fp32, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) { v4npu::cuda::attend_float(p); }
 V4NPU_KERNEL(csa_attention_plain, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
   v4npu::cuda::attend<false, false>(p);
 }

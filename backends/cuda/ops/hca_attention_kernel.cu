@@ -1,10 +1,11 @@
-// hca_attention on CUDA (sm_80 and later), for bfloat16: window and all complete entries, without an index list;
-// device/attention.cuh.
-// Limits: 192 registers, 32 bytes of stack, 0 bytes of shared memory.
+// hca_attention on CUDA (sm_80 and later), bfloat16 and float32: window and all complete entries, no list of
+// indices; device/attention.cuh.
+// Limits: 192 registers, 32 bytes of stack, 2048 bytes of shared memory.
 #include "v4npu/ops/hca_attention.h"
 
 #include "../device/attention.cuh"
 
+V4NPU_KERNEL(hca_attention_fp32, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) { v4npu::cuda::attend_float(p); }
 V4NPU_KERNEL(hca_attention_plain, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
   v4npu::cuda::attend<false, false>(p);
 }

@@ -15,7 +15,7 @@ Tensor launch_indexer_scores(const Tensor& q, const Tensor& weights, const Tenso
   Call call(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official);
   Tensor out = uninitialised(call.q, {call.p.num_tokens, call.width()}, ScalarType::Float);
   call.p.scores = writable<float>(out);
-  if (plan_gpu_index(call.p.num_tokens, call.p.num_seqs, call.p.head_dim, caps_of(q)).tiled) {
+  if (call.tiled(plan_gpu_index(call.p.num_tokens, call.p.num_seqs, call.p.head_dim, caps_of(q)))) {
     run_score_tile(call, 0, call.p.num_tokens, 0, call.width());
     return out;
   }

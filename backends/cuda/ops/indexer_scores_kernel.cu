@@ -1,4 +1,4 @@
-// indexer_scores on CUDA (sm_80 and later), for bfloat16. 8 warps to a block take 256 keys of a query, as
+// indexer_scores on CUDA (sm_80 and later), bfloat16 and float32. 8 warps to a block take 256 keys of a query, as
 // device/indexer.cuh describes; indexer_scores_tile_...: 64 keys of 32 tokens. If those are of one sequence, the keys
 // are read and widened once for all, a warp to a token; the bits are the same.
 // Limits: 192 registers, 0 bytes of stack, 33792 bytes of shared memory.
@@ -29,9 +29,15 @@ V4NPU_DEVICE void scores(const IndexerScoresParams& p) {
   if (first >= width) return;
   const QueryPlace place = place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, t);
   const int64_t visible = visible_entries(p, place);
-  float total[kKeyTiles][2] = {};
-  if (first < visible) key_scores<Official>(p, t, PageKeys<K>(p, place.sequence, first, visible), total);
-  store_scores(p.scores + t * width, first, visible, width, total);
+  if constexpr (K == Format::kFloat32) {
+    const int64_t s = first + lane_id();
+    const float score = float_score(p, t, PageKeys<K>::row(p, place.sequence, s, visible));
+    if (s < width) p.scores[t * width + s] = s < visible ? score : -bits_float(0x7f800000);
+  } else {
+    float total[kKeyTiles][2] = {};
+    if (first < visible) key_scores<Official>(p, t, PageKeys<K>(p, place.sequence, first, visible), total);
+    store_scores(p.scores + t * width, first, visible, width, total);
+  }
 }
 
 template <Format K, bool Official>
@@ -91,3 +97,6 @@ V4NPU_SCORES(fp4_official, kFloat4, true)
 V4NPU_SCORES(fp8, kFloat8, false)
 V4NPU_SCORES(fp8_official, kFloat8, true)
 #undef V4NPU_SCORES
+V4NPU_KERNEL(indexer_scores_fp32, v4npu::cuda::kRowThreads, v4npu::IndexerScoresParams) {
+  v4npu::cuda::scores<v4npu::cuda::Format::kFloat32, false>(p);
+}

@@ -1,5 +1,5 @@
-// indexer_topk on CUDA (sm_80 and later), for bfloat16. indexer_topk_<keys>: a block of 8 warps takes a part of the
-// keys of a query, 256 at a time (device/indexer.cuh), and keeps the best of them (device/topk.cuh). A query of one
+// indexer_topk on CUDA (sm_80 and later), bfloat16 and float32. indexer_topk_<keys>: a block of 8 warps takes a part of
+// the keys of a query, 256 at a time (device/indexer.cuh), and keeps the best of them (device/topk.cuh). A query of one
 // part is done by that; else indexer_topk_merge, a block to a query, takes the best of its parts. For long prompts
 // indexer_scores_tile_... stores the scores of some tokens and keys (plan/gpu.h), and indexer_topk_select, a block to a
 // token, takes the best of them as a part.
@@ -37,9 +37,13 @@ V4NPU_DEVICE void search(const TopkSearch& search) {
   const int g = lane_id() / 4, c = lane_id() % 4;
   Best best{shared<TopkSpace>(), static_cast<int>(p.topk)};
   for (int64_t tile = part * step; tile < end; tile += kRowThreads) {
-    const int64_t first = tile + warp_id() * kWarpKeys, key = first + g / 2 * 8 + 2 * c + g % 2;  // a key to a lane
+    const int64_t first = tile + warp_id() * kWarpKeys;
+    int64_t key = first + g / 2 * 8 + 2 * c + g % 2;  // a key to a lane
     float score = 0.0f;
-    if (first < end) {
+    if constexpr (K == Format::kFloat32) {
+      key = first + lane_id();
+      score = float_score(p, t, PageKeys<K>::row(p, place.sequence, key, end));
+    } else if (first < end) {
       float total[kKeyTiles][2];
       key_scores<Official>(p, t, PageKeys<K>(p, place.sequence, first, end), total);  // 1 to 5
       V4NPU_UNROLL
@@ -81,6 +85,7 @@ V4NPU_DEVICE void merge(const TopkSearch& search) {
   V4NPU_KERNEL(indexer_topk_##name, v4npu::cuda::kRowThreads, v4npu::cuda::TopkSearch) { \
     v4npu::cuda::search<v4npu::cuda::Format::K, official>(p);                            \
   }
+V4NPU_SEARCH(fp32, kFloat32, false)
 V4NPU_SEARCH(plain, kBfloat16, false)
 V4NPU_SEARCH(plain_official, kBfloat16, true)
 V4NPU_SEARCH(fp4, kFloat4, false)

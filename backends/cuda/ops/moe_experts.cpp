@@ -7,9 +7,9 @@ Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices_, const T
                           const OptTensor& s2, double swiglu_limit, bool official) {
   check_moe_experts(x_, topk_indices_, topk_weights_, w1, s1, w3, s3, w2, s2, swiglu_limit, official);
   const ScalarType type = w1.scalar_type();
-  const bool plain = !s1 && type == ScalarType::BFloat16;
-  if (!runs(x_) || x_.scalar_type() != ScalarType::BFloat16 || !is_float32(topk_weights_) || !(s1 || plain) ||
-      w3.scalar_type() != type || w2.scalar_type() != type || topk_indices_.size(1) > kMaxTopk) {
+  const bool plain = !s1 && type == ScalarType::BFloat16 && x_.scalar_type() == type;
+  if (!runs(x_) || !is_float32(topk_weights_) || !(s1 || plain) || w3.scalar_type() != type ||
+      w2.scalar_type() != type || topk_indices_.size(1) > kMaxTopk) {
     return call_reference<Tensor>("moe_experts", x_, topk_indices_, topk_weights_, w1, s1, w3, s3, w2, s2, swiglu_limit,
                                   official);
   }

@@ -1,4 +1,4 @@
-// moe_experts on CUDA (sm_80 and later), for bfloat16 activations. Nothing is read by the host:
+// moe_experts on CUDA (sm_80 and later). Nothing is read by the host:
 //   moe_experts_count, _list      a block per expert: its assignments, in ascending order, and its tiles of tokens
 //   (act_quant)                   1 quantise x
 //   moe_experts_up_<x>_<weight>   2, 3 both products of a tile, SwiGLU and routing weight; tokens gathered by the list
@@ -9,7 +9,7 @@
 //   moe_experts_down_...          5 the third product, to the place of its assignment
 //   moe_experts_sum               6 a block per token
 // Products as in gemm.cuh: split (16 rows, 16 tokens), narrow (128 or 256 rows, 16 tokens) or wide (likewise, 32
-// tokens), with the same bits.
+// tokens), with the same bits. float32 x, ..._split_fp32, has quantised weights and only the split layout.
 // Limits: 240 registers, 0 bytes of stack, 17408 bytes of shared memory.
 #include "v4npu/ops/moe_experts.h"
 
@@ -137,8 +137,8 @@ V4NPU_INLINE void up_quantised(const ExpertGemm& p, const Operands<2>& o, int64_
 
 enum class Layout { kSplit, kNarrow, kWide };
 
-// One tile of tokens of one expert. Grid: tiles of tokens, tiles of rows.
-template <Format X, Format W, int Sets, Layout L>
+// One tile of tokens of one expert; T: the dtype of moe_experts' x. Grid: tiles of tokens, tiles of rows.
+template <Format X, Format W, int Sets, Layout L, class T>
 V4NPU_DEVICE void expert(const ExpertGemm& p) {
   const Routing& r = p.routing;
   const int32_t e = r.tiles[block_x()];
@@ -153,11 +153,11 @@ V4NPU_DEVICE void expert(const ExpertGemm& p) {
       float y = v[0];
       int64_t at = start + token;
       if constexpr (Sets == 2) {
-        y = activated(p, at, y, v[1]);
+        y = activated<T>(p, at, y, v[1]);
       } else {
         at = r.list[at];
       }
-      static_cast<bf16*>(p.out)[at * p.num_rows + row] = narrow<bf16>(y);
+      static_cast<T*>(p.out)[at * p.num_rows + row] = narrow<T>(y);
     };
     if constexpr (L == Layout::kSplit) {
       gemm_split<X, W, Sets>(o, block_y(), emit);
@@ -208,22 +208,28 @@ V4NPU_KERNEL(moe_experts_sum_bf16, v4npu::cuda::kRowThreads, v4npu::cuda::Expert
   v4npu::cuda::sum<v4npu::cuda::bf16>(p);
 }
 
-#define V4NPU_EXPERTS(name, X, W, layout, L)                                                             \
-  V4NPU_KERNEL(moe_experts_up_##name##_##layout, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {   \
-    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 2, v4npu::cuda::Layout::L>(p);   \
-  }                                                                                                      \
-  V4NPU_KERNEL(moe_experts_down_##name##_##layout, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) { \
-    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 1, v4npu::cuda::Layout::L>(p);   \
+V4NPU_KERNEL(moe_experts_sum_fp32, v4npu::cuda::kRowThreads, v4npu::cuda::ExpertSum) { v4npu::cuda::sum<float>(p); }
+
+#define V4NPU_EXPERTS(name, X, W, layout, L, T)                                                           \
+  V4NPU_KERNEL(moe_experts_up_##name##_##layout, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {    \
+    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 2, v4npu::cuda::Layout::L, T>(p); \
+  }                                                                                                       \
+  V4NPU_KERNEL(moe_experts_down_##name##_##layout, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {  \
+    v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 1, v4npu::cuda::Layout::L, T>(p); \
   }
-#define V4NPU_SPLIT_AND_WIDE(name, X, W)   \
-  V4NPU_EXPERTS(name, X, W, split, kSplit) \
-  V4NPU_EXPERTS(name, X, W, wide, kWide)
+#define V4NPU_SPLIT_AND_WIDE(name, X, W)                      \
+  V4NPU_EXPERTS(name, X, W, split, kSplit, v4npu::cuda::bf16) \
+  V4NPU_EXPERTS(name, X, W, wide, kWide, v4npu::cuda::bf16)
 V4NPU_SPLIT_AND_WIDE(bf16_bf16, kBfloat16, kBfloat16)
 V4NPU_SPLIT_AND_WIDE(bf16_fp8, kBfloat16, kFloat8)
 V4NPU_SPLIT_AND_WIDE(bf16_fp4, kBfloat16, kFloat4)
 V4NPU_SPLIT_AND_WIDE(fp8_fp8, kFloat8, kFloat8)
 V4NPU_SPLIT_AND_WIDE(fp8_fp4, kFloat8, kFloat4)
-V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, narrow, kNarrow)
-V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4, narrow, kNarrow)
+V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, narrow, kNarrow, v4npu::cuda::bf16)
+V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4, narrow, kNarrow, v4npu::cuda::bf16)
+V4NPU_EXPERTS(fp32_fp8, kFloat32, kFloat8, split_fp32, kSplit, float)
+V4NPU_EXPERTS(fp32_fp4, kFloat32, kFloat4, split_fp32, kSplit, float)
+V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, split_fp32, kSplit, float)
+V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4, split_fp32, kSplit, float)
 #undef V4NPU_SPLIT_AND_WIDE
 #undef V4NPU_EXPERTS

@@ -1,9 +1,10 @@
-// window_attention on CUDA (sm_80 and later), for bfloat16: the last `window` tokens; device/attention.cuh.
-// Limits: 192 registers, 32 bytes of stack, 0 bytes of shared memory.
+// window_attention on CUDA (sm_80 and later), bfloat16 and float32: the last `window` tokens; device/attention.cuh.
+// Limits: 192 registers, 32 bytes of stack, 2048 bytes of shared memory.
 #include "v4npu/ops/window_attention.h"
 
 #include "../device/attention.cuh"
 
+V4NPU_KERNEL(window_attention_fp32, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) { v4npu::cuda::attend_float(p); }
 V4NPU_KERNEL(window_attention_plain, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
   v4npu::cuda::attend<false, false>(p);
 }
