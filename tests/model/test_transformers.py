@@ -137,19 +137,11 @@ def pair(request, tmp_path_factory):
 
 
 @torch.inference_mode()
-def test_logits(pair):
+def test_logits_and_their_bits_when_transformers_is_enabled(pair):
     hf, model, ids, lengths = pair
-    agree(model(ids), hf(ids, use_cache=False).logits, lengths)
-
-
-@torch.inference_mode()
-def test_an_enabled_model_has_the_bits_of_a_loaded_one(pair):
-    hf, model, ids, _ = pair
-    v4npu.enable(hf)
-    try:
-        assert torch.equal(hf(ids).logits, model(ids))
-    finally:
-        v4npu.disable(hf)
+    mine = model(ids)
+    agree(mine, hf(ids, use_cache=False).logits, lengths)
+    assert torch.equal(v4npu.enable(hf)(ids).logits, mine)
 
 
 @torch.inference_mode()
@@ -157,7 +149,9 @@ def test_decode_equals_prefill(pair):
     _, model, ids, lengths = pair
     whole = model(ids)
     cache = model.new_cache(ids.shape[0], ids.shape[1])
-    parts = [model(ids[:, t : t + 1], cache=cache) for t in range(ids.shape[1])]
+    first = 100 if ids.shape[1] > 200 else 1  # of the longest, the first positions are the others' too
+    parts = [model(ids[:, :first], cache=cache)]
+    parts += [model(ids[:, t : t + 1], cache=cache) for t in range(first, ids.shape[1])]
     agree(torch.cat(parts, dim=1), whole, lengths)
 
 
