@@ -403,7 +403,7 @@ V4NPU_INLINE char* aligned(void* p) { return reinterpret_cast<char*>((reinterpre
 
 // Threads worth waking for so many multiply-adds.
 V4NPU_INLINE int64_t workers_for(int64_t work, int64_t workers) {
-  const int64_t useful = 1 + work / (1 << 17);
+  const int64_t useful = 1 + work / (1 << 21);
   return useful < workers ? useful : workers;
 }
 

@@ -5,6 +5,7 @@
 #include "ops/checks.h"
 #include "ops/reference.h"
 #include "ops/tensors.h"
+#include "runtime/capture.h"
 #include "torch/csrc/stable/library.h"
 
 // Those that kernels.cmake adds to `portable`.
@@ -23,13 +24,15 @@
 #define V4NPU_CPU_CASE_(isa_name, op, Params) \
   case Isa::isa_name: return isa_name::op(p);
 
-// Declares the entry of ops/<op>_kernel.cpp in every instruction set, and run_kernel, which calls the chosen one.
+// Declares the entry of ops/<op>_kernel.cpp in every instruction set, kernel, which calls the chosen one, and
+// run_kernel, by which launchers do so.
 #define V4NPU_CPU_KERNEL(op, Params)                  \
   V4NPU_CPU_EACH_ISA(V4NPU_CPU_DECLARE_, op, Params)  \
   V4NPU_CPU_DECLARE_(portable, op, Params)            \
-  inline void run_kernel(const Params& p) {           \
+  inline void kernel(const Params& p) {               \
     switch (isa()) {                                  \
       V4NPU_CPU_EACH_ISA(V4NPU_CPU_CASE_, op, Params) \
       default: return portable::op(p);                \
     }                                                 \
-  }
+  }                                                   \
+  inline void run_kernel(const Params& p) { launch(&kernel, p); }

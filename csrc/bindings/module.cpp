@@ -11,6 +11,7 @@
 #include "plan/cpu_tiles.h"
 #include "plan/gpu.h"
 #include "plan/vendor.h"
+#include "runtime/capture.h"
 #include "runtime/heap.h"
 #include "v4npu/cache_layout.h"
 #include "v4npu/plan.h"
@@ -117,6 +118,14 @@ PYBIND11_MODULE(_C, m) {
   m.def("plan_cpu_query_tile", &v4npu::plan_cpu_query_tile, py::arg("num_heads"), py::arg("head_dim"), py::arg("caps"));
   m.def("plan_cpu_head_group", &v4npu::plan_cpu_head_group, py::arg("head_dim"), py::arg("caps"));
   m.def("plan_cpu_block_tokens", &v4npu::plan_cpu_block_tokens, py::arg("k"), py::arg("element"), py::arg("caps"));
+  py::class_<v4npu::Capture>(m, "Capture")
+      .def(py::init<>())
+      .def("begin", &v4npu::Capture::begin)
+      .def("end", &v4npu::Capture::end)
+      .def("replay", &v4npu::Capture::replay, py::arg("first"), py::arg("last"),
+           py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("size", &v4npu::Capture::size)
+      .def_property_readonly("whole", &v4npu::Capture::whole);
   m.def("op_names", &v4npu::op_names);
   m.def("schemas", [] { return std::vector<std::string>(v4npu::schemas().begin(), v4npu::schemas().end()); });
   m.def("caps", [] { return std::vector<DeviceCaps>{v4npu::cpu_caps(), v4npu::cuda_caps(), v4npu::ascend_caps()}; });

@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "runtime/capture.h"
+
 namespace v4npu {
 namespace {
 
@@ -17,6 +19,7 @@ void note_reference_error(bool is_value_error, const std::string& text) { last_e
 
 void dispatch_reference(const char* op, StableIValue* stack) {
   last_error = {};
+  if (Capture* capture = Capture::current()) capture->miss();
   const std::string name = "v4npu_reference::" + std::string(op);
   if (torch_call_dispatcher(name.c_str(), "", stack, TORCH_ABI_VERSION) == TORCH_SUCCESS) return;
   const Error error = last_error;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/checks.h"
+#include "runtime/capture.h"
 #include "runtime/heap.h"
 #include "torch/csrc/stable/ops.h"
 #include "v4npu/dtype.h"
@@ -37,6 +38,7 @@ inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnly
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(made, &bytes));
     if (bytes >= kMappedBytes) advise_large_pages(reinterpret_cast<uintptr_t>(out.const_data_ptr()), bytes);
   }
+  if (Capture* capture = Capture::current()) capture->keep(out);
   return out;
 }
 inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
@@ -48,7 +50,11 @@ inline Tensor uninitialised_like(const Tensor& t) { return uninitialised(t, t.si
 inline Tensor bytes(const Tensor& like, int64_t count) { return uninitialised(like, {count}, ScalarType::Byte); }
 
 // Contiguous; named so that it does not meet torch::stable::contiguous.
-inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline Tensor dense(const Tensor& t) {
+  if (t.is_contiguous()) return t;
+  if (Capture* capture = Capture::current()) capture->miss();
+  return torch::stable::contiguous(t);
+}
 inline OptTensor dense(const OptTensor& t) { return t ? OptTensor(dense(*t)) : OptTensor(); }
 
 // A stack of matrices, each dense; they may lie apart, as the halves of [n, 2, rows, columns] do.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -78,6 +80,7 @@ class Store:
         if period is not None and (type(period) is not int or period < 1 or period % block_tokens):
             raise ValueError(f"period must be a positive multiple of block_tokens {block_tokens}, got {period!r}")
         self.config, self.ratios, self.dtype, self.official, self.device = config, ratios, dtype, official, device
+        self.compressed = tuple(sorted({r for r in ratios if r}))
         self.block_tokens, self.window = block_tokens, config.sliding_window
         self.window_policy = window_policy
         self.period = block_tokens if window_policy == "full" else period or 0
@@ -96,6 +99,7 @@ class Store:
         self.window_pool: Pool
         self.state_pool: Pool
         self.layers = [self._layer(i) for i in range(len(ratios))]
+        self.graphs: OrderedDict[Hashable, Any] = OrderedDict()  # steps captured over these pools: v4npu/model/graph.py
 
     @property
     def nbytes(self) -> int:

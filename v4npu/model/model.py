@@ -16,6 +16,7 @@ from v4npu.cache import Cache, Sequence, Store
 from v4npu.device import fixed_order
 from v4npu.model.block import Block, MTPBlock
 from v4npu.model.config import Config
+from v4npu.model.graph import run_step
 from v4npu.model.hyper_connection import add_mixes, collapse
 from v4npu.model.inputs import check_ids, mask_spans
 from v4npu.model.install import install, missing
@@ -244,11 +245,12 @@ class Model(Module):
     def extend(self, sequences: list[Sequence], rows: list[list[int]], trace: Trace | None = None) -> Tensor:
         """Appends tokens to sequences of one store, at least one to each; packed streams [all new tokens, m, d]."""
         store = sequences[0].store
-        return advance(self, sequences, rows, lambda step, _: self._layers(step, store), trace)
+        layers = functools.partial(self._layers, store=store)
+        return advance(self, sequences, rows, lambda step, _: run_step(self, step, store, layers), trace)
 
     def _layers(self, step: Step, store: Store | None) -> Tensor:
         """Streams [T, m, d] of one pass through all layers."""
-        streams = self.embed(step.input_ids).unsqueeze(1).expand(-1, self.config.hc_mult, -1)
+        streams = self.embed(step.input_ids).unsqueeze(1).expand(-1, self.config.hc_mult, -1).contiguous()
         for i, layer in enumerate(self.layers):
             step.scope = f"layers.{i}"
             streams = layer(streams, step, None if store is None else store.layers[i])

@@ -45,3 +45,32 @@ class Module(nn.Module):
     def _declare(self, name: str) -> None:
         if name not in self.__dict__ and not hasattr(type(self), name):
             setattr(type(self), name, _Registered(name))
+
+    def addresses(self) -> tuple[int, ...] | None:
+        """Where every parameter and buffer of the tree lies; None where a hook or a `forward` of one object's own is
+        to be called."""
+        tree = self.__dict__.get("_tree")
+        if tree is None or tree.children != tree.now():
+            tree = self.__dict__["_tree"] = _Tree(self)
+        return tree.addresses()
+
+
+class _Tree:
+    """The dictionaries of a module and all below it: looking for them again would take as long as a small step."""
+
+    def __init__(self, root: nn.Module) -> None:
+        modules = [module.__dict__ for module in root.modules()]
+        self._modules = modules
+        self._families = [kept["_modules"] for kept in modules if kept["_modules"]]
+        self._tensors = [kept[kind] for kept in modules for kind in ("_parameters", "_buffers") if kept[kind]]
+        self._hooks = [kept[kind] for kept in modules for kind in ("_forward_hooks", "_forward_pre_hooks")]
+        self.children = self.now()
+
+    def now(self) -> list[int]:
+        """Who belongs to the tree."""
+        return [id(child) for family in self._families for child in family.values()]
+
+    def addresses(self) -> tuple[int, ...] | None:
+        if any(self._hooks) or any("forward" in kept for kept in self._modules):
+            return None
+        return tuple([t.data_ptr() for kept in self._tensors for t in kept.values() if t is not None])

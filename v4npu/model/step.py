@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,22 @@ class Step:
     cu_seqlens_q: Tensor = field(init=False)  # int32 [num_seqs + 1]
     start_pos: Tensor = field(init=False)  # int32 [num_seqs]
     tables: Tables | None = None  # where the rows lie; None: the call is all there is
+
+    def own(self, ratios: Iterable[int], columns: int) -> Step:
+        """The same step over tensors that nothing else refers to; see Tables.own."""
+        step = copy.copy(self)
+        step.input_ids, step.positions = self.input_ids.clone(), self.positions.clone()
+        step.start_pos = self.start_pos.clone()
+        step.tables = None if self.tables is None else self.tables.own(ratios, columns)
+        return step
+
+    def assign(self, other: Step) -> None:
+        """Fills these tensors with those of a step of as many tokens for each sequence."""
+        self.input_ids.copy_(other.input_ids)
+        self.positions.copy_(other.positions)
+        self.start_pos.copy_(other.start_pos)
+        if self.tables is not None and other.tables is not None:
+            self.tables.assign(other.tables)
 
     def __post_init__(self) -> None:
         device = self.input_ids.device
@@ -92,3 +109,24 @@ class Tables:
                 parts.append(torch.where((entry + 1) * ratio <= s.known, -1, slot))
             self._entry_slots[ratio] = torch.cat(parts).to(self._device)
         return self._entry_slots[ratio]
+
+    def own(self, ratios: Iterable[int], columns: int) -> Tables:
+        """The same tables in tensors that nothing else refers to, a multiple of `columns` wide."""
+        tables = copy.copy(self)
+        shape = (len(self.block_table), -(-self.block_table.shape[1] // columns) * columns)
+        tables.block_table, tables.window_table = (self.block_table.new_full(shape, -1) for _ in range(2))
+        tables.window_slots, tables.state_slots = self.window_slots.clone(), self.state_slots.clone()
+        tables._entry_slots = {ratio: self.entry_slots(ratio).clone() for ratio in ratios}
+        tables.assign(self)
+        return tables
+
+    def assign(self, other: Tables) -> None:
+        """Fills these tables, which may be wider, with others."""
+        width = other.block_table.shape[1]
+        self.block_table[:, :width].copy_(other.block_table)
+        self.window_table[:, :width].copy_(other.window_table)
+        self.window_slots.copy_(other.window_slots)
+        self.state_slots.copy_(other.state_slots)
+        for ratio, slots in self._entry_slots.items():
+            if len(slots):
+                slots.copy_(other.entry_slots(ratio))

@@ -20,6 +20,11 @@ void check_ids(const HashGateParams& p) {
   }
 }
 
+void checked(const HashGateParams& p) {
+  check_ids(p);
+  kernel(p);
+}
+
 std::tuple<Tensor, Tensor> launch_hash_gate(const Tensor& x, const Tensor& weight, const Tensor& tid2eid,
                                             const Tensor& input_ids, double route_scale) {
   check_hash_gate(x, weight, tid2eid, input_ids, route_scale);
@@ -27,8 +32,7 @@ std::tuple<Tensor, Tensor> launch_hash_gate(const Tensor& x, const Tensor& weigh
     return call_reference<Tensor, Tensor>("hash_gate", x, weight, tid2eid, input_ids, route_scale);
 
   const HashGateCall call(x, weight, tid2eid, input_ids, route_scale);
-  check_ids(call.p);
-  run_kernel(call.p);
+  launch(&checked, call.p);
   return {call.indices, call.weights};
 }
 

@@ -1,0 +1,50 @@
+// Launches of kernels on the calling thread, noted as they happen, to be repeated without the operators around them.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "torch/csrc/stable/tensor.h"
+
+namespace v4npu {
+
+// Between `begin` and `end` every kernel that an operator launches is noted with its Params, and every tensor that an
+// operator makes is kept. What a kernel does depends on its Params and on what lies at the addresses in them, so that a
+// replay computes whatever the captured launches would now; the owners of other tensors keep those where they are.
+class Capture {
+ public:
+  Capture() = default;
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+  ~Capture() { end(); }
+
+  static Capture* current();
+
+  void begin();
+  void end();
+  int64_t size() const { return static_cast<int64_t>(launches_.size()); }
+  bool whole() const { return whole_; }
+
+  // Launches [first, last) again, in order.
+  void replay(int64_t first, int64_t last) const;
+
+  void add(std::function<void()> launch) { launches_.push_back(std::move(launch)); }
+  void keep(const torch::stable::Tensor& made) { kept_.push_back(made); }
+  // An operator did what is no launch of a kernel: a replay would leave that out.
+  void miss() { whole_ = false; }
+
+ private:
+  std::vector<std::function<void()>> launches_;
+  std::vector<torch::stable::Tensor> kept_;
+  bool whole_ = true;
+};
+
+// Runs a kernel, and notes it for a capture.
+template <class Params>
+void launch(void (*kernel)(const Params&), const Params& p) {
+  if (Capture* capture = Capture::current()) capture->add([kernel, p] { kernel(p); });
+  kernel(p);
+}
+
+}  // namespace v4npu

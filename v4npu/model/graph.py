@@ -1,0 +1,129 @@
+"""Decode steps captured once and replayed: the kernels alone, with no Python and no dispatcher between them.
+
+A step of one token for each of a few sequences launches the same kernels over the same addresses every time: weights
+and pools stay where they are, and what differs lies in small tensors (ids, positions, tables, slots). On a CPU only.
+A captured step does not hear of functions that are exchanged afterwards; of weights, hooks and modules it does.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.overrides import _len_torch_function_stack
+from torch.utils._python_dispatch import TorchDispatchMode, _len_torch_dispatch_stack
+
+from v4npu import _C
+from v4npu.cache import Store
+from v4npu.model.step import Step
+
+if TYPE_CHECKING:
+    from v4npu.model import Model
+
+MAX_TOKENS = 8  # of a step worth capturing: what a graph holds grows with them, what it saves does not
+MAX_GRAPHS = 16  # of one store
+TABLE_BLOCKS = 64  # block tables grow by so many columns at once: with each growth a step is captured anew
+
+Layers = Callable[[Step], Tensor]  # one pass -> streams [T, m, d]
+
+
+class _Recorder(TorchDispatchMode):
+    """Sees the operators between our kernels: those of torch are called again, and fill the same tensors."""
+
+    def __init__(self, capture: _C.Capture) -> None:
+        super().__init__()
+        self.capture = capture
+        self.parts: list[Callable[[], object]] = []
+        self.whole = True
+        self._done = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        with self:  # in inference mode operators arrive whole, those too that copy at times
+            parts = func.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
+        result = func(*args, **kwargs)
+        if func.namespace == "v4npu" or func.is_view:
+            return result
+        if isinstance(result, Tensor) and not func._schema.is_mutable:
+            self.close()
+            self.parts.append(lambda: result.copy_(func(*args, **kwargs)))
+        else:
+            self.whole = False
+        return result
+
+    def close(self) -> None:
+        """Ends a run of kernels."""
+        if self.capture.size > self._done:
+            self.parts.append(functools.partial(self.capture.replay, self._done, self.capture.size))
+            self._done = self.capture.size
+
+
+class StepGraph:
+    """The launches of one step over tensors of its own, which are filled before each replay."""
+
+    def __init__(self, step: Step, ratios: tuple[int, ...], layers: Layers) -> None:
+        self._step = step.own(ratios, TABLE_BLOCKS)
+        capture = _C.Capture()
+        with _Recorder(capture) as recorder:
+            capture.begin()
+            try:
+                self.streams = layers(self._step)
+            finally:
+                capture.end()
+        recorder.close()
+        self._parts = recorder.parts
+        self.whole = recorder.whole and capture.whole
+
+    def replay(self, step: Step) -> Tensor:
+        """What `layers` gives for this step, until the next replay."""
+        self._step.assign(step)
+        for part in self._parts:
+            part()
+        return self.streams
+
+
+def run_step(model: Model, step: Step, store: Store, layers: Layers) -> Tensor:
+    """`layers(step)`: replayed where the same step was captured, captured where it was seen before."""
+    key = _key(model, step, store)
+    if key is None:
+        return layers(step)
+    graphs: Any = store.graphs
+    if key not in graphs:
+        graphs[key] = None
+        if len(graphs) > MAX_GRAPHS:
+            graphs.popitem(last=False)
+        return layers(step)
+    graphs.move_to_end(key)
+    graph = graphs[key]
+    if graph is None:
+        graph = StepGraph(step, store.compressed, layers)
+        graphs[key] = graph if graph.whole else False
+        return graph.streams.clone()
+    return graph.replay(step).clone() if graph else layers(step)
+
+
+def _key(model: Model, step: Step, store: Store) -> Hashable:
+    """Whatever the launches of a step depend on; None where it is to be run as it is."""
+    tokens = len(step.lengths)
+    if model.device.type != "cpu" or tokens > MAX_TOKENS or any(n != 1 for n in step.lengths):
+        return None
+    if step.tables is None or step.trace is not None or torch.is_grad_enabled() or _watched():
+        return None
+    weights = model.addresses()
+    if weights is None:
+        return None
+    width = -(-step.tables.block_table.shape[1] // TABLE_BLOCKS)
+    entries = tuple(step.entries(ratio) for ratio in store.compressed)
+    return tokens, width, entries, torch.get_num_threads(), torch.is_inference_mode_enabled(), weights
+
+
+def _watched() -> bool:
+    """Whether somebody looks at every operator."""
+    return bool(
+        _len_torch_dispatch_stack() or _len_torch_function_stack() or torch.autograd.profiler._is_profiler_enabled
+    )
