@@ -3,7 +3,7 @@
 // part is done by that; else indexer_topk_merge, a block to a query, takes the best of its parts. For long prompts
 // indexer_scores_tile_... stores the scores of some tokens and keys (plan/gpu.h), and indexer_topk_select, a block to a
 // token, takes the best of them as a part.
-// Limits: 160 registers, 0 bytes of stack, 32832 bytes of shared memory.
+// Limits: 168 registers, 0 bytes of stack, 32832 bytes of shared memory.
 #include "v4npu/ops/indexer_topk.h"
 
 #include "../device/indexer.cuh"
