@@ -29,7 +29,7 @@ from v4npu.testing.guard import run_guarded
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "backends/cuda"
 INCLUDES = (FOLDER / "emulation", ROOT / "csrc/include")
-COMMON = ("-std=c++20", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off")
+COMMON = ("-std=c++20", "-g1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off")
 KERNEL = (*COMMON, "-O1", "-fsanitize=thread", "-DV4NPU_CUDA_EMULATION")
 RUNTIME = (*COMMON, "-O2")
 READ, WRITE, READ_WRITE = range(3)
