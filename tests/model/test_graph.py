@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import threading
 from collections.abc import Iterator
@@ -179,3 +180,8 @@ def test_threads_replay_their_own(nano: Model) -> None:
     for t in threads:
         t.join()
     assert len(got) == 2 and all(torch.equal(one, want) for one in got)
+
+
+def test_the_compiler_is_not_imported_for_a_capture() -> None:
+    seen = graph._Recorder.__torch_dispatch__
+    assert inspect.unwrap(seen) is seen  # torch wraps those of other modes in what imports torch._dynamo

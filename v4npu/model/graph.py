@@ -40,6 +40,10 @@ class _Recorder(TorchDispatchMode):
         self.whole = True
         self._done = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first capture imports torch's compiler, for more than a second
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         with self:  # in inference mode operators arrive whole, those too that copy at times
