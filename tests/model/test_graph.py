@@ -166,6 +166,15 @@ def test_a_replay_refuses_what_the_operator_refuses() -> None:
     assert torch.isfinite(decode(model, cache, 13, 1)).all()
 
 
+def test_pages_may_move(nano: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = [nano.new_cache(1, store=nano.new_store(max_bytes=4 << 20)) for _ in range(2)]
+    got = [decode(nano, caches[0], 0, 12)]
+    assert captured(caches[0])
+    caches[0].store.grow()
+    got.append(decode(nano, caches[0], 12, 12))
+    assert torch.equal(torch.cat(got, 1), plain(nano, caches[1], 0, 24, monkeypatch))
+
+
 def test_threads_replay_their_own(nano: Model) -> None:
     want = decode(nano, nano.new_cache(1), 0, 40)
     got: list[Tensor] = []

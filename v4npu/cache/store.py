@@ -120,6 +120,7 @@ class Store:
         for pool in (self.entry_pool, self.window_pool, self.state_pool):
             pool.grow()
         self.layers = [self._layer(i) for i in range(len(self.ratios))]
+        self.graphs.clear()  # they know where the pages were
 
     def bytes_for(self, num_tokens: int) -> int:
         """Upper bound of what one sequence of `num_tokens` holds between calls: entries, live windows, open state."""
