@@ -27,8 +27,8 @@ GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, 
 // How the routed experts are laid out: their assignments are known to the device alone, so tiles of tokens are launched
 // for the worst case, and those that no expert needs end at once.
 struct GpuExpertPlan {
-  const char* layout =
-      "split";  // or "narrow", "wide": as in moe_experts_kernel.cu, with the same bits; always of float32
+  // Or "narrow", "wide": as in moe_experts_kernel.cu, with the same bits. float32 is always split.
+  const char* layout = "split";
   int64_t tile_tokens = 0, max_tiles = 0;
   bool clusters = false;  // of the split layout's first product, which then quantises too (sm_90 and later)
 };

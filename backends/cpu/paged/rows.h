@@ -36,6 +36,14 @@ V4NPU_INLINE void rows_at(const RowSource& s, int64_t first, int64_t n, RowAt (&
   }
 }
 
+// Up to 16 e4m3 codes; none behind the n-th is read, if there are fewer.
+V4NPU_INLINE f32x16 load_e4m3_upto(const uint8_t* codes, int64_t n) {
+  if (n >= kLanes) return load_e4m3(codes);
+  uint8_t tail[kLanes] = {};
+  std::memcpy(tail, codes, static_cast<size_t>(n));
+  return load_e4m3(tail);
+}
+
 // A KV row, plain or fp8_kv (keep e4m3 values, then bf16 ones), widened; `out` has whole vectors, zero behind dim.
 template <class T>
 V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t dim, float* out) {
@@ -44,14 +52,8 @@ V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t dim, fl
     for (int64_t i = 0; i < dim; i += kLanes) store(out + i, load_upto(x + i, dim - i));
     return;
   }
-  uint8_t tail[kLanes] = {};
   for (int64_t i = 0; i < keep; i += kLanes) {
-    const uint8_t* codes = row.payload + i;
-    if (keep - i < kLanes) {
-      std::memcpy(tail, codes, static_cast<size_t>(keep - i));
-      codes = tail;
-    }
-    store(out + i, load_e4m3(codes) * set1(e8m0_decode(row.scales[i / kFp8Block])));
+    store(out + i, load_e4m3_upto(row.payload + i, keep - i) * set1(e8m0_decode(row.scales[i / kFp8Block])));
   }
   const auto* turned = reinterpret_cast<const bf16*>(row.payload + keep);
   for (int64_t i = keep; i < dim; i += kLanes) store(out + i, load_upto(turned + i - keep, dim - i));
@@ -75,15 +77,8 @@ V4NPU_INLINE void widen_key(RowAt row, KeyFormat format, int64_t dim, float* out
   if (format == KeyFormat::kFp8) {
     float factor;
     std::memcpy(&factor, row.scales, sizeof factor);
-    uint8_t tail[kLanes] = {};
-    for (int64_t i = 0; i < dim; i += kLanes) {
-      const uint8_t* codes = row.payload + i;
-      if (dim - i < kLanes) {
-        std::memcpy(tail, codes, static_cast<size_t>(dim - i));
-        codes = tail;
-      }
-      store(out + i, rounded<bf16>(load_e4m3(codes) * set1(factor)));
-    }
+    for (int64_t i = 0; i < dim; i += kLanes)
+      store(out + i, rounded<bf16>(load_e4m3_upto(row.payload + i, dim - i) * set1(factor)));
     return;
   }
   uint8_t tail[kLanes / 2] = {};

@@ -198,8 +198,8 @@ V4NPU_DEVICE void attend(const Attention& p) {
   const int64_t each = ceil_of(segments, p.parts), first_segment = block_z() * each;
   const int64_t last_segment = first_segment + each < segments ? first_segment + each : segments;
   const int64_t end = last_segment * length < places ? last_segment * length : places;
-  for (int64_t i = thread_id(); i < p.turned_dim / 2;
-       i += kRowThreads)  // read behind the barriers of a block of places
+  // Read behind the barriers of a block of places.
+  for (int64_t i = thread_id(); i < p.turned_dim / 2; i += kRowThreads)
     turns[i] = turn_of(p.positions[t], p.freqs[i], true);
   AttentionState<kMaxPairs> all, part;
   for (int64_t begin = first_segment * length; begin < end; begin += kPlaces) {
