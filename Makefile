@@ -1,5 +1,6 @@
 # make demo     generate text with the bundled model        make lint     ruff, mypy, clang-format
 # make test     lint and every test                         make format   apply ruff and clang-format
+# make bench    every operator at the sizes of a small layer, against what this machine could do
 # make sanitize CPU kernels under the address, undefined-behaviour and thread sanitizers; needs only a compiler
 # make cuda     CUDA kernels for sm_80, sm_90a and sm_100, with a check of what each takes: no GPU, and nvcc 12.8 or later
 #               or NVIDIA's wheels of it, which go into .venv-nvcc; a wheel built afterwards carries them
@@ -31,7 +32,7 @@ CXX_SOURCES := $(shell find csrc backends -name '*.cpp' -o -name '*.h')
 DEVICE_SOURCES := $(shell find backends tests -name '*.asc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-npu emulated sanitize neon cuda cuda-12.8 lint format clean
+.PHONY: help demo bench test test-npu emulated sanitize neon cuda cuda-12.8 lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -39,6 +40,9 @@ help:
 
 demo: .venv/built
 	$(BIN)/v4npu generate nano --prompt "Call me Ishmael." --max-new-tokens 120
+
+bench: .venv/built
+	$(BIN)/v4npu bench ops --sizes small --seconds 0.1
 
 test: lint emulated
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder

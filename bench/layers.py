@@ -23,12 +23,12 @@ from typing import Annotated, Any
 import torch
 import typer
 from model import peak_mib, reset_peak
-from ops_cpu import peaks
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from v4npu import _C, ops
+from v4npu.bench.timing import Clock, peaks
 from v4npu.cache import Sequence, Store
 from v4npu.checkpoint_random import random_tensors
 from v4npu.model import Config, Model
@@ -204,7 +204,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
 ) -> None:
     """Measure."""
-    read, flops = peaks(torch.bfloat16, 1.0)
+    read, flops = peaks(Clock(torch.device("cpu")), torch.bfloat16) or (0.0, 0.0)
     model = layer({"csa": 4, "hca": 128}[kind])
     rows: list[dict[str, Any]] = []
     for context in filter(None, contexts.split(",")):

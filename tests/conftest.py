@@ -1,10 +1,12 @@
 """Fixtures shared by all tests."""
 
 import os
+import sys
 
 import pytest
 import torch
 
+from v4npu import cli
 from v4npu.device import resolve
 
 # They need torch-npu and an NPU, be it an emulated one: `make test-npu`.
@@ -30,3 +32,19 @@ def device() -> torch.device:
     except ValueError as error:
         reason = str(error)
     pytest.fail(f"V4NPU_TEST_DEVICE: {reason}", pytrace=False)
+
+
+@pytest.fixture
+def v4npu_command(monkeypatch, capsys):
+    """v4npu_command(*arguments): status, stdout and stderr of the command line."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["v4npu", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        return status, *capsys.readouterr()
+
+    return run

@@ -1,4 +1,4 @@
-"""The command line: generate, perplexity, inspect, doctor, build-kernels, emulate.
+"""The command line: generate, perplexity, inspect, doctor, build-kernels, emulate, bench.
 
 Results go to stdout, progress and prose to stderr. Exit status: 0 done, 2 wrong arguments or unusable input (one line
 says which), 1 failed. V4NPU_DEBUG=1 shows tracebacks.
@@ -11,11 +11,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from v4npu.bench.cli import app as bench
 
 if TYPE_CHECKING:
     from v4npu.model import Config, Model
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run and inspect DeepSeek-V4 models. MODEL is `nano` (bundled) or a checkpoint directory.",
 )
+app.add_typer(bench, name="bench")
 ModelArgument = Annotated[str, typer.Argument(metavar="[MODEL]", help="`nano`, or a checkpoint directory.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda[:i] or npu[:i].")]
 DtypeOption = Annotated[str, typer.Option(help="auto (the checkpoint's), bfloat16 or float32.")]
@@ -171,6 +173,7 @@ def inspect(
     Example: v4npu inspect pro --context 1048576
     """
     from v4npu.footprint import footprint
+    from v4npu.tables import print_table
 
     result = footprint(_config(model), context)
     if as_json:
@@ -179,15 +182,15 @@ def inspect(
     old, kv = result["v3.2"], result["kv_bytes"]
     layers = ", ".join(f"{n} {kind}" for kind, n in result["layers"].items() if n)
     counts = [(name, f"{n:,}", _short(n, "B")) for name, n in result["parameters"].items()]
-    _print_table(f"{model}: {layers} layers", "", "parameters -", counts)
+    print_table(f"{model}: {layers} layers", ("", "parameters", ""), counts)
     others = {f"total, {name}": n for name, n in result["kv_bytes_by_format"].items() if name != result["kv_format"]}
     old_kv = old["kv_bytes"]["total"]
     sizes = [(kind, f"{n:,}", f"{n / 2**30:.3f}", f"{n / old_kv:.2%}") for kind, n in {**kv, **others}.items()]
-    _print_table(f"cache of {context:,} tokens", f"rows {result['kv_format']}", "bytes GiB of-V3.2", sizes)
+    print_table(f"cache of {context:,} tokens", (f"rows {result['kv_format']}", "bytes", "GiB", "of V3.2"), sizes)
     print(f"  {result['kv_ratio']['gqa8']:.2%} of a bf16 GQA-8 model of the same depth\n")
     work = {name: (n, old["flops"][name]) for name, n in result["flops"].items()}
     shares = [(name, _short(a), _short(b), f"{a / b:.1%}" if b else "") for name, (a, b) in work.items()]
-    _print_table("work for the next token", "FLOP", "here V3.2 of-V3.2", shares)
+    print_table("work for the next token", ("FLOP", "here", "V3.2", "of V3.2"), shares)
 
 
 def _short(number: float, giga: str = "G") -> str:
@@ -195,21 +198,6 @@ def _short(number: float, giga: str = "G") -> str:
         if number >= size:
             return f"{number / size:,.3f} {unit}"
     return f"{number:,.0f}"
-
-
-def _print_table(title: str, first: str, columns: str, rows: Sequence[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE)
-    table.add_column(first, no_wrap=True)
-    for name in columns.split():
-        table.add_column(name.replace("-", " ").strip(), justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    print(title)
-    Console(width=100).print(table)
 
 
 def _config(model: str) -> Config:

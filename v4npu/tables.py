@@ -1,0 +1,24 @@
+"""Tables on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A title, and a table under it whose first column is words and whose others are figures.
+
+    It is as wide as its text, whatever the terminal: what is piped is whole.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE)
+    for i, name in enumerate(columns):
+        table.add_column(Text(name), justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))  # as they are: brackets are no markup
+    print(title)
+    Console(width=200).print(table)
