@@ -9,16 +9,17 @@
 #include <stdexcept>
 
 #include "plan/gpu.h"
-#include "torch/csrc/stable/accelerator.h"
 
 namespace v4npu::cuda {
 namespace {
 
 using Library = void*;
 using Kernel = void*;
+using Context = void*;
 
 // Of cuda.h: CUdevice_attribute and CUfunction_attribute.
 constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76, kMaxSharedBytes = 8;
+constexpr int kRelaxedCapture = 2;                 // CUstreamCaptureMode
 constexpr int64_t kDefaultSharedBytes = 48 << 10;  // more has to be asked for
 
 template <class Function>
@@ -32,6 +33,10 @@ Function symbol(void* library, const char* name, const char* of) {
 struct Driver {
   int (*get_device)(int*, int);
   int (*attribute)(int*, int, int);
+  int (*retain)(Context*, int);
+  int (*push)(Context);
+  int (*pop)(Context*);
+  int (*exchange_mode)(int*);
   int (*load)(Library*, const char*, void*, void*, unsigned, void*, void*, unsigned);
   int (*kernel)(Kernel*, Library, const char*);
   int (*set_attribute)(int, int, Kernel, int);
@@ -49,6 +54,10 @@ struct Driver {
     };
     find(get_device, "cuDeviceGet");
     find(attribute, "cuDeviceGetAttribute");
+    find(retain, "cuDevicePrimaryCtxRetain");
+    find(push, "cuCtxPushCurrent_v2");
+    find(pop, "cuCtxPopCurrent_v2");
+    find(exchange_mode, "cuThreadExchangeStreamCaptureMode");
     find(load, "cuLibraryLoadFromFile");
     find(kernel, "cuLibraryGetKernel");
     find(set_attribute, "cuKernelSetAttribute");
@@ -65,8 +74,11 @@ struct Driver {
     const char *label = "", *text = "";
     error_name(code, &label);
     error_text(code, &text);
+    // Of CUresult, what a kernel did while it ran; no call waits for that.
+    const bool late = code == 700 || code == 702 || (code >= 710 && code < 720);
     throw std::runtime_error("v4npu: " + what + " failed: " + (label != nullptr ? label : "unknown error") + ", " +
-                             (text != nullptr ? text : "no text"));
+                             (text != nullptr ? text : "no text") +
+                             (late ? " (here or in a launch before: CUDA_LAUNCH_BLOCKING=1 tells)" : ""));
   }
 };
 
@@ -82,6 +94,7 @@ struct Loaded {
   std::map<std::string, Kernel> kernels;
   std::map<std::pair<Kernel, int>, int64_t> shared_bytes;  // allowed on a device
   std::map<int, DeviceCaps> devices;
+  std::map<int, Context> contexts;
 };
 
 Loaded& loaded() {
@@ -92,9 +105,39 @@ Loaded& loaded() {
 // A tensor on the CPU is only ever seen by a test, whose driver takes host memory.
 int ordinal(const torch::stable::Tensor& t) { return t.is_cuda() ? t.get_device_index() : 0; }
 
+// A device's primary context, which is torch's and stays as long as the process.
+Context context_of(int device) {
+  Context& context = loaded().contexts[device];
+  if (context == nullptr) {
+    int handle = 0;
+    driver().check(driver().get_device(&handle, device), "cuDeviceGet");
+    driver().check(driver().retain(&context, handle), "cuDevicePrimaryCtxRetain");
+  }
+  return context;
+}
+
+// While it lives, `context` is the calling thread's. A thread has none before its first call of the runtime, and that
+// of another device where the caller has several.
+struct Current {
+  explicit Current(Context context) { driver().check(driver().push(context), "cuCtxPushCurrent"); }
+  ~Current() {
+    Context ignored = nullptr;
+    driver().pop(&ignored);
+  }
+};
+
+// While it lives, the calling thread may do what a capture of a stream forbids because it might wait: load a kernel
+// that is first seen there.
+struct Relaxed {
+  int mode = kRelaxedCapture;
+  Relaxed() { driver().check(driver().exchange_mode(&mode), "cuThreadExchangeStreamCaptureMode"); }
+  ~Relaxed() { driver().exchange_mode(&mode); }
+};
+
 Kernel find_kernel(const std::string& op, const std::string& name) {
   Loaded& cache = loaded();
   if (const auto found = cache.kernels.find(name); found != cache.kernels.end()) return found->second;
+  const Relaxed relaxed;
   const std::string path = kernel_folder() + "/" + op + ".fatbin";
   if (cache.files.count(op) == 0) {
     Library library = nullptr;
@@ -104,6 +147,26 @@ Kernel find_kernel(const std::string& op, const std::string& name) {
   Kernel kernel = nullptr;
   driver().check(driver().kernel(&kernel, cache.files[op], name.c_str()), "finding " + name + " in " + path);
   return cache.kernels[name] = kernel;
+}
+
+struct Ready {
+  Kernel kernel;
+  Context context;
+};
+
+// What a launch needs besides the stream; loaded by the first that asks.
+Ready prepare(const std::string& op, const std::string& name, int device, int64_t shared_bytes) {
+  const std::lock_guard lock(loaded().mutex);
+  const Ready ready{find_kernel(op, name), context_of(device)};
+  int64_t& allowed = loaded().shared_bytes.try_emplace({ready.kernel, device}, kDefaultSharedBytes).first->second;
+  if (shared_bytes <= allowed) return ready;
+  const Relaxed relaxed;
+  int handle = 0;
+  driver().check(driver().get_device(&handle, device), "cuDeviceGet");
+  driver().check(driver().set_attribute(kMaxSharedBytes, static_cast<int>(shared_bytes), ready.kernel, handle),
+                 std::to_string(shared_bytes) + " bytes of shared memory for " + name);
+  allowed = shared_bytes;
+  return ready;
 }
 
 // As torch sees it; torch's own CUDA library is in the process when a CUDA tensor is.
@@ -159,29 +222,17 @@ const DeviceCaps& caps_of(const torch::stable::Tensor& t) {
 
 void launch(const char* op, const std::string& name, Grid grid, int threads, int64_t shared_bytes, const void* params,
             const torch::stable::Tensor& on) {
-  const std::string shape = name + " <<<(" + std::to_string(grid.x) + ", " + std::to_string(grid.y) + ", " +
-                            std::to_string(grid.z) + "), " + std::to_string(threads) + ", " +
-                            std::to_string(shared_bytes) + ">>>";
   const int device = ordinal(on);
-  Kernel kernel = nullptr;
-  {
-    const std::lock_guard lock(loaded().mutex);
-    kernel = find_kernel(op, name);
-    int64_t& allowed = loaded().shared_bytes.try_emplace({kernel, device}, kDefaultSharedBytes).first->second;
-    if (shared_bytes > allowed) {
-      int handle = 0;
-      driver().check(driver().get_device(&handle, device), "cuDeviceGet");
-      driver().check(driver().set_attribute(kMaxSharedBytes, static_cast<int>(shared_bytes), kernel, handle), shape);
-      allowed = shared_bytes;
-    }
-  }
-  std::optional<torch::stable::accelerator::DeviceGuard> guard;
-  if (on.is_cuda()) guard.emplace(device);
+  const Ready ready = prepare(op, name, device, shared_bytes);
+  const Current current(ready.context);
   void* arguments[] = {const_cast<void*>(params)};
-  driver().check(driver().launch(kernel, static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
-                                 static_cast<unsigned>(grid.z), static_cast<unsigned>(threads), 1, 1,
-                                 static_cast<unsigned>(shared_bytes), current_stream(device), arguments, nullptr),
-                 "v4npu." + std::string(op) + ", " + shape);
+  const int code = driver().launch(ready.kernel, static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
+                                   static_cast<unsigned>(grid.z), static_cast<unsigned>(threads), 1, 1,
+                                   static_cast<unsigned>(shared_bytes), current_stream(device), arguments, nullptr);
+  if (code == 0) return;
+  const std::string shape = std::to_string(grid.x) + ", " + std::to_string(grid.y) + ", " + std::to_string(grid.z);
+  driver().check(code, "v4npu." + std::string(op) + ", " + name + " <<<(" + shape + "), " + std::to_string(threads) +
+                           ", " + std::to_string(shared_bytes) + ">>>");
 }
 
 }  // namespace v4npu::cuda

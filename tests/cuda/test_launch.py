@@ -15,11 +15,11 @@ from v4npu.testing.cuda import EmulatedGpu, kernel_sources
 ROOT = Path(__file__).parents[2]
 
 
-def in_new_process(code: str, **env: str) -> str:
+def in_new_process(code: str, *argv: str, **env: str) -> str:
     """What `code` prints; the operators of a process ask for the device once."""
     prelude = "import torch, v4npu\nCUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)\nx = torch.ones(2, 8)\n"
     clean = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **env}
-    done = subprocess.run([sys.executable, "-c", prelude + code], env=clean, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", prelude + code, *argv], env=clean, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -54,7 +54,7 @@ def test_a_failed_launch_names_operator_kernel_shape_and_the_drivers_text(gpu: E
         overload.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), x, weight, 1e-6)
     text = str(raised.value)
     assert "v4npu.rms_norm, rms_norm_fp32_fp32 <<<(1, 1, 1), 256, 0>>> failed: CUDA_ERROR_ILLEGAL_ADDRESS" in text
-    assert "illegal address: reads at device.cuh:" in text
+    assert "illegal address: reads at device.cuh:" in text and text.endswith("CUDA_LAUNCH_BLOCKING=1 tells)")
     assert torch.equal(gpu.run("rms_norm", (x, weight, 1e-6))[0], torch.ops.v4npu.rms_norm(x, weight, 1e-6))
 
 
@@ -71,3 +71,29 @@ def test_what_a_kernel_does_not_take_is_the_references(gpu: EmulatedGpu, op: str
 def test_refusals_come_before_the_device(gpu: EmulatedGpu) -> None:
     with pytest.raises(ValueError, match=r"v4npu\.rms_norm: weight must be floating point \[n\]"):
         gpu.run("rms_norm", (torch.ones(2, 8), torch.ones(7), 1e-6))
+
+
+# A thread that torch has bound to no device has no context, and a capture forbids what loading does.
+CAPTURE = """
+import sys, threading
+from pathlib import Path
+from v4npu.testing.cuda import EmulatedGpu
+gpu = EmulatedGpu(Path(sys.argv[1]))
+def run():
+    print(torch.equal(gpu.run("rms_norm", (x, None, 1e-6))[0], torch.ops.v4npu.rms_norm(x, None, 1e-6)))
+gpu._driver.emulation_capture(1)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_kernel_is_first_launched_inside_a_capture_by_a_new_thread(gpu: EmulatedGpu) -> None:
+    assert in_new_process(CAPTURE, str(gpu.cache)) == "True\n"
+
+
+def test_more_choices_of_a_token_than_fit_are_the_references(gpu: EmulatedGpu) -> None:
+    table = torch.arange(70).repeat(4, 1)
+    args = (torch.ones(2, 8), torch.ones(70, 8), table, torch.tensor([3, 1]), 1.0)
+    got = gpu.run("hash_gate", args)
+    assert not gpu.launches() and torch.equal(got[0], torch.ops.v4npu.hash_gate(*args)[0])

@@ -132,9 +132,14 @@ class EmulatedGpu:
         self._check(self._driver.cuLibraryLoadFromFile(ctypes.byref(library), str(file).encode(), 0, 0, 0, 0, 0, 0))
         self._check(self._driver.cuLibraryGetKernel(ctypes.byref(function), library, kernel.encode()))
         values = (ctypes.c_void_p * 1)(ctypes.addressof(params))
-        self._check(
-            self._driver.cuLaunchKernel(function, *grid, threads, 1, 1, shared_bytes, ctypes.c_void_p(), values, None)
+        context = ctypes.c_void_p()
+        self._check(self._driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
+        self._check(self._driver.cuCtxPushCurrent_v2(context))
+        code = self._driver.cuLaunchKernel(
+            function, *grid, threads, 1, 1, shared_bytes, ctypes.c_void_p(), values, None
         )
+        self._check(self._driver.cuCtxPopCurrent_v2(ctypes.byref(context)))
+        self._check(code)
 
     def _check(self, code: int) -> None:
         if code:

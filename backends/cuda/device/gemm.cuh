@@ -26,6 +26,15 @@ struct Operands {
   int64_t first_token, num_tokens, num_rows, k, x_stride;  // first_token: of the tile
   int64_t scale_row;                                       // of row 0 in weight_scale, where it is per 128x128
 
+  // Whether rows can be read 16 bytes at a time.
+  template <Format X>
+  V4NPU_INLINE bool x_aligned() const {
+    return rows_aligned<X>(x, x_stride);
+  }
+  template <Format W>
+  V4NPU_INLINE bool w_aligned() const {
+    return rows_aligned<W>(weight[0], k) && rows_aligned<W>(weight[Sets - 1], k);
+  }
   V4NPU_INLINE int64_t source(int64_t token) const { return list != nullptr ? list[token] / list_step : token; }
 };
 
@@ -133,7 +142,7 @@ struct Tile {
 // All slices of the rows from row0 on, added in turn.
 template <Format X, Format W, int Sets, int M, int N>
 V4NPU_INLINE void add_slices(const Operands<Sets>& o, int64_t row0, Tile<X, W, Sets, M, N>& total) {
-  const bool x_aligned = rows_aligned<X>(o.x, o.x_stride), w_aligned = rows_aligned<W>(o.weight[0], o.k);
+  const bool x_aligned = o.template x_aligned<X>(), w_aligned = o.template w_aligned<W>();
   Tile<X, W, Sets, M, N> part;
   total.clear();
   for (int64_t s = 0; s * kSlice < o.k; ++s) {
@@ -185,7 +194,7 @@ template <Format X, Format W, int Sets>
 V4NPU_INLINE void split_sums(const Operands<Sets>& o, int64_t row_tile, float (&total)[Sets]) {
   auto& parts = shared<SplitParts<Sets>>();
   const int64_t row0 = row_tile * 16, slices = (o.k + kSlice - 1) / kSlice;
-  const bool x_aligned = rows_aligned<X>(o.x, o.x_stride), w_aligned = rows_aligned<W>(o.weight[0], o.k);
+  const bool x_aligned = o.template x_aligned<X>(), w_aligned = o.template w_aligned<W>();
   for (int64_t first = 0; first < slices; first += kGemmWarps) {
     if (first > 0) sync_block();  // the parts before are added
     if (first + warp_id() < slices) {

@@ -30,11 +30,27 @@ struct Kernel {
 enum Result : int {
   kSuccess = 0,
   kInvalidValue = 1,
+  kInvalidContext = 201,
   kFileNotFound = 301,
   kNotFound = 500,
   kIllegalAddress = 700,
   kLaunchFailed = 719,
+  kCaptureUnsupported = 900,
 };
+
+// Whether a stream is captured; and of the calling thread the contexts, and whether it may do then what might wait.
+inline bool& capturing() {
+  static bool yes = false;
+  return yes;
+}
+inline std::vector<void*>& contexts() {
+  static thread_local std::vector<void*> pushed;
+  return pushed;
+}
+inline int& capture_mode() {
+  static thread_local int mode = 0;  // CU_STREAM_CAPTURE_MODE_GLOBAL, of 2 = RELAXED
+  return mode;
+}
 
 inline std::string& last_text() {
   static std::string text;
@@ -144,6 +160,8 @@ const char* emulation_barriers() {
 // name, grid, threads, bytes of shared memory of every launch since the reset, one a line.
 const char* emulation_launches() { return v4npu::cuda::emulation::launches().c_str(); }
 
+void emulation_capture(int on) { v4npu::cuda::emulation::capturing() = on != 0; }
+
 // ---- the driver
 
 int cuInit(unsigned) { return 0; }
@@ -162,7 +180,30 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
   }
 }
 
+int cuDevicePrimaryCtxRetain(void** context, int device) {
+  static char of[8];
+  *context = of + device;
+  return 0;
+}
+int cuCtxPushCurrent_v2(void* context) {
+  v4npu::cuda::emulation::contexts().push_back(context);
+  return 0;
+}
+int cuCtxPopCurrent_v2(void** context) {
+  auto& pushed = v4npu::cuda::emulation::contexts();
+  if (pushed.empty()) return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kInvalidContext, "no context");
+  *context = pushed.back();
+  pushed.pop_back();
+  return 0;
+}
+int cuThreadExchangeStreamCaptureMode(int* mode) {
+  std::swap(*mode, v4npu::cuda::emulation::capture_mode());
+  return 0;
+}
+
 int cuLibraryLoadFromFile(void** library, const char* path, void*, void*, unsigned, void*, void*, unsigned) {
+  if (v4npu::cuda::emulation::capturing() && v4npu::cuda::emulation::capture_mode() != 2)
+    return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kCaptureUnsupported, "a stream is captured");
   *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (*library != nullptr) return 0;
   return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kFileNotFound, dlerror());
@@ -193,6 +234,8 @@ int cuKernelSetAttribute(int attribute, int value, void* kernel, int) {
 
 int cuLaunchKernel(void* kernel, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, void*, void** params, void**) {
+  if (v4npu::cuda::emulation::contexts().empty())
+    return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kInvalidContext, "invalid device context");
   if (by != 1 || bz != 1) return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kInvalidValue, "blocks are 1D");
   const v4npu::cuda::emulation::Dims grid{static_cast<int>(gx), static_cast<int>(gy), static_cast<int>(gz)};
   return v4npu::cuda::emulation::launch(*static_cast<v4npu::cuda::emulation::Kernel*>(kernel), grid,

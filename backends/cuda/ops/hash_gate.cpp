@@ -8,7 +8,7 @@ namespace v4npu::cuda {
 std::tuple<Tensor, Tensor> launch_hash_gate(const Tensor& x, const Tensor& weight, const Tensor& tid2eid,
                                             const Tensor& input_ids, double route_scale) {
   check_hash_gate(x, weight, tid2eid, input_ids, route_scale);
-  if (!runs(x) || !native(weight) || x.size(1) > kMaxPieces * kColumns)
+  if (!runs(x) || !native(weight) || x.size(1) > kMaxPieces * kColumns || tid2eid.size(1) > kMaxTopk)
     return call_reference<Tensor, Tensor>("hash_gate", x, weight, tid2eid, input_ids, route_scale);
 
   const HashGateCall call(x, weight, tid2eid, input_ids, route_scale);
