@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 import v4npu
 from v4npu import fallback
+from v4npu.bench.model import rows_of_transformers, rows_of_v4npu
 from v4npu.cache import Sequence
 from v4npu.model import Model
 from v4npu.model.step import Step, Tables
@@ -92,22 +92,28 @@ def graph(device: Device) -> Iterator[dict[str, Any]]:
 
 def end_to_end(device: Device, prompts: list[int], new: int) -> Iterator[dict[str, Any]]:
     """Tokens per second of a random model of 8 layers, and of transformers' eager one of the same shape."""
-    absent = [name for name in ("transformers", "typer", "rich") if importlib.util.find_spec(name) is None]
-    if absent:
+    if importlib.util.find_spec("transformers") is None:
         yield {"op": "", "case": "8 layers", "peer": "transformers", "status": "not installed"}
         return
-    import model as whole
+    load = {"device": device.kind, "dtype": "bfloat16", "numerics": "official", "strict": False}
 
-    def rows(name: str, call: whole.Call) -> Iterator[dict[str, Any]]:
-        for row in whole.measure(name, call, prompts, new, 2):
-            seen = {k: row[k] for k in ("prefill_tokens_per_second", "decode_tokens_per_second")}
-            yield {"op": "", "case": "8 layers", "dtype": "bfloat16", "tokens": row["context"], "status": "ok",
-                   "peer": name} | seen  # fmt: skip
+    def rows(batches: Iterator[list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+        for row in chain.from_iterable(batches):
+            found = {
+                "op": "",
+                "case": "8 layers",
+                "dtype": row["dtype"],
+                "peer": row["engine"],
+                "status": row["status"],
+            }
+            if row["status"] == "ok":
+                phase, behind = row["phase"], row["context"]
+                found |= {"case": f"8 layers, {phase}", "tokens": behind or row["tokens"]}
+                found[f"{phase}_tokens_per_second"] = row["tokens_per_second"]
+            yield found
 
-    with tempfile.TemporaryDirectory() as folder:
-        v4npu.checkpoint.random(Path(folder) / "model", whole.CONFIG)
-        yield from rows("v4npu", whole.ours(Path(folder) / "model", "official", "bfloat16", False, device.kind))
+    yield from rows(rows_of_v4npu("random", load, prompts, new, 2))
     try:
-        yield from rows("transformers", whole.theirs(device.kind))
+        yield from rows(rows_of_transformers("random", load, prompts, new, 2))
     except (ImportError, RuntimeError) as error:
         yield {"op": "", "case": "8 layers", "peer": "transformers", "status": f"failed: {error}"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -67,8 +68,8 @@ def measuring(device: str, threads: int | None, isa: str | None) -> Iterator[Clo
         yield Clock(where)
 
 
-def run(json_file: str | None, first: Row, cases: Sequence[Any], rows_of: Callable[[Any], Sequence[Row]]) -> None:
-    """Measures each case; writes rows as they come and shows them at the end.
+def run(json_file: str | None, first: Row, batches: Iterable[Sequence[Row]], count: int) -> None:
+    """Measures; writes rows as they come and shows them at the end.
 
     Raises:
         RuntimeError: a row is wrong.
@@ -84,11 +85,12 @@ def run(json_file: str | None, first: Row, cases: Sequence[Any], rows_of: Callab
     with rows_to(json_file) as file:
         write(file, first)
         console = Console(stderr=True)
-        for case in track(cases, "measuring", console=console, transient=True, disable=not console.is_terminal):
-            for row in rows_of(case):
+        bar = track(batches, "measuring", count, console=console, transient=True, disable=not console.is_terminal)
+        for batch in bar:
+            for row in batch:
                 rows.append(row)
                 write(file, row)
-    if rows and json_file != "-":
+    if json_file != "-":
         print_table(headline(first), *cells(rows[0]["kind"], rows))
     if wrong := [row for row in rows if row["status"].startswith("wrong")]:
         names = sorted({row.get("op") or row["engine"] for row in wrong})
@@ -137,4 +139,90 @@ def ops(
         )
     with measuring(device, threads, isa) as clock:
         roof = peaks(clock, kind)
-        run(json_file, environment(clock, roof), todo, lambda c: [measure(clock, c, kind, sizes, seconds, roof)])
+        rows = ([measure(clock, case, kind, sizes, seconds, roof)] for case in todo)
+        run(json_file, environment(clock, roof), rows, len(todo))
+
+
+@app.command()
+def block(
+    kind: Annotated[str, typer.Option(help="Of its attention: csa, hca or window.")] = "csa",
+    sizes: Annotated[str, typer.Option(help=f"Whose layer: {', '.join(SIZES)}.")] = "flash",
+    contexts: Annotated[str, typer.Option(help="Tokens before a step of decode.")] = "8192,65536,262144,1048576",
+    chunk: Annotated[int, typer.Option(min=0, max=MOST, help="Tokens of a prefill chunk; 0 leaves it out.")] = 4096,
+    chunk_contexts: Annotated[str, typer.Option(help="Tokens before the chunk.")] = "8192,65536",
+    repeats: Annotated[int, typer.Option(min=1, max=MOST, help="Steps of decode; of a chunk one is timed.")] = 8,
+    isa: Isa = None,
+    threads: Threads = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Time one layer on the CPU, bfloat16 in official numerics, and each operator in it.
+
+    The weights are random in the official formats; the cache holds random packed rows. A pass before the timed ones
+    compares the first 32 tokens of every call with the plain-torch reference; an operator that is wrong gets no time,
+    nor does its layer. Floors are those of `v4npu bench ops`; a layer's is the sum of its operators'.
+
+    Example: v4npu bench block --kind hca --contexts 8192 --chunk 0
+    """
+    import torch
+
+    from v4npu.bench.block import RATIOS, layer, measure
+    from v4npu.bench.record import environment
+    from v4npu.bench.timing import peaks
+
+    chosen("--sizes", sizes, SIZES)
+    chosen("--kind", kind, tuple(RATIOS))
+    todo = [(context, 1, repeats) for context in numbers("--contexts", contexts)]
+    todo += [(context, chunk, 1) for context in numbers("--chunk-contexts", chunk_contexts) if chunk]
+    if not todo:
+        raise ValueError("nothing to measure: --contexts is empty and --chunk is 0")
+    with measuring("cpu", threads, isa) as clock:
+        roof, model = peaks(clock, torch.bfloat16), layer(sizes, kind)
+        where = {"layer": kind, "sizes": sizes, "dtype": "bfloat16", "numerics": "official"}
+        run(json_file, environment(clock, roof), (measure(model, where, *case, roof) for case in todo), len(todo))
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(metavar="[MODEL]", help="nano, a checkpoint directory, or random.")] = "nano",
+    prompts: Annotated[str, typer.Option(help="Prompt lengths.")] = "0,512,2048,4096",
+    new: Annotated[int, typer.Option(min=1, max=MOST, help="Tokens decoded behind each prompt.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, max=MOST, help="Runs of each.")] = 3,
+    numerics: Annotated[str, typer.Option(help="official or exact; with --enable it is exact.")] = "official",
+    dtype: Annotated[str, typer.Option(help=f"{' or '.join(DTYPES)}.")] = "bfloat16",
+    strict: Annotated[bool, typer.Option("--strict", help="Bit for bit independent of batch and chunks.")] = False,
+    transformers: Annotated[bool, typer.Option("--transformers", help="Measure transformers' model too.")] = False,
+    enable: Annotated[
+        bool, typer.Option("--enable", help="Measure transformers' model by turns without and with v4npu.enable.")
+    ] = False,
+    device: Device = "cpu",
+    isa: Isa = None,
+    threads: Threads = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Time prefill and decode of a whole model, batch 1.
+
+    `random` is a model of 8 layers with ratios 0 0 4 128 4 128 4 128, hidden 1024, 16 heads of 512, 32 experts of 512,
+    vocabulary 129,280, FP8 attention and FP4 experts. transformers' has the same shape and random weights. Before an
+    engine is timed, its logits behind 131 tokens must be finite and, when these come in three pieces, the last of one
+    token, the same to 5e-2 (bfloat16) or 1e-3 (float32) of the largest. Times are medians of whole prompts and of all
+    the tokens decoded behind them.
+
+    Example: v4npu bench model random --transformers --json rows.jsonl
+    """
+    import torch
+
+    from v4npu.bench import model as whole
+    from v4npu.bench.record import environment
+    from v4npu.bench.timing import peaks
+
+    chosen("--dtype", dtype, DTYPES)
+    chosen("--numerics", numerics, ("official", "exact"))
+    lengths = numbers("--prompts", prompts, 0)
+    if not lengths or (enable and transformers):
+        raise ValueError("--prompts must name a length, and --enable and --transformers go one without the other")
+    with measuring(device, threads, isa) as clock:
+        first = environment(clock, peaks(clock, getattr(torch, dtype)))
+        load = {"device": str(clock.device), "dtype": dtype, "numerics": numerics, "strict": strict}
+        ours = () if enable else whole.rows_of_v4npu(name, load, lengths, new, repeats)
+        theirs = whole.rows_of_transformers(name, load, lengths, new, repeats, enable) if transformers or enable else ()
+        run(json_file, first, chain(ours, theirs), (1 + transformers) * (1 + len(lengths)))

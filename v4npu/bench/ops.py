@@ -11,7 +11,7 @@ from torch import Tensor
 
 from v4npu import _C, fallback, reference
 from v4npu.bench.record import Row
-from v4npu.bench.timing import Clock, limit, stats
+from v4npu.bench.timing import Clock, Peaks, limit, stats
 from v4npu.testing.bench import CONFIGS, OVER_PAGES, arguments, work
 
 FLIPPED = 1e-5  # the share of values that sums in another order may put on the other side of a rounding to FP4
@@ -73,9 +73,7 @@ def cases(ops: list[str], dtype: torch.dtype, tokens: Iterable[int], steps: Iter
 
 
 @torch.inference_mode()  # else torch's autograd calls back into Python first
-def measure(
-    clock: Clock, case: Case, dtype: torch.dtype, sizes: str, seconds: float, roof: tuple[float, float] | None
-) -> Row:
+def measure(clock: Clock, case: Case, dtype: torch.dtype, sizes: str, seconds: float, roof: Peaks) -> Row:
     """One row: whether the kernel agreed with the reference, and if so what it took and what that is a share of."""
     op, tokens, context = case
     args = arguments(op, tokens, dtype, CONFIGS[sizes], context)

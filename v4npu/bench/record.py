@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import torch
 
 from v4npu import _C, __version__
-from v4npu.bench.timing import Clock
+from v4npu.bench.timing import Clock, Peaks
 from v4npu.device import status
 
 Row = dict[str, Any]
@@ -26,7 +26,7 @@ KINDS = ("ops", "block", "model")
 SEED = 0
 
 
-def environment(clock: Clock, roof: tuple[float, float] | None, **settings: Any) -> Row:
+def environment(clock: Clock, roof: Peaks, **settings: Any) -> Row:
     """The first row of a file; nothing in it names the machine's owner, user or network."""
     kind = clock.device.type
     caps = next(c for c in _C.caps() if c.kind == "cpu")

@@ -30,12 +30,26 @@ def _share(row: Row) -> str:
     return f"{row['limit']:.0%}" if "limit" in row else ""
 
 
+TIMES = ("µs", "ms", "tokens/s")  # a status stands in the first of these
 COLUMNS: dict[str, list[Column]] = {
     "ops": [
         ("operator", _plain("op")), ("tokens", _plain("tokens")), ("behind", _plain("context")),
         ("µs", _time("seconds", 1e6)), ("best", _time("best", 1e6)), ("p5", _time("p5", 1e6)),
         ("p95", _time("p95", 1e6)), ("runs", _plain("repeats")), ("GB/s", _rate("bytes")), ("GF/s", _rate("flops")),
         ("of the limit", _share), ("torch µs", _time("torch_seconds", 1e6)),
+    ],
+    "block": [
+        ("operator", lambda row: row["op"] if row["op"] != "layer" else f"{row['layer']} layer"),
+        ("tokens", _plain("tokens")), ("behind", _plain("context")), ("calls", _plain("calls")),
+        ("ms", _time("seconds", 1e3)), ("best", _time("best", 1e3)), ("p5", _time("p5", 1e3)),
+        ("p95", _time("p95", 1e3)), ("runs", _plain("repeats")), ("GB/s", _rate("bytes")), ("GF/s", _rate("flops")),
+        ("of the limit", _share), ("grown MiB", _time("grown_MiB", 1)),
+    ],
+    "model": [
+        ("engine", _plain("engine")), ("", _plain("phase")), ("tokens", _plain("tokens")),
+        ("behind", _plain("context")), ("tokens/s", _time("tokens_per_second", 1)), ("ms", _time("seconds", 1e3)),
+        ("best", _time("best", 1e3)), ("p5", _time("p5", 1e3)), ("p95", _time("p95", 1e3)), ("runs", _plain("repeats")),
+        ("peak MiB", _time("peak_MiB", 1)),
     ],
 }  # fmt: skip
 
@@ -44,7 +58,7 @@ def cells(kind: str, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Names of the columns, and the text of each row; of a row without a time, its status."""
     columns = COLUMNS[kind]
     names = [name for name, _ in columns]
-    known = next(i for i, (_, text) in enumerate(columns) if text({"seconds": 1.0}))  # where its time stands
+    known = next(i for i, name in enumerate(names) if name in TIMES)
     body = []
     for row in rows:
         line = [text(row) for _, text in columns]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 Call = Callable[[], Any]
+Peaks = tuple[float, float] | None  # bytes per second read from memory, flops per second of torch's GEMM
 LEAST = 3  # calls that a median is made of
 FLUSHED = 256 << 20  # bytes, more than the caches of any device
 
@@ -70,11 +71,8 @@ def stats(samples: Sequence[float]) -> dict[str, Any]:
     return {"seconds": statistics.median(ordered), "best": ordered[0], "p5": low, "p95": high, "repeats": len(ordered)}
 
 
-def peaks(clock: Clock, dtype: torch.dtype, seconds: float = 1.0) -> tuple[float, float] | None:
-    """Bytes per second read from memory, and flops per second of torch's GEMM, in float32 where that is faster.
-
-    None on an emulated device.
-    """
+def peaks(clock: Clock, dtype: torch.dtype, seconds: float = 1.0) -> Peaks:
+    """What bounds a call in this dtype: the GEMM is float32's where that is faster. None on an emulated device."""
     if clock.emulated:
         return None
     block = torch.zeros(1 << 26, device=clock.device)
@@ -87,7 +85,7 @@ def peaks(clock: Clock, dtype: torch.dtype, seconds: float = 1.0) -> tuple[float
     return read, 2.0 * rows * cols * depth / min(took)
 
 
-def limit(row: dict[str, Any], roof: tuple[float, float] | None) -> dict[str, float]:
+def limit(row: dict[str, Any], roof: Peaks) -> dict[str, float]:
     """The share of the roofline that a timed row reaches."""
     if roof is None:
         return {}
@@ -100,5 +98,10 @@ def peak_mib() -> float:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+def reset_peak() -> bool:
+    """Makes peak_mib forget; False where the kernel does not let us."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True

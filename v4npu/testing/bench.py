@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -115,10 +116,10 @@ TOKEN = {"x", "x_scale", "q", "kv", "score", "positions", "streams", "post", "co
 SEQUENCE = {"start_pos", "block_table", "window_table", "state_slots"}
 
 
-def first(op: str, args: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+def first(op: str, args: tuple[Any, ...], count: int, shared: Collection[str] = ()) -> tuple[Any, ...]:
     """Arguments of the same call for its first `count` tokens alone: of its results the first rows.
 
-    Tensors that the call writes are copies.
+    Tensors that the call writes are copies, but for those named in `shared`.
     """
     schema = getattr(torch.ops.v4npu, op).default._schema.arguments
     given = dict(zip((a.name for a in schema), args, strict=False))
@@ -137,7 +138,8 @@ def first(op: str, args: tuple[Any, ...], count: int) -> tuple[Any, ...]:
         value = given.get(argument.name)
         if argument.name in TOKEN and value is not None:
             given[argument.name] = value[:count]
-        if isinstance(value, Tensor) and argument.alias_info is not None and argument.alias_info.is_write:
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        if isinstance(value, Tensor) and written and argument.name not in shared:
             given[argument.name] = value.clone()
     return tuple(given.values())
 
