@@ -44,10 +44,11 @@ const std::vector<Candidate>& candidates() {
       add_cpu(all, op, "float32 and bfloat16; other dtypes run the reference");
       add_cuda(all, op, "float32 and bfloat16, never run on a device; what is beyond its limits runs the reference");
     }
-    for (const char* op : {"rms_norm",       "rope",           "hadamard",         "act_quant",     "fp4_act_quant",
-                           "hc_pre",         "hc_post",        "hc_head",          "indexer_query", "gate",
-                           "hash_gate",      "swiglu",         "linear",           "fp8_linear",    "fp4_linear",
-                           "grouped_linear", "indexer_scores", "window_attention", "csa_attention", "hca_attention"}) {
+    for (const char* op :
+         {"rms_norm",      "rope",          "hadamard",      "act_quant",      "fp4_act_quant",  "hc_pre",
+          "hc_post",       "hc_head",       "indexer_query", "gate",           "hash_gate",      "swiglu",
+          "linear",        "fp8_linear",    "fp4_linear",    "grouped_linear", "indexer_scores", "window_attention",
+          "csa_attention", "hca_attention", "moe_experts"}) {
       add_ascendc(all, op, "never run on a device; what is beyond its limits runs the reference");
     }
     add_vendor(all);

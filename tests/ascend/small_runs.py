@@ -8,6 +8,7 @@ from indexer_cases import indexer_case
 from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.attention import Shape, problem
+from v4npu.testing.cases import experts_problem
 
 
 def normal(*shape, dtype=torch.float32, seed=0):
@@ -58,6 +59,10 @@ def small_run(ops, op):
     elif op.endswith("_attention"):  # tiles of several steps, of one and in two halves
         shape = Shape((1, 0, 1), (240, 5, 240), 40, 60, heads=20)
         runs = [problem(op, 144, packed, packed, shape=shape) for packed in (False, True)]
+    elif op == "moe_experts":  # a choice out of range, and an expert that nobody chose
+        args = experts_problem(7, 5, "fp4", d=64, width=32)
+        args[1][args[1] == 2], args[1][3, 1] = 4, 5
+        runs = [(*args, 10.0, True)]
     elif op == "swiglu":
         gate, up, weights = normal(3, 9000, dtype=bf16), normal(3, 9000, dtype=bf16, seed=1), normal(3, seed=2)
         runs = [(gate, up, weights, 1.0), (gate, up, None, 0.0)]

@@ -16,7 +16,7 @@ from v4npu.testing.ascend import ASCEND, skus
 from v4npu.testing.ascend_ops import OPS
 from v4npu.testing.attention import OPS as ATTENTIONS
 from v4npu.testing.attention import Shape, problem
-from v4npu.testing.cases import arguments
+from v4npu.testing.cases import arguments, experts_problem
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 ARCHS = ("ascend910b1", "ascend950dt_9591")  # one SKU of each; the kernels cannot tell those of one architecture apart
@@ -173,6 +173,7 @@ def test_no_rows(emulated, op):
         "fp8_linear": (torch.empty(0, 32), None, *quantize_weight_fp8(torch.ones(4, 32)), torch.float32),
         "fp4_linear": (torch.empty(0, 32), None, *quantize_weight_fp4(torch.ones(4, 32)), torch.float32),
         "indexer_scores": indexer_case(torch.float32, 2, 8, lengths=((0, 8), (0, 0))),
+        "moe_experts": (*experts_problem(0, 4, "fp4"), 10.0, True),
         **{a: problem(a, 16, False, False, shape=Shape((0, 0), (8, 9))) for a in ATTENTIONS},
     }
     getattr(emulated(ARCHS[0]), op)(*empty.get(op, (torch.empty(0, 8), 8)))

@@ -1,4 +1,4 @@
-"""Kernels of gate, hash_gate and swiglu, on the emulated chips, against the reference."""
+"""Kernels of gate, hash_gate, swiglu and moe_experts, on the emulated chips, against the reference."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import torch
 from test_kernels import ARCHS, FLOATS, assert_close, normal
 
 from v4npu import reference
+from v4npu.testing.cases import as_halves, experts_problem
+from v4npu.testing.compare import complaint, oracle_args
+from v4npu.testing.tolerances import ERROR_RATIO
 
 X_AND_WEIGHT = [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)]
 
@@ -84,3 +87,53 @@ def test_hash_gate_reads_nothing_for_ids_out_of_range(emulated, sku):
     indices, weights = emulated(sku).hash_gate(x, weight, table, ids, 1.0)
     assert indices.tolist() == [[1, 2], [3, 0], [0, 0], [0, 0], [0, 0]]
     assert weights[0].isfinite().all() and weights[1:].isnan().all()
+
+
+def assert_good(got, args):
+    exact = reference.moe_experts(*oracle_args("moe_experts", args))
+    assert not complaint(got, reference.moe_experts(*args), exact, ERROR_RATIO["moe_experts"])
+
+
+# A block of 128 rows of an FP8 weight ends within an expert; rows of a tile of 32 x 32 do, and are all of one expert.
+@pytest.mark.parametrize("tokens,experts,topk,d,width", [(1, 6, 4, 64, 32), (9, 7, 3, 96, 160), (40, 2, 1, 288, 64)])
+@pytest.mark.parametrize("dtype,official", [(torch.float32, False), (torch.bfloat16, True), (torch.float32, True)])
+@pytest.mark.parametrize("kind", ["plain", "fp8", "fp4"])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_moe_experts(emulated, sku, kind, dtype, official, tokens, experts, topk, d, width):
+    args = (*experts_problem(tokens, experts, kind, topk, d, width, dtype), 1.0, official)
+    assert_good(emulated(sku).moe_experts(*args), args)
+
+
+@pytest.mark.parametrize("kind", ["plain", "fp8", "fp4"])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_a_token_of_moe_experts_gets_the_same_bits_in_any_batch_and_order_of_its_choices(emulated, sku, kind):
+    x, indices, weights, *rest = (*experts_problem(70, 5, kind), 10.0, True)
+    x[3, 7] = torch.nan
+    indices[60:, 1] = indices[60:, 0]  # one that is named twice counts twice
+    got = emulated(sku).moe_experts(x, indices, weights, *rest)
+    assert got[3].isnan().all()
+    others = torch.arange(70) != 3
+    assert_good(got[others], (x[others], indices[others], weights[others], *rest))
+    for lo, hi, blocks in ((2, 4, 1), (20, 60, 2), (69, 70, 3)):
+        part = [t[lo:hi].flip(1) if lo == 20 and t is not x else t[lo:hi] for t in (x, indices, weights)]
+        few = emulated(sku, blocks).moe_experts(*part, *rest)
+        assert torch.equal(few.view(torch.int32), got[lo:hi].view(torch.int32))
+
+
+@pytest.mark.parametrize("bad", [-1, 5, 2**31 - 1])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_an_expert_out_of_range_makes_its_token_nan_and_no_other(emulated, sku, bad):
+    x, indices, weights, *rest = (*experts_problem(6, 5, "fp4"), 10.0, True)
+    clean = emulated(sku).moe_experts(x, indices, weights, *rest)
+    indices[2, 1] = bad
+    got, others = emulated(sku).moe_experts(x, indices, weights, *rest), torch.arange(6) != 2
+    assert got[2].isnan().all() and torch.equal(got[others], clean[others])
+
+
+@pytest.mark.parametrize("kind", ["plain", "fp4"])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_moe_experts_of_matrices_that_lie_apart(emulated, sku, kind):
+    x, indices, weights, w1, s1, w3, s3, *rest = (*experts_problem(5, 6, kind), 10.0, False)
+    want = emulated(sku).moe_experts(x, indices, weights, w1, s1, w3, s3, *rest)
+    w1, w3 = as_halves(w1, w3)
+    assert torch.equal(emulated(sku).moe_experts(x, indices, weights, w1, s1, w3, s3, *rest), want)

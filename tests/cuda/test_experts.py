@@ -12,29 +12,13 @@ import torch
 from torch import Tensor
 
 from v4npu import _C, reference
-from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
-from v4npu.testing.cases import Draw, as_halves
+from v4npu.reference.formats import act_quant
+from v4npu.testing.cases import as_halves
+from v4npu.testing.cases import experts_problem as problem
 from v4npu.testing.cuda import FLOAT32_ON_TENSOR_CORES, EmulatedGpu
 
 ROOT = Path(__file__).parents[2]
 BF16, FP32 = torch.bfloat16, torch.float32
-
-
-def problem(
-    tokens: int, experts: int, kind: str, topk: int = 3, d: int = 96, width: int = 160, dtype: torch.dtype = BF16
-):  # fmt: skip
-    """x, indices, weights and the three matrices with their scales."""
-    draw = Draw(FP32, tokens + experts)
-
-    def matrix(rows: int, k: int) -> tuple[Tensor, Tensor | None]:
-        w = draw.normal(experts, rows, k) * k**-0.5
-        return (
-            (w.to(BF16), None) if kind == "bf16" else {"fp8": quantize_weight_fp8, "fp4": quantize_weight_fp4}[kind](w)
-        )
-
-    indices = draw.distinct(experts, tokens, topk)
-    weights = draw.normal(tokens, topk).abs()
-    return (draw.normal(tokens, d).to(dtype), indices, weights, *matrix(width, d), *matrix(width, d), *matrix(d, width))
 
 
 def assert_close(got: Tensor, args: tuple, ratio: float = 1.5) -> None:

@@ -223,6 +223,22 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
     return cases[op]()
 
 
+def experts_problem(
+    tokens: int, experts: int, kind: str, topk: int = 3, d: int = 96, width: int = 160,
+    dtype: torch.dtype = torch.bfloat16,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Of moe_experts: x, indices, weights and the three matrices with their scales; fp8, fp4 or of the dtype of x."""
+    draw = Draw(torch.float32, tokens + experts)
+    quantise = {"fp8": quantize_weight_fp8, "fp4": quantize_weight_fp4}.get(kind, lambda w: (w.to(dtype), None))
+
+    def matrix(rows: int, k: int) -> tuple[Tensor, Tensor | None]:
+        return quantise(draw.normal(experts, rows, k) * k**-0.5)
+
+    indices = draw.distinct(experts, tokens, topk)
+    weights = draw.normal(tokens, topk).abs()
+    return (draw.normal(tokens, d).to(dtype), indices, weights, *matrix(width, d), *matrix(width, d), *matrix(d, width))
+
+
 def as_halves(w1: Tensor, w3: Tensor) -> tuple[Tensor, Tensor]:
     """w1 and w3 [E, I, d] as the halves of one tensor [E, 2, I, d], as transformers keeps them."""
     both = torch.stack([w1.view(torch.uint8), w3.view(torch.uint8)], dim=1).view(w1.dtype)

@@ -5,53 +5,62 @@
 
 namespace v4npu {
 
-// Of `groups` products; rows of a and of out lie interleaved, a group after the other within a row.
+// A tile of the result: where it starts and how large it is, and where its part of b starts.
+struct CubeTile {
+  int64_t group, row, column, matrix, b_row;
+  int32_t rows, columns;
+};
+
+// Of `groups` products; rows of a and of out lie interleaved, a group after the other within a row. b may be one of
+// several matrices.
 struct CubeShape {
   int64_t rows, columns, k;  // of a group; out has columns rounded up to kFractal
   int64_t groups;
   int32_t tile_rows, tile_columns;  // multiples of kFractal, at most kMaxTileRows and kMaxTileColumns
+  int64_t matrices = 1, rows_apart = 0;
 
   static constexpr int32_t kFractal = 16;  // rows
 
   static __aicore__ inline int64_t parts(int64_t size, int64_t of) { return (size + of - 1) / of; }
   __aicore__ inline int64_t padded_columns() const { return parts(columns, kFractal) * kFractal; }
+  __aicore__ inline int64_t b_rows() const { return groups * columns; }  // of a matrix
   __aicore__ inline int64_t tiles() const { return groups * parts(rows, tile_rows) * parts(columns, tile_columns); }
-};
-
-// A tile of the result: where it starts and how large it is.
-struct CubeTile {
-  int64_t group, row, column;
-  int32_t rows, columns;
 
   // Neighbours share columns, so that blocks that run together read the same weights.
-  __aicore__ inline CubeTile(const CubeShape& shape, int64_t number) {
-    const int64_t down = CubeShape::parts(shape.rows, shape.tile_rows);
-    const int64_t across = CubeShape::parts(shape.columns, shape.tile_columns);
-    group = number / (down * across);
-    row = number % down * shape.tile_rows;
-    column = number / down % across * shape.tile_columns;
-    rows = static_cast<int32_t>(shape.rows - row < shape.tile_rows ? shape.rows - row : shape.tile_rows);
-    columns =
-        static_cast<int32_t>(shape.columns - column < shape.tile_columns ? shape.columns - column : shape.tile_columns);
+  __aicore__ inline CubeTile tile(int64_t number) const {
+    const int64_t down = parts(rows, tile_rows), across = parts(columns, tile_columns);
+    const int64_t group = number / (down * across), row = number % down * tile_rows;
+    const int64_t column = number / down % across * tile_columns;
+    return {group,
+            row,
+            column,
+            0,
+            group * columns + column,
+            least(rows - row, tile_rows),
+            least(columns - column, tile_columns)};
   }
+
+ private:
+  static __aicore__ inline int32_t least(int64_t a, int32_t b) { return a < b ? static_cast<int32_t>(a) : b; }
 };
 
-// b as it lies in global memory: [groups * columns, k].
+// b as it lies in global memory: [groups * columns, k], or several of these.
 template <typename T>
 class StoredMatrix {
  public:
-  __aicore__ inline StoredMatrix(GM_ADDR data, const CubeShape& shape) : columns_(shape.columns), k_(shape.k) {
-    data_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(data), shape.groups * columns_ * k_);
+  __aicore__ inline StoredMatrix(GM_ADDR data, const CubeShape& shape) : rows_apart_(shape.rows_apart), k_(shape.k) {
+    data_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(data),
+                          ((shape.matrices - 1) * rows_apart_ + shape.b_rows()) * k_);
   }
   __aicore__ inline AscendC::GlobalTensor<T> panel(const CubeTile& tile, int64_t start) {
-    return data_[(tile.group * columns_ + tile.column) * k_ + start];
+    return data_[(tile.matrix * rows_apart_ + tile.b_row) * k_ + start];
   }
   __aicore__ inline int64_t stride() const { return k_; }
   __aicore__ inline void release() {}
 
  private:
   AscendC::GlobalTensor<T> data_;
-  int64_t columns_, k_;
+  int64_t rows_apart_, k_;
 };
 
 // How operands of T, bf16 or fp32, get from L1 to L0 and are multiplied. Sizes in fractals; `at` is a value of k.
@@ -98,7 +107,7 @@ class PlainOperands {
 // Bytes, dav_2201 / dav_3510:  L1   a 2 x 65536, b 2 x 131072 / 4 x 65536        total 393216 / 262144
 //                              L0A  2 x 16384 / 2 x 32768   L0B  2 x 32768       total 98304 / 131072
 //                              L0C  131072 / 262144
-template <typename T, typename Out, typename Operands = PlainOperands<T>>
+template <typename T, typename Out, typename Operands = PlainOperands<T>, typename Shape = CubeShape>
 class CubeProducts {
  public:
   static constexpr int32_t kMaxTileRows = __NPU_ARCH__ == 2201 ? 128 : 256;  // all of L0C in fp32
@@ -106,7 +115,7 @@ class CubeProducts {
   static constexpr int32_t kPiece = 128 / sizeof(T);                          // of k, in L0: half of L0B at most
   static constexpr int32_t kPanel = (__NPU_ARCH__ == 2201 ? 4 : 2) * kPiece;  // of k, in L1
 
-  __aicore__ inline CubeProducts(GM_ADDR a, GM_ADDR out, const CubeShape& shape, const Operands& operands = Operands())
+  __aicore__ inline CubeProducts(GM_ADDR a, GM_ADDR out, const Shape& shape, const Operands& operands = Operands())
       : operands_(operands), shape_(shape) {
     a_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(a), shape.rows * shape.groups * shape.k);
     out_.SetGlobalBuffer(reinterpret_cast<__gm__ Out*>(out), shape.rows * shape.groups * shape.padded_columns());
@@ -122,7 +131,7 @@ class CubeProducts {
   template <typename Matrix>
   __aicore__ inline void run(Matrix& b) {
     for (int64_t i = AscendC::GetBlockIdx(); i < shape_.tiles(); i += AscendC::GetBlockNum()) {
-      multiply(CubeTile(shape_, i), b);
+      multiply(shape_.tile(i), b);
     }
   }
 
@@ -215,13 +224,13 @@ class CubeProducts {
   Operands operands_;
   AscendC::GlobalTensor<T> a_;      // [rows, groups, k]
   AscendC::GlobalTensor<Out> out_;  // [rows, groups, padded columns]
-  CubeShape shape_;
+  Shape shape_;
 };
 
-template <typename T, typename Out>
-__aicore__ inline void products(GM_ADDR a, GM_ADDR b, GM_ADDR out, const CubeShape& shape) {
+template <typename T, typename Out, typename Shape = CubeShape>
+__aicore__ inline void products(GM_ADDR a, GM_ADDR b, GM_ADDR out, const Shape& shape) {
   StoredMatrix<T> matrix(b, shape);
-  CubeProducts<T, Out>(a, out, shape).run(matrix);
+  CubeProducts<T, Out, PlainOperands<T>, Shape>(a, out, shape).run(matrix);
 }
 
 }  // namespace v4npu

@@ -23,7 +23,8 @@ struct Slots {
   AscendC::GlobalTensor<T> data;  // [kSlots, kMaxTileColumns, kPanel]
   int64_t block, steps, step = 0;
 
-  __aicore__ inline Slots(GM_ADDR workspace, const CubeShape& shape, int64_t of_block) : block(of_block) {
+  template <typename Shape>
+  __aicore__ inline Slots(GM_ADDR workspace, const Shape& shape, int64_t of_block) : block(of_block) {
     data.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(workspace) + block * kSlots * kSize, kSlots * kSize);
     const int64_t blocks = AscendC::GetBlockNum(), tiles = shape.tiles();
     steps = (block < tiles ? (tiles - block - 1) / blocks + 1 : 0) * CubeShape::parts(shape.k, kPanel);
@@ -35,7 +36,8 @@ struct Slots {
 template <typename T>
 class SlotMatrix {
  public:
-  __aicore__ inline SlotMatrix(GM_ADDR workspace, const CubeShape& shape)
+  template <typename Shape>
+  __aicore__ inline SlotMatrix(GM_ADDR workspace, const Shape& shape)
       : slots_(workspace, shape, AscendC::GetBlockIdx()) {}
   __aicore__ inline AscendC::GlobalTensor<T> panel(const CubeTile&, int64_t) {
     AscendC::CrossCoreWaitFlag<2, PIPE_MTE2>(kSlotFull);
@@ -52,14 +54,15 @@ class SlotMatrix {
 };
 
 // What the vector cores do meanwhile.
-template <typename Format, typename T>
-__aicore__ inline void fill_slots(GM_ADDR codes, GM_ADDR scales, GM_ADDR workspace, const CubeShape& shape) {
-  Dequantiser<Format, T> matrix(codes, scales, shape.groups * shape.columns, shape.k);
+template <typename Format, typename T, typename Shape>
+__aicore__ inline void fill_slots(GM_ADDR codes, GM_ADDR scales, GM_ADDR workspace, Shape shape) {
+  Dequantiser<Format, T> matrix(codes, scales, shape.b_rows(), shape.k);
   Slots<T> slots(workspace, shape, AscendC::GetBlockIdx() / AscendC::GetSubBlockNum());
   constexpr int32_t kPanel = Slots<T>::kPanel;
   constexpr int32_t kDepth = kPanel < Dequantiser<Format, T>::kDepth ? kPanel : Dequantiser<Format, T>::kDepth;
   for (int64_t i = slots.block; i < shape.tiles(); i += AscendC::GetBlockNum()) {
-    const CubeTile tile(shape, i);
+    const CubeTile tile = shape.tile(i);
+    matrix.select(tile.matrix, shape.rows_apart);
     const int32_t half = (tile.columns + 1) / 2, first = AscendC::GetSubBlockIdx() == 0 ? 0 : half;
     const int32_t rows = first == 0 ? half : tile.columns - half;
     for (int64_t panel = 0; panel < shape.k; panel += kPanel) {
@@ -67,8 +70,7 @@ __aicore__ inline void fill_slots(GM_ADDR codes, GM_ADDR scales, GM_ADDR workspa
       const int64_t end = panel + kPanel < shape.k ? panel + kPanel : shape.k;
       for (int64_t start = panel; start < end; start += kDepth) {
         const auto depth = static_cast<int32_t>(end - start < kDepth ? end - start : kDepth);
-        matrix.run(tile.group * shape.columns + tile.column + first, rows, start, depth,
-                   slots.current()[first * kPanel + start - panel], kPanel);
+        matrix.run(tile.b_row + first, rows, start, depth, slots.current()[first * kPanel + start - panel], kPanel);
       }
       AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(kSlotFull);
       ++slots.step;
@@ -76,12 +78,12 @@ __aicore__ inline void fill_slots(GM_ADDR codes, GM_ADDR scales, GM_ADDR workspa
   }
 }
 
-template <typename Format, typename T, typename Out>
+template <typename Format, typename T, typename Out, typename Shape = CubeShape>
 __aicore__ inline void dequantised_products(GM_ADDR x, GM_ADDR codes, GM_ADDR scales, GM_ADDR workspace, GM_ADDR out,
-                                            const CubeShape& shape) {
+                                            const Shape& shape) {
   if ASCEND_IS_AIC {
     SlotMatrix<T> matrix(workspace, shape);
-    CubeProducts<T, Out>(x, out, shape).run(matrix);
+    CubeProducts<T, Out, PlainOperands<T>, Shape>(x, out, shape).run(matrix);
   }
   if ASCEND_IS_AIV {
     fill_slots<Format, T>(codes, scales, workspace, shape);

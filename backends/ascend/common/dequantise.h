@@ -32,10 +32,10 @@ class Dequantiser {
  public:
   static constexpr int32_t kRows = 32, kDepth = 128;
 
-  __aicore__ inline Dequantiser(GM_ADDR codes, GM_ADDR scales, int64_t num_rows, int64_t k) : k_(k) {
+  __aicore__ inline Dequantiser(GM_ADDR codes, GM_ADDR scales, int64_t num_rows, int64_t k)
+      : all_codes_(codes), all_scales_(scales), num_rows_(num_rows), k_(k) {
     row_scales_ = (k + kScaled - 1) / kScaled;
-    codes_.SetGlobalBuffer(codes, num_rows * k / Format::kPerByte);
-    scales_.SetGlobalBuffer(scales, (kShared ? (num_rows + kDepth - 1) / kDepth : num_rows) * row_scales_);
+    select(0, 0);
     pipe_.InitBuffer(code_queue_, 2, kCount);
     pipe_.InitBuffer(scale_queue_, 2, kRows * kBlock);
     pipe_.InitBuffer(out_queue_, 2, kCount * sizeof(T));
@@ -56,6 +56,13 @@ class Dequantiser {
     value_table_ = value_table_buffer_.template Get<float>();
     factor_table_ = factor_table_buffer_.template Get<float>();
     make_tables();
+  }
+
+  // Goes on to one of several matrices, whose codes lie rows_apart rows apart, their scales one after the other.
+  __aicore__ inline void select(int64_t matrix, int64_t rows_apart) {
+    const int64_t scales = (kShared ? (num_rows_ + kDepth - 1) / kDepth : num_rows_) * row_scales_;
+    codes_.SetGlobalBuffer(all_codes_ + matrix * rows_apart * k_ / Format::kPerByte, num_rows_ * k_ / Format::kPerByte);
+    scales_.SetGlobalBuffer(all_scales_ + matrix * scales, scales);
   }
 
   // rows x depth values from [row, start] on, to rows of `stride` values; start is a multiple of 64, and of kDepth
@@ -197,7 +204,9 @@ class Dequantiser {
   F32 value_, spread_, factor_, value_table_, factor_table_;
   I32 offset_, scale_of_;
   AscendC::LocalTensor<half> half_;
-  int64_t k_, row_scales_;
+  GM_ADDR all_codes_;
+  GM_ADDR all_scales_;
+  int64_t num_rows_, k_, row_scales_;
   int32_t width_ = 0;
 };
 

@@ -8,7 +8,7 @@ Tensor launch_grouped_linear(const Tensor& x, const Tensor& weight, const OptTen
   check_grouped_linear(x, weight, weight_scale);
   const Product product{x.size(0), weight.size(0) / x.size(1), x.size(2), x.size(1)};
   const bool known = weight_scale || weight.scalar_type() == x.scalar_type();
-  if (!known || !takes(x, x.scalar_type(), product))
+  if (!known || !takes(x.scalar_type(), x.scalar_type(), product))
     return call_reference<Tensor>("grouped_linear", x, weight, weight_scale);
   return launch_product(weight_scale ? "grouped_linear_fp8" : "grouped_linear", product, dense(x), dense(weight),
                         dense(weight_scale), x.scalar_type());
