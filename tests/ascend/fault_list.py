@@ -189,6 +189,20 @@ RMS_NORM: Faults = {
     ),
 }  # fmt: skip
 
+# Of moe_experts_kernel.asc, what gives the choices their rows.
+EXPERTS: Faults = {
+    "blocks begin at the same rows": (
+        "if (block < AscendC::GetBlockIdx())", "if (block < 0)",
+        r"race: DataCopyPad at <DataCopyPad(rows_> \(pipe MTE3\) writes byte 0 of rows that DataCopyPad at"
+        r" <DataCopyPad(rows_> \(pipe MTE3, block 0\) wrote: blocks are not ordered in between",
+    ),
+    "starts have no end": (
+        "one_run<int32_t>(experts_ + 1)", "one_run<int32_t>(experts_ + 2)",
+        r"DataCopyPad at <DataCopyPad(starts_> \(pipe MTE3\) reads byte 20 of the buffer of <InitBuffer(first_buffer_>,"
+        r" which nothing has written",
+    ),
+}  # fmt: skip
+
 
 BYTES = {
     2201: {"UB": 196608, "L1": 524288, "L0A": 65536, "L0B": 65536, "L0C": 131072},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fault_list import CUBE, DOUBLING, RMS_NORM, message, mutant
+from fault_list import CUBE, DOUBLING, EXPERTS, RMS_NORM, message, mutant
 from small_runs import normal, small_run
 from test_kernels import ARCHS
 from test_mixed import FAULTS as MIXED
@@ -75,6 +75,7 @@ def faulty(cache):
     def built(arch):
         versions, norm = {}, Source.of("rms_norm", arch)
         lists = {"doubling": (SMALL, DOUBLING), "cube_pair": (PAIRS, CUBE), "rms_norm_bf16": (norm, RMS_NORM)}
+        lists["moe_experts_route_fp32"] = (Source.of("moe_experts"), EXPERTS)
         for entry, (source, faults) in lists.items():
             for name, fault in faults.items():
                 versions[entry, name] = mutant(source, fault, entry, f"_{len(versions)}", arch)
@@ -151,6 +152,20 @@ def test_fault_of_rms_norm(faulty, sku, fault):
     x = normal(5, 301, dtype=torch.bfloat16)
     with pytest.raises(KernelFault, match=message(versions[fault], RMS_NORM[fault][2])):
         EmulatedOps(kernels, sku, 1, suffix=versions[fault].suffix).rms_norm(x, x[0], 1e-6)
+
+
+@pytest.mark.parametrize("fault", EXPERTS)
+@pytest.mark.parametrize("sku", ARCHS)
+def test_fault_of_moe_experts(faulty, sku, fault):
+    kernels, versions = faulty("moe_experts_route_fp32", sku)
+    counts = torch.tensor([[1, 1, 0, 0], [2, 0, 0, 0]], dtype=torch.int32)
+    inputs = In(normal(2, 8)), In(torch.tensor([[0, 1], [0, 0]], dtype=torch.int32)), In(normal(2, 2)), In(counts)
+    sizes = {"starts": 5, "places": 4, "weights": 4, "rows": 32}
+    outputs = [Out(torch.zeros(n, dtype=torch.float32 if name in ("weights", "rows") else torch.int32))
+               for name, n in sizes.items()]  # fmt: skip
+    with pytest.raises(KernelFault, match=message(versions[fault], EXPERTS[fault][2])):
+        entry = "moe_experts_route_fp32" + versions[fault].suffix
+        kernels.launch(entry, sku, 2, *inputs, *outputs, 2, 8, 2, 4)
 
 
 # Calls that manage a buffer and whose order other waits of the kernel imply.

@@ -12,7 +12,7 @@ import v4npu
 from v4npu import ops, reference
 from v4npu.testing.ascend_ops import OPS
 from v4npu.testing.attention import Shape, problem
-from v4npu.testing.cases import arguments
+from v4npu.testing.cases import arguments, experts_problem
 
 
 def on_npu(values: tuple[Any, ...]) -> list[Any]:
@@ -75,6 +75,26 @@ def test_a_captured_attention_follows_the_lengths() -> None:
         wanted = reference.hca_attention(*(t.cpu() if isinstance(t, Tensor) else t for t in held))
         known = lengths[-1]
         torch.testing.assert_close(captured.cpu()[:known], wanted[:known], rtol=0.02, atol=0.01)
+
+
+def test_captured_experts_follow_the_choices() -> None:
+    """One expert for all tokens, others for each, one that there is not."""
+    args = (*experts_problem(18, 6, "fp4", topk=2, d=64, width=32), 10.0, True)
+    held, graph = on_npu(args), torch.npu.NPUGraph()
+    with v4npu.fallback("error"):
+        run("moe_experts", held)
+        with torch.npu.graph(graph):
+            captured = run("moe_experts", held)[0]
+        choices, spread = torch.full((18, 2), 5), torch.arange(36).view(18, 2) % 6
+        for value in (choices, spread, torch.where(spread == 2, 6, spread)):
+            held[1].copy_(value)
+            graph.replay()
+            got, wanted = captured.cpu(), run("moe_experts", held)[0].cpu()
+            assert torch.equal(got.view(torch.int32), wanted.view(torch.int32))
+            known = (value < 6).all(1)
+            exact = reference.moe_experts(args[0][known], value[known].int(), args[2][known], *args[3:])
+            torch.testing.assert_close(got[known], exact, rtol=0.02, atol=0.01)
+            assert got[~known].isnan().all()
 
 
 def test_whatever_waits_cannot_be_captured() -> None:

@@ -8,7 +8,8 @@ import torch
 import v4npu
 from v4npu import ops, reference
 from v4npu.reference.formats import dequantise_rows, dequantize_weight, quantize_weight_fp4, quantize_weight_fp8
-from v4npu.testing.compare import complaint
+from v4npu.testing.cases import as_halves, experts_problem
+from v4npu.testing.compare import complaint, oracle_args
 from v4npu.testing.tolerances import ERROR_RATIO
 
 
@@ -51,3 +52,18 @@ def test_grouped_linear(dtype: torch.dtype, fp8: bool) -> None:
         got = ops.grouped_linear(x.npu(), weight.npu(), None if scale is None else scale.npu())
     exact = reference.grouped_linear(x.double(), dequantize_weight(weight, scale, torch.float64), None)
     assert not complaint(got.cpu(), reference.grouped_linear(x, weight, scale), exact, ERROR_RATIO["grouped_linear"])
+
+
+@pytest.mark.parametrize(("dtype", "official"), [(torch.float32, False), (torch.bfloat16, True)], ids=str)
+@pytest.mark.parametrize("kind", ["plain", "fp8", "fp4"])
+def test_moe_experts(kind: str, dtype: torch.dtype, official: bool) -> None:
+    args = (*experts_problem(20, 5, kind, width=40 if kind == "plain" else 160, dtype=dtype), 1.0, official)
+    held = [a.npu() if isinstance(a, torch.Tensor) else a for a in args]
+    with v4npu.fallback("error"):
+        got = ops.moe_experts(*held).cpu()
+        alone = ops.moe_experts(*(a[7:8] for a in held[:3]), *held[3:]).cpu()
+        held[3], held[5] = as_halves(held[3], held[5])  # read where they lie
+        apart = ops.moe_experts(*held).cpu()
+    assert torch.equal(alone, got[7:8]) and torch.equal(apart, got)
+    exact = reference.moe_experts(*oracle_args("moe_experts", args))
+    assert not complaint(got, reference.moe_experts(*args), exact, ERROR_RATIO["moe_experts"])

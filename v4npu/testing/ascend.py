@@ -85,8 +85,11 @@ class Source:
             types[name + self.suffix] = kernel_type
             text = re.sub(rf"\b{name}\b(?=\()", name + self.suffix, text)
         text = f'#line 1 "{self.name}"\n{text}'
-        if self.suffix:  # its classes must not meet those of another version
-            text = f"namespace emulated{self.suffix} {{\nnamespace v4npu {{ using namespace ::v4npu; }}\n{text}\n}}"
+        if self.suffix:  # its classes must not meet those of another version; headers are everyone's
+            includes = "\n".join(re.findall(r"^#include .*$", text, re.MULTILINE))
+            text = re.sub(r"^#include .*$", "", text, flags=re.MULTILINE)
+            text = f"namespace v4npu {{ using namespace ::v4npu; }}\n{text}"
+            text = f"{includes}\nnamespace emulated{self.suffix} {{\n{text}\n}}"
         calls = "".join(
             f"const char* emulate_{name}(const char* sku, int64_t blocks, const v4npu::emulation::Region* regions,"
             f" int64_t num_regions, void* const* values, int64_t num_values, const char* ignored_wait, bool trace,"
