@@ -5,7 +5,8 @@
     python bench/cuda_device.py --device cpu                 a dry run of the same code on small sizes, without a GPU
     python bench/cuda_device.py --status results.jsonl       writes the table of backends/cuda/README.md; needs no GPU
 
-Needs torch with CUDA, this checkout with its extension built, and nvcc unless --kernels names prebuilt files.
+Needs torch with CUDA, this checkout, g++ and nvcc; no nvcc if --kernels names prebuilt files. Where the extension is
+not built, g++ alone builds it first, in build/bench: a minute or two on 16 cores, and kept.
 
     check        every operator at the sizes of a layer of V4-Flash and V4-Pro, decode, prompts and ragged batches,
                  against the float64 oracle; whatever would fall back to the reference fails
@@ -45,8 +46,17 @@ import torch  # noqa: E402
 
 try:
     import v4npu._C  # noqa: F401
-except ImportError as error:
-    sys.exit(f"the extension is not built ({error}): run `make .venv/built`, or pip install this checkout")
+except ImportError:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        sys.exit(__doc__)
+    import extension
+
+    try:
+        extension.build(ROOT / f"build/bench/{torch.__version__}", os.cpu_count() or 2)
+    except extension.Missing as missing:
+        sys.exit(f"the extension is not built: {missing}")
+    for name in [name for name in sys.modules if name.split(".")[0] == "v4npu"]:  # of the import that failed
+        del sys.modules[name]
 
 import cuda_model  # noqa: E402
 import cuda_ops  # noqa: E402

@@ -6,9 +6,10 @@
 
 namespace v4npu::cuda {
 
-// `kernel` is <op>_<x>_<weight>; its variant is the plan's.
-inline void run_gemm(const char* op, const std::string& kernel, const Gemm& p, int64_t groups, const Tensor& on) {
-  const GpuGemmPlan plan = plan_gpu_gemm(p.num_tokens, p.num_rows, groups, caps_of(on));
+// `kernel` is <op>_<x>_<weight>; its variant is the plan's, if it may be wide.
+inline void run_gemm(const char* op, const std::string& kernel, const Gemm& p, int64_t groups, const Tensor& on,
+                     bool may_be_wide = true) {
+  const GpuGemmPlan plan = plan_gpu_gemm(p.num_tokens, p.num_rows, groups, may_be_wide, caps_of(on));
   run(op, kernel + (plan.wide ? "_wide" : "_split"), p, {plan.row_tiles, plan.token_tiles, groups}, kGemmThreads, on);
 }
 

@@ -46,8 +46,8 @@ inline Routing route(const Tensor& indices, int64_t num_experts, const GpuExpert
   return r;
 }
 
-// All of moe_experts on checked, dense arguments that its kernels take. `format` is that of the weights: bf16, fp8,
-// fp4.
+// All of moe_experts on checked, dense arguments that its kernels take. `format` is that of the weights: bf16, fp32,
+// fp8, fp4.
 inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& weights, const Matrices (&w)[3],
                           const OptTensor (&scale)[3], const std::string& format, double limit, bool quantises) {
   const int64_t tokens = x.size(0), hidden = x.size(1), topk = indices.size(1), width = w[0].stack.size(1);

@@ -86,7 +86,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("row_tiles", &v4npu::GpuGemmPlan::row_tiles)
       .def_readonly("token_tiles", &v4npu::GpuGemmPlan::token_tiles);
   m.def("plan_gpu_gemm", &v4npu::plan_gpu_gemm, py::arg("num_tokens"), py::arg("num_rows"), py::arg("groups"),
-        py::arg("caps"));
+        py::arg("may_be_wide"), py::arg("caps"));
   py::class_<v4npu::GpuExpertPlan>(m, "GpuExpertPlan")
       .def_readonly("layout", &v4npu::GpuExpertPlan::layout)
       .def_readonly("tile_tokens", &v4npu::GpuExpertPlan::tile_tokens)

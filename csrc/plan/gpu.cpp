@@ -23,10 +23,11 @@ std::string refuses_cuda(const DeviceCaps& caps) {
 }
 
 // Wide blocks read weights once for 32 tokens and keep their sums to themselves, but only many of them fill a device.
-GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, const DeviceCaps& caps) {
+GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, bool may_be_wide,
+                          const DeviceCaps& caps) {
   const auto tiles = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
   const GpuGemmPlan wide{true, tiles(num_rows, 256), tiles(num_tokens, 32)};
-  if (wide.row_tiles * wide.token_tiles * groups >= caps.num_cores) return wide;
+  if (may_be_wide && wide.row_tiles * wide.token_tiles * groups >= caps.num_cores) return wide;
   return {false, tiles(num_rows, 16), tiles(num_tokens, 16)};
 }
 

@@ -22,7 +22,8 @@ struct GpuGemmPlan {
   bool wide = false;  // a block has 256 rows and 32 tokens, else 16 and 16
   int64_t row_tiles = 0, token_tiles = 0;
 };
-GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, const DeviceCaps& caps);
+GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, bool may_be_wide,
+                          const DeviceCaps& caps);
 
 // How the routed experts are laid out: their assignments are known to the device alone, so tiles of tokens are launched
 // for the worst case, and those that no expert needs end at once.

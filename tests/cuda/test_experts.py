@@ -46,13 +46,18 @@ def test_few_tokens(gpu: EmulatedGpu, kind: str, official: bool) -> None:
         assert torch.equal(gpu.run("moe_experts", (x, indices, weights, one, s1, other, s3, *rest))[0], got)
 
 
-@pytest.mark.parametrize("official", [False, True])
-@pytest.mark.parametrize("kind", ["fp8", "fp4"])
+FLOAT32 = [("fp8", False), ("fp8", True), ("fp4", False), ("fp4", True), ("fp32", True), ("bf16", False)]
+
+
+@pytest.mark.parametrize("kind,official", FLOAT32)
 def test_float32(gpu: EmulatedGpu, kind: str, official: bool) -> None:
     args = (*problem(60, 3, kind, topk=2, dtype=FP32), 10.0, official)
+    if kind == "bf16":
+        args = (*args[:3], *(a.to(BF16) if isinstance(a, Tensor) else a for a in args[3:]))
     (got,) = gpu.run("moe_experts", args)
     names = [name for name, *_ in gpu.launches()]
-    assert sum(n.endswith("_split_fp32") for n in names) == 2 and names.count("act_quant_fp32") == 2 * official
+    assert sum(n.endswith("_split_fp32") for n in names) == 2
+    assert names.count("act_quant_fp32") == 2 * (official and kind in ("fp8", "fp4"))
     assert_close(got, args, 1.5 * 2 * FLOAT32_ON_TENSOR_CORES)  # two products
 
 

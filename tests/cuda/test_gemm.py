@@ -9,7 +9,9 @@ from torch import Tensor
 from v4npu import _C, reference
 from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
 from v4npu.testing.cases import Draw
-from v4npu.testing.cuda import EmulatedGpu
+from v4npu.testing.compare import complaint, same_nonfinite
+from v4npu.testing.cuda import FLOAT32_ON_TENSOR_CORES, EmulatedGpu
+from v4npu.testing.tolerances import ERROR_RATIO
 
 BF16, FP32 = torch.bfloat16, torch.float32
 FORMATS = ["bf16", "fp8", "fp4"]
@@ -106,12 +108,30 @@ def test_a_float32_is_three_bfloat16(gpu: EmulatedGpu) -> None:
     assert got[0, 0] == torch.inf and got[1, 1] == -torch.inf
 
 
+@pytest.mark.parametrize("tokens,k", [(5, 126), (530, 40), (2, 1500)])
+def test_float32_weights_of_groups(gpu: EmulatedGpu, tokens: int, k: int) -> None:
+    draw = Draw(FP32, 4)
+    x, weight = draw.normal(tokens, 3, k), draw.normal(3 * 47, k)
+    (got,) = gpu.run("grouped_linear", (x, weight, None))
+    assert [name for name, *_ in gpu.launches()] == ["grouped_linear_fp32_fp32_split"]
+    naive = reference.grouped_linear(x, weight, None)
+    exact = reference.grouped_linear(x.double(), weight.double(), None)
+    assert not complaint(got, naive, exact, FLOAT32_ON_TENSOR_CORES * ERROR_RATIO["grouped_linear"])
+    (alone,) = gpu.run("grouped_linear", (x[1:2], weight, None))
+    assert torch.equal(alone, got[1:2])
+    x[0, 0, 0], x[1, 1, 1], weight[60, 0] = torch.inf, torch.nan, -torch.inf
+    (got,) = gpu.run("grouped_linear", (x, weight, None))
+    assert same_nonfinite(got, reference.grouped_linear(x, weight, None))
+    gpu.run("grouped_linear", (x.to(BF16), weight, None))  # would round the weight
+    assert not gpu.launches()
+
+
 @pytest.mark.parametrize("tokens", [1, 16, 17, 128, 4096])
 @pytest.mark.parametrize("rows,groups", [(1, 1), (2048, 1), (4096, 8), (129280, 1)])
 def test_a_plan_covers_the_product_and_fills_the_device_when_it_is_wide(
     invented: _C.DeviceCaps, tokens: int, rows: int, groups: int
 ) -> None:
-    plan = _C.plan_gpu_gemm(tokens, rows, groups, invented)
+    plan = _C.plan_gpu_gemm(tokens, rows, groups, True, invented)
     high, wide = (256, 32) if plan.wide else (16, 16)
     assert (plan.row_tiles - 1) * high < rows <= plan.row_tiles * high
     assert (plan.token_tiles - 1) * wide < tokens <= plan.token_tiles * wide
@@ -119,3 +139,4 @@ def test_a_plan_covers_the_product_and_fills_the_device_when_it_is_wide(
         assert plan.row_tiles * plan.token_tiles * groups >= invented.num_cores
     else:
         assert -(-rows // 256) * -(-tokens // 32) * groups < invented.num_cores
+    assert not _C.plan_gpu_gemm(tokens, rows, groups, False, invented).wide

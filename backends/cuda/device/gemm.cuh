@@ -57,6 +57,9 @@ struct Tile {
   // One slice from zero, times its scales.
   V4NPU_INLINE void slice(const Operands<Sets>& o, int64_t row0, int64_t s, bool x_aligned, bool w_aligned) {
     clear();
+    // Of float32 weights all products but the largest are summed apart: beside those, tensor cores would cut them off.
+    constexpr bool kApart = kPlanes<W> > 1;
+    float small[kApart ? kTiles : 1][N][4] = {};
     const int g = lane_id() / 4, c = lane_id() % 4;
     for (int64_t first = s * kSlice; first < (s + 1) * kSlice && first < o.k; first += 64) {
       const int64_t k0 = first + c * kRun;
@@ -73,7 +76,7 @@ struct Tile {
       }
       V4NPU_UNROLL
       for (int m = 0; m < kTiles; ++m) {
-        Run w[2][1];
+        Run w[2][kPlanes<W>];
         V4NPU_UNROLL
         for (int half = 0; half < 2; ++half) {
           const int64_t row = row0 + m / Sets * 16 + half * 8 + g;
@@ -81,19 +84,38 @@ struct Tile {
             const uint8_t* scales = W == Format::kFloat4 ? o.weight_scale[m % Sets] + row * (o.k / 32) : nullptr;
             load_run<W>(row_of<W>(o.weight[m % Sets], row, o.k), scales, k0, o.k, w_aligned, w[half]);
           } else {
-            w[half][0] = {};
+            V4NPU_UNROLL
+            for (int p = 0; p < kPlanes<W>; ++p) w[half][p] = {};
           }
         }
         V4NPU_UNROLL
-        for (int p = kPlanes<X> - 1; p >= 0; --p) {
+        for (int both = kPlanes<X> + kPlanes<W> - 2; both >= 0; --both) {  // the smallest first
           V4NPU_UNROLL
-          for (int i = 0; i < kRun / 2; i += 2) {
-            const uint32_t a[4] = {w[0][0].pair[i], w[1][0].pair[i], w[0][0].pair[i + 1], w[1][0].pair[i + 1]};
+          for (int p = 0; p < kPlanes<W>; ++p) {
+            const int q = both - p;
+            if (q < 0 || q >= kPlanes<X>) continue;
             V4NPU_UNROLL
-            for (int n = 0; n < N; ++n) {
-              const uint32_t b[2] = {x[n][p].pair[i], x[n][p].pair[i + 1]};
-              mma_bf16(sum[m][n], a, b);
+            for (int i = 0; i < kRun / 2; i += 2) {
+              const uint32_t a[4] = {w[0][p].pair[i], w[1][p].pair[i], w[0][p].pair[i + 1], w[1][p].pair[i + 1]};
+              V4NPU_UNROLL
+              for (int n = 0; n < N; ++n) {
+                const uint32_t b[2] = {x[n][q].pair[i], x[n][q].pair[i + 1]};
+                mma_bf16(kApart && both > 0 ? small[kApart ? m : 0][n] : sum[m][n], a, b);
+              }
             }
+          }
+        }
+      }
+    }
+    if constexpr (kApart) {
+      V4NPU_UNROLL
+      for (int m = 0; m < kTiles; ++m) {
+        V4NPU_UNROLL
+        for (int n = 0; n < N; ++n) {
+          V4NPU_UNROLL
+          for (int i = 0; i < 4; ++i) {  // an infinity is the largest's; times a small part of 0 it is NaN
+            const bool finite = (float_bits(sum[m][n][i]) & 0x7f800000u) != 0x7f800000u;
+            sum[m][n][i] += finite ? small[m][n][i] : 0.0f;
           }
         }
       }

@@ -6,7 +6,8 @@ namespace v4npu::cuda {
 
 Tensor launch_grouped_linear(const Tensor& x_, const Tensor& weight_, const OptTensor& weight_scale_) {
   check_grouped_linear(x_, weight_, weight_scale_);
-  if (!runs(x_) || !(weight_scale_ || weight_.scalar_type() == ScalarType::BFloat16))
+  const bool float32 = weight_.scalar_type() == ScalarType::Float;
+  if (!runs(x_) || !(weight_scale_ || native(weight_)) || (float32 && !is_float32(x_)))  // which it would round
     return call_reference<Tensor>("grouped_linear", x_, weight_, weight_scale_);
 
   const Tensor x = dense(x_), weight = dense(weight_);
@@ -21,7 +22,7 @@ Tensor launch_grouped_linear(const Tensor& x_, const Tensor& weight_, const OptT
   p.group_x = p.k, p.group_rows = p.group_out = p.num_rows;
   p.out_float32 = x.scalar_type() == ScalarType::Float;
   const std::string kernel = kernel_name("grouped_linear", dtype_of(x));
-  run_gemm("grouped_linear", weight_scale ? kernel + "_fp8" : kernel + "_bf16", p, groups, x);
+  run_gemm("grouped_linear", kernel + (weight_scale ? "_fp8" : float32 ? "_fp32" : "_bf16"), p, groups, x, !float32);
   return out;
 }
 

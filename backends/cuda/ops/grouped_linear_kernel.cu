@@ -1,5 +1,5 @@
-// grouped_linear on CUDA (sm_80 and later), on tensor cores (gemm.cuh); a block has one group. float32 weights are the
-// reference's.
+// grouped_linear on CUDA (sm_80 and later), on tensor cores (gemm.cuh); a block has one group. float32 weights have the
+// split layout alone.
 // Limits: 240 registers, 0 bytes of stack, 8704 bytes of shared memory.
 #include "v4npu/ops/grouped_linear.h"
 
@@ -28,4 +28,7 @@ V4NPU_KERNEL(grouped_linear_fp32_bf16_split, v4npu::cuda::kGemmThreads, v4npu::c
 }
 V4NPU_KERNEL(grouped_linear_fp32_bf16_wide, v4npu::cuda::kGemmThreads, v4npu::cuda::Gemm) {
   v4npu::cuda::gemm<v4npu::cuda::Format::kFloat32, v4npu::cuda::Format::kBfloat16, false>(p);
+}
+V4NPU_KERNEL(grouped_linear_fp32_fp32_split, v4npu::cuda::kGemmThreads, v4npu::cuda::Gemm) {
+  v4npu::cuda::gemm<v4npu::cuda::Format::kFloat32, v4npu::cuda::Format::kFloat32, true>(p);
 }

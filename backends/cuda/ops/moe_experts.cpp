@@ -7,9 +7,9 @@ Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices_, const T
                           const OptTensor& s2, double swiglu_limit, bool official) {
   check_moe_experts(x_, topk_indices_, topk_weights_, w1, s1, w3, s3, w2, s2, swiglu_limit, official);
   const ScalarType type = w1.scalar_type();
-  const bool plain = !s1 && type == ScalarType::BFloat16 && x_.scalar_type() == type;
-  if (!runs(x_) || !is_float32(topk_weights_) || !(s1 || plain) || w3.scalar_type() != type ||
-      w2.scalar_type() != type || topk_indices_.size(1) > kMaxTopk) {
+  const bool plain = !s1, rounds_weight = type == ScalarType::Float && !is_float32(x_);
+  if (!runs(x_) || !is_float32(topk_weights_) || (plain && !native(type)) || rounds_weight ||
+      w3.scalar_type() != type || w2.scalar_type() != type || topk_indices_.size(1) > kMaxTopk) {
     return call_reference<Tensor>("moe_experts", x_, topk_indices_, topk_weights_, w1, s1, w3, s3, w2, s2, swiglu_limit,
                                   official);
   }
@@ -17,7 +17,10 @@ Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices_, const T
   if (weights[0].rows_apart != weights[1].rows_apart)
     weights[0] = Matrices(dense(w1)), weights[1] = Matrices(dense(w3));
   const OptTensor scales[3] = {dense(s1), dense(s3), dense(s2)};
-  const char* format = plain ? "bf16" : type == ScalarType::Char ? "fp4" : "fp8";
+  const char* format = type == ScalarType::BFloat16 ? "bf16"
+                       : type == ScalarType::Float  ? "fp32"
+                       : type == ScalarType::Char   ? "fp4"
+                                                    : "fp8";
   return run_experts(dense(x_), dense(topk_indices_), dense(topk_weights_), weights, scales, format, swiglu_limit,
                      official && !plain);
 }

@@ -9,7 +9,7 @@
 //   moe_experts_down_...          5 the third product, to the place of its assignment
 //   moe_experts_sum               6 a block per token
 // Products as in gemm.cuh: split (16 rows, 16 tokens), narrow (128 or 256 rows, 16 tokens) or wide (likewise, 32
-// tokens), with the same bits. float32 x, ..._split_fp32, has quantised weights and only the split layout.
+// tokens), with the same bits. float32 x, ..._split_fp32, has only the split layout.
 // Limits: 240 registers, 0 bytes of stack, 17408 bytes of shared memory.
 #include "v4npu/ops/moe_experts.h"
 
@@ -227,6 +227,8 @@ V4NPU_SPLIT_AND_WIDE(fp8_fp8, kFloat8, kFloat8)
 V4NPU_SPLIT_AND_WIDE(fp8_fp4, kFloat8, kFloat4)
 V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, narrow, kNarrow, v4npu::cuda::bf16)
 V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4, narrow, kNarrow, v4npu::cuda::bf16)
+V4NPU_EXPERTS(fp32_fp32, kFloat32, kFloat32, split_fp32, kSplit, float)
+V4NPU_EXPERTS(fp32_bf16, kFloat32, kBfloat16, split_fp32, kSplit, float)
 V4NPU_EXPERTS(fp32_fp8, kFloat32, kFloat8, split_fp32, kSplit, float)
 V4NPU_EXPERTS(fp32_fp4, kFloat32, kFloat4, split_fp32, kSplit, float)
 V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, split_fp32, kSplit, float)
