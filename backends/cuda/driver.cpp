@@ -39,6 +39,7 @@ struct Driver {
   int (*exchange_mode)(int*);
   int (*load)(Library*, const char*, void*, void*, unsigned, void*, void*, unsigned);
   int (*kernel)(Kernel*, Library, const char*);
+  int (*function)(void**, Kernel);
   int (*set_attribute)(int, int, Kernel, int);
   int (*launch)(Kernel, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
   int (*error_name)(int, const char**);
@@ -60,6 +61,7 @@ struct Driver {
     find(exchange_mode, "cuThreadExchangeStreamCaptureMode");
     find(load, "cuLibraryLoadFromFile");
     find(kernel, "cuLibraryGetKernel");
+    find(function, "cuKernelGetFunction");
     find(set_attribute, "cuKernelSetAttribute");
     find(launch, "cuLaunchKernel");
     find(error_name, "cuGetErrorName");
@@ -158,9 +160,14 @@ struct Ready {
 Ready prepare(const std::string& op, const std::string& name, int device, int64_t shared_bytes) {
   const std::lock_guard lock(loaded().mutex);
   const Ready ready{find_kernel(op, name), context_of(device)};
-  int64_t& allowed = loaded().shared_bytes.try_emplace({ready.kernel, device}, kDefaultSharedBytes).first->second;
-  if (shared_bytes <= allowed) return ready;
+  const auto [found, first] = loaded().shared_bytes.try_emplace({ready.kernel, device}, kDefaultSharedBytes);
+  int64_t& allowed = found->second;
+  if (!first && shared_bytes <= allowed) return ready;
   const Relaxed relaxed;
+  const Current current(ready.context);
+  void* function = nullptr;  // asked for, it is on the device, which the driver else leaves to the launch
+  driver().check(driver().function(&function, ready.kernel), "loading " + name);
+  if (shared_bytes <= allowed) return ready;
   int handle = 0;
   driver().check(driver().get_device(&handle, device), "cuDeviceGet");
   driver().check(driver().set_attribute(kMaxSharedBytes, static_cast<int>(shared_bytes), ready.kernel, handle),

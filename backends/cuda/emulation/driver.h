@@ -25,6 +25,7 @@ struct Kernel {
   size_t params;
   int cluster;
   int shared_limit = 48 << 10;
+  bool loaded = false;
 };
 
 enum Result : int {
@@ -225,6 +226,16 @@ int cuLibraryGetKernel(void** kernel, void* library, const char* name) {
   return 0;
 }
 
+// What a driver loads late, once a context asks.
+int cuKernelGetFunction(void** function, void* kernel) {
+  using namespace v4npu::cuda::emulation;
+  if (contexts().empty()) return fail(kInvalidContext, "invalid device context");
+  if (capturing() && capture_mode() != 2) return fail(kCaptureUnsupported, "a stream is captured");
+  static_cast<Kernel*>(kernel)->loaded = true;
+  *function = kernel;
+  return 0;
+}
+
 int cuKernelSetAttribute(int attribute, int value, void* kernel, int) {
   if (attribute != 8 || value > v4npu::cuda::emulation::device().shared_optin)
     return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kInvalidValue, "invalid argument");
@@ -237,6 +248,8 @@ int cuLaunchKernel(void* kernel, unsigned gx, unsigned gy, unsigned gz, unsigned
   if (v4npu::cuda::emulation::contexts().empty())
     return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kInvalidContext, "invalid device context");
   if (by != 1 || bz != 1) return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kInvalidValue, "blocks are 1D");
+  if (v4npu::cuda::emulation::capturing() && !static_cast<v4npu::cuda::emulation::Kernel*>(kernel)->loaded)
+    return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kCaptureUnsupported, "a stream is captured");
   const v4npu::cuda::emulation::Dims grid{static_cast<int>(gx), static_cast<int>(gy), static_cast<int>(gz)};
   return v4npu::cuda::emulation::launch(*static_cast<v4npu::cuda::emulation::Kernel*>(kernel), grid,
                                         static_cast<int>(bx), shared, params[0]);
