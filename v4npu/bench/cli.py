@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +20,7 @@ SIZES = ("small", "flash", "pro")
 DTYPES = ("bfloat16", "float32")
 MOST = 1 << 24  # tokens
 
+Files = Annotated[list[Path], typer.Argument(metavar="FILES", help="Written by --json.")]
 JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write JSON lines there; - is stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda[:i] or npu[:i].")]
 Isa = Annotated[str | None, typer.Option(help="Instruction set of the CPU kernels, such as avx2; the best without.")]
@@ -77,12 +80,12 @@ def run(json_file: str | None, first: Row, batches: Iterable[Sequence[Row]], cou
     from rich.console import Console
     from rich.progress import track
 
-    from v4npu.bench.record import rows_to, write
+    from v4npu.bench.record import replacing, write
     from v4npu.bench.table import cells, headline
     from v4npu.tables import print_table
 
     rows: list[Row] = []
-    with rows_to(json_file) as file:
+    with replacing("--json", json_file, keep=True) if json_file else nullcontext() as file:
         write(file, first)
         console = Console(stderr=True)
         bar = track(batches, "measuring", count, console=console, transient=True, disable=not console.is_terminal)
@@ -226,3 +229,60 @@ def model(
         ours = () if enable else whole.rows_of_v4npu(name, load, lengths, new, repeats)
         theirs = whole.rows_of_transformers(name, load, lengths, new, repeats, enable) if transformers or enable else ()
         run(json_file, first, chain(ours, theirs), (1 + transformers) * (1 + len(lengths)))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A file written by --json, before.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another, after.")],
+    fail: Annotated[
+        float | None, typer.Option(min=0, max=1e6, metavar="PERCENT", help="Fail if a row takes more than this longer.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="median or best.")] = "median",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")] = False,
+) -> None:
+    """Times of B over those of A, row by row, and their geometric mean.
+
+    Rows are the same if operator or engine, sizes, dtype, numerics, tokens, context and device are; of rows that a
+    file has twice the last counts. Exit status 1 if a row of B is wrong, or with --fail if one is that much slower;
+    without --fail slower rows fail nothing.
+
+    Example: v4npu bench compare before.jsonl after.jsonl --fail 5
+    """
+    import json
+
+    from v4npu.bench.compare import compare as beside
+    from v4npu.bench.read import read
+    from v4npu.tables import print_table
+
+    found = beside(read(a), read(b), chosen("--by", by, ("median", "best")))
+    for text in found.warnings:
+        print(f"v4npu: {text}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False))
+    else:
+        print_table(f"A: {a}\nB: {b}\n{by} times", ("", "A", "B", "B/A"), found.cells())
+        if found.geomean is not None:
+            print(f"geometric mean of B/A: {found.geomean:.3f} over {len(found.pairs)} rows")
+    if bad := found.failures(fail):
+        raise RuntimeError(bad)
+
+
+@app.command()
+def report(
+    files: Files,
+    output: Annotated[str, typer.Option("--output", "-o", help="The page; - is stdout.")] = "report.html",
+) -> None:
+    """One HTML page of files that --json wrote: environments, tables, charts. It loads nothing from anywhere.
+
+    Example: v4npu bench report *.jsonl -o report.html
+    """
+    from v4npu.bench.read import read
+    from v4npu.bench.record import replacing
+    from v4npu.bench.report import page
+
+    if any(Path(output).resolve() == path.resolve() for path in files):
+        raise ValueError(f"--output {output}: it is one of the files")
+    text = page([(path.name, read(path)) for path in files])
+    with replacing("--output", output) as file:
+        file.write(text)

@@ -22,7 +22,6 @@ from v4npu.device import status
 
 Row = dict[str, Any]
 SCHEMA = 1
-KINDS = ("ops", "block", "model")
 SEED = 0
 
 
@@ -82,20 +81,18 @@ def commit() -> str | None:
         return None
 
 
-# ---- files
-
-
 @contextmanager
-def rows_to(path: str | None) -> Iterator[TextIO | None]:
-    """Where rows go: nowhere, to stdout for "-", else to FILE.part, which takes the place of FILE at the end.
+def replacing(option: str, path: str, keep: bool = False) -> Iterator[TextIO]:
+    """A file for text: PATH.part, which takes the place of PATH at the end; stdout for "-".
 
-    Rows that a stopped run has made are left in FILE.part. A pipe or a device is written to as it is.
+    What was there stays if something fails, and then PATH.part too if `keep`. A pipe or a device is written to as it
+    is.
 
     Raises:
         ValueError: nothing can be written there.
     """
-    if path is None or path == "-":
-        yield sys.stdout if path else None
+    if path == "-":
+        yield sys.stdout
         return
     target = Path(os.path.realpath(path))
     whole = not target.exists() or target.is_file()
@@ -103,13 +100,19 @@ def rows_to(path: str | None) -> Iterator[TextIO | None]:
     try:
         file = open(part, "w", encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"--json {path}: {error.strerror}") from error
-    with file:
-        yield file
-    if whole:
-        os.replace(part, target)
+        raise ValueError(f"{option} {path}: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+        if whole:
+            os.replace(part, target)
+    except BaseException:
+        if whole and not keep:
+            part.unlink(missing_ok=True)
+        raise
 
 
 def write(file: TextIO | None, row: Row) -> None:
+    """A line of a file of rows, there as soon as it is known."""
     if file is not None:
         print(json.dumps(row, ensure_ascii=False, allow_nan=False), file=file, flush=True)

@@ -11,7 +11,7 @@ Column = tuple[str, Callable[[Row], str]]
 
 
 def _rate(figure: str) -> Callable[[Row], str]:
-    return lambda row: f"{row[figure] / row['seconds'] / 1e9:,.1f}" if figure in row else ""
+    return lambda row: f"{row[figure] / row['seconds'] / 1e9:,.1f}" if {figure, "seconds"} <= row.keys() else ""
 
 
 def _time(figure: str, scale: float) -> Callable[[Row], str]:
@@ -68,10 +68,20 @@ def cells(kind: str, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return names, body
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def behind(row: Row) -> str:
+    """Its tokens, and those before them."""
+    tokens = _many(row["tokens"], "token")
+    return f"{tokens} behind {row['context']:,}" if row.get("context") else tokens
+
+
 def headline(environment: dict[str, Any]) -> str:
     """An environment on one line."""
     e = environment
-    where = e["device_name"] if e["device"] != "cpu" else f"{e['cpu']}, {e['isa']}, {e['threads']} threads"
+    where = e["device_name"] if e["device"] != "cpu" else f"{e['cpu']}, {e['isa']}, {_many(e['threads'], 'thread')}"
     if e["emulated"]:
         return f"{where}: emulation, not performance"
     return f"{where}; read {e['read_peak'] / 1e9:.1f} GB/s, torch GEMM {e['gemm_peak'] / 1e9:,.0f} GF/s"
