@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from v4npu import _C
 from v4npu.model.config import Config
@@ -19,6 +20,7 @@ from v4npu.testing.steps import OPS, step
 
 bench = script("bench/cuda_device.py")
 import accelerator  # noqa: E402
+import cuda_model  # noqa: E402
 import cuda_ops  # noqa: E402
 import cuda_status  # noqa: E402
 
@@ -149,3 +151,33 @@ def test_a_wrong_argument_is_named(argv: list[str], said: str, capsys: pytest.Ca
     with pytest.raises(SystemExit) as refused:
         bench.main(argv)
     assert refused.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_captured_step_takes_nothing_from_the_host_and_gives_it_nothing() -> None:
+    seen: set[str] = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add(str(func))
+            return func(*args, **(kwargs or {}))
+
+    class Watched(accelerator.Cpu):
+        def capture(self, run: Any) -> tuple[Any, Any]:
+            with Watch():
+                return super().capture(run)
+
+    assert [row["status"] for row in cuda_model.graph(Watched())] == ["ok"] * 3
+    # What makes a tensor of Python's numbers, moves one, reads one, or has to know values to size its result.
+    host = {
+        "lift_fresh",
+        "copy_",
+        "item",
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "_unique2",
+        "equal",
+        "index",
+    }
+    assert "v4npu.moe_experts.default" in seen and {name for name in seen if ".to." in name} == {"aten.to.dtype"}
+    assert not host & {name.split(".")[1] for name in seen}
