@@ -147,8 +147,9 @@ class Run:
 PARTS = ("check", "invariance", "sanitizer", "nano", "graph", "time", "peers", "transformers")
 
 
-def build_kernels(ops: Sequence[str]) -> Path:
-    """Fatbins of the kernels in build/cuda, by nvcc."""
+def build_kernels(parts: Sequence[str], ops: Sequence[str]) -> Path:
+    """Fatbins of the kernels that the parts need, in build/cuda, by nvcc; a whole model needs all."""
+    ops = [] if {"nano", "graph", "transformers"} & set(parts) else ops
     needed = {name for op in ops for name in (op, *BORROWED.get(op, ()))}
     script("backends/cuda/build.py").build(ROOT / "build/cuda", sorted(needed), jobs=os.cpu_count() or 2)
     return ROOT / "build/cuda"
@@ -185,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{part}: not run, no CUDA device is present (torch {torch.__version__})", file=sys.stderr)
         return 2
     if args.device == "cuda":
-        os.environ["V4NPU_CUDA_KERNELS"] = str(args.kernels or build_kernels(args.op))
+        os.environ["V4NPU_CUDA_KERNELS"] = str(args.kernels or build_kernels(args.parts, args.op))
     with open(args.jsonl or os.devnull, "a") as out:
         run = Run(args, Gpu() if args.device == "cuda" else Cpu(), out)
         for part in args.parts:

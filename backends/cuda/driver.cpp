@@ -107,10 +107,19 @@ Loaded& loaded() {
 // A tensor on the CPU is only ever seen by a test, whose driver takes host memory.
 int ordinal(const torch::stable::Tensor& t) { return t.is_cuda() ? t.get_device_index() : 0; }
 
+// While it lives, the calling thread may do what a capture of a stream forbids because it might wait: load a kernel
+// that is first seen there.
+struct Relaxed {
+  int mode = kRelaxedCapture;
+  Relaxed() { driver().check(driver().exchange_mode(&mode), "cuThreadExchangeStreamCaptureMode"); }
+  ~Relaxed() { driver().exchange_mode(&mode); }
+};
+
 // A device's primary context, which is torch's and stays as long as the process.
 Context context_of(int device) {
   Context& context = loaded().contexts[device];
   if (context == nullptr) {
+    const Relaxed relaxed;
     int handle = 0;
     driver().check(driver().get_device(&handle, device), "cuDeviceGet");
     driver().check(driver().retain(&context, handle), "cuDevicePrimaryCtxRetain");
@@ -126,14 +135,6 @@ struct Current {
     Context ignored = nullptr;
     driver().pop(&ignored);
   }
-};
-
-// While it lives, the calling thread may do what a capture of a stream forbids because it might wait: load a kernel
-// that is first seen there.
-struct Relaxed {
-  int mode = kRelaxedCapture;
-  Relaxed() { driver().check(driver().exchange_mode(&mode), "cuThreadExchangeStreamCaptureMode"); }
-  ~Relaxed() { driver().exchange_mode(&mode); }
 };
 
 Kernel find_kernel(const std::string& op, const std::string& name) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -72,12 +73,29 @@ def test_a_wheel_carries_kernels_where_nvcc_is_or_make_cuda_was_run(tmp_path: Pa
     assert shipped(tmp_path, None) == set()
 
 
+def architectures(fatbin: bytes) -> list[int]:
+    """Of the ELF files in NVIDIA's container: a header, then each behind a header of its own."""
+    magic, _, at, size = struct.unpack_from("<IHHQ", fatbin)
+    assert magic == 0xBA55ED50 and at + size == len(fatbin)
+    found = []
+    while at < len(fatbin):
+        _, _, header, code = struct.unpack_from("<HHIQ", fatbin, at)
+        found += struct.unpack_from("<I", fatbin, at + 28)
+        assert fatbin[at + header :].startswith(b"\x7fELF")
+        at += header + code
+    return found
+
+
 def test_an_installed_wheel_carries_all_kernels_or_none() -> None:
     try:
-        carried = {Path(p).stem for p in files("v4npu") or () if str(p).startswith("v4npu/cuda/")}
+        installed = [Path(p.locate()) for p in files("v4npu") or () if str(p).startswith("v4npu/cuda/")]
     except PackageNotFoundError:
-        carried = set()
+        installed = []
+    carried = {path.stem for path in installed}
     assert carried in (set(), set(kernel_files()))
+    for path in (*installed, *(ROOT / "build/cuda").glob("*.fatbin")):
+        want = [90, 100] if path.stem.endswith("_sm90") else [80, 90, 100]
+        assert architectures(path.read_bytes()) == want, path
     if "CI" in os.environ and (shutil.which("nvcc") or (ROOT / ".venv-nvcc/nvcc").exists()):
         assert carried
 

@@ -182,6 +182,8 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
 }
 
 int cuDevicePrimaryCtxRetain(void** context, int device) {
+  if (v4npu::cuda::emulation::capturing() && v4npu::cuda::emulation::capture_mode() != 2)
+    return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kCaptureUnsupported, "a stream is captured");
   static char of[8];
   *context = of + device;
   return 0;
