@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = ["-O3", "-DNDEBUG", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+STABLE = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 KERNEL = ["-ffp-contract=off", "-fno-math-errno", "-I", str(ROOT / "csrc/include"), "-I", str(ROOT / "backends/cpu")]
 
 
@@ -46,9 +47,12 @@ def instruction_sets() -> dict[str, list[str]]:
 def units() -> Iterator[tuple[Path, list[str]]]:
     """Every file that is compiled, and with what."""
     include = torch_folder() / "include"
-    host = [*COMMON, "-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}"]
-    host += ["-isystem", str(include), "-isystem", sysconfig.get_path("include")]
-    for folder in ("ops", "plan", "runtime", "bindings"):
+    # Not of the bindings: torch 2.11 refuses its pybind11 to who names a version.
+    bindings = [*COMMON, f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}"]
+    bindings += ["-isystem", str(include), "-isystem", sysconfig.get_path("include")]
+    host = [*bindings, STABLE]
+    yield from ((path, bindings) for path in sorted(ROOT.glob("csrc/bindings/*.cpp")))
+    for folder in ("ops", "plan", "runtime"):
         yield from ((path, host) for path in sorted(ROOT.glob(f"csrc/{folder}/*.cpp")))
     for path in sorted(ROOT.glob("backends/*/**/*.cpp")):
         if "runtime" not in path.parts and "_kernel" not in path.stem:

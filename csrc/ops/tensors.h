@@ -27,15 +27,15 @@ constexpr int64_t kMappedBytes = int64_t{32} << 20;
 inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType type) {
   auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   int32_t strided = aoti_torch_layout_strided(), device = 0, index = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
   AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), sizes.data(), static_cast<int64_t>(sizes.size()),
-                                                          &dtype, &strided, &device, index, nullptr, &made));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), sizes.data(), static_cast<int64_t>(sizes.size()), &dtype,
+                                                   &strided, &device, index, nullptr, &made));
   const Tensor out(made);
   if (device == aoti_torch_device_type_cpu()) {
     int64_t bytes = 0;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(made, &bytes));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(made, &bytes));
     if (bytes >= kMappedBytes) advise_large_pages(reinterpret_cast<uintptr_t>(out.const_data_ptr()), bytes);
   }
   if (Capture* capture = Capture::current()) capture->keep(out);
