@@ -1,8 +1,6 @@
 // What the launchers of matrix products share.
 #pragma once
 
-#include <tuple>
-
 #include "launch.h"
 
 namespace v4npu::ascend {
@@ -26,10 +24,6 @@ Tensor expanded(const Tensor& codes, const Tensor& scale);
 // meaning.
 Tensor launch_expert_product(const Tensor& x, const Tensor& starts, const Tensor& weight, const OptTensor& scale,
                              ScalarType out_dtype);
-
-// Launchers of ops/ that a product of several steps calls.
-std::tuple<Tensor, Tensor> launch_act_quant(const Tensor& x, int64_t block_size);
-Tensor launch_swiglu(const Tensor& gate, const Tensor& up, const OptTensor& weights, double limit);
 
 // fp8_linear and fp4_linear.
 Tensor launch_quantised(const std::string& op, const Tensor& x, const OptTensor& x_scale, const Tensor& weight,

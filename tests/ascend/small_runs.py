@@ -42,6 +42,12 @@ def small_run(ops, op):
         runs = [(streams, *coefficients(op, 4, 2100), 1e-6, 1e-6, *([3] if op == "hc_pre" else []))]
     elif op == "indexer_query":
         runs = [(normal(9, 5, 128, dtype=bf16), torch.arange(9), rope_frequencies(64, 160000.0), True)]
+    elif op == "qkv_prepare":  # packed rows and plain ones; a slot that is none and one behind the cache
+        x, freqs = normal(7, 3, 96, dtype=bf16), rope_frequencies(32, 10000.0)
+        given = (x, x[:, 1].contiguous(), normal(96, seed=1), torch.arange(7), freqs, 1e-6)
+        slots = torch.tensor([5, -1, 0, 1, 6, 3, 2])
+        packed, plain = (torch.zeros(2, 3, 136, dtype=torch.uint8), torch.zeros(2, 3, 96, dtype=bf16))
+        runs = [(*given, True, packed, slots), (*given, False, plain, slots)]
     elif op == "hadamard":
         runs = [(normal(37, 128, dtype=bf16),)]
     elif op == "linear":  # panels of the depth of L1, and a ragged one; a product of one row

@@ -10,6 +10,8 @@ from torch import Tensor
 
 import v4npu
 from v4npu import ops, reference
+from v4npu.reference import pages
+from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.ascend_ops import OPS
 from v4npu.testing.attention import Shape, problem
 from v4npu.testing.cases import arguments, experts_problem
@@ -95,6 +97,27 @@ def test_captured_experts_follow_the_choices() -> None:
             exact = reference.moe_experts(args[0][known], value[known].int(), args[2][known], *args[3:])
             torch.testing.assert_close(got[known], exact, rtol=0.02, atol=0.01)
             assert got[~known].isnan().all()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_captured_store_follows_the_slots(packed: bool) -> None:
+    q, kv, weight = torch.randn(5, 2, 192).bfloat16(), torch.randn(5, 192).bfloat16(), torch.randn(192).bfloat16()
+    empty = torch.zeros(2, 4, 264, dtype=torch.uint8) if packed else torch.zeros(2, 4, 192, dtype=torch.bfloat16)
+    where = torch.arange(5), rope_frequencies(64, 10000.0)
+    held, graph = on_npu((q, kv, weight, *where, 1e-6, packed, empty, torch.arange(5))), torch.npu.NPUGraph()
+    with v4npu.fallback("error"):
+        run("qkv_prepare", held)
+        with torch.npu.graph(graph):
+            captured = run("qkv_prepare", held)[1]
+        for slots in (torch.tensor([7, -1, 0, 3, 4]), torch.full((5,), -1), torch.tensor([1, 6, -9, 2, 5])):
+            held[7].zero_()
+            held[8].copy_(slots)
+            graph.replay()
+            cache, rows, stored = held[7].cpu(), captured.cpu(), slots >= 0
+            wanted = torch.zeros(8, 192, dtype=torch.bfloat16)
+            wanted[slots[stored]] = rows[stored]
+            assert torch.equal(pages.read_kv(cache, torch.arange(8), 192, 64), wanted)
+            assert not stored.any() or wanted.any()
 
 
 def test_whatever_waits_cannot_be_captured() -> None:

@@ -35,6 +35,7 @@ OPS = (
     "csa_attention",
     "hca_attention",
     "moe_experts",
+    "qkv_prepare",
 )
 
 
@@ -60,6 +61,31 @@ class EmulatedOps(EmulatedProducts):
         sizes = (tokens, heads, head_dim, 2 * freqs.shape[0])
         self._run(f"rope_{DTYPES[x.dtype]}", source, In(positions), In(freqs), target, *sizes, int(inverse))
         return unharmed(out)
+
+    def qkv_prepare(
+        self, q: Tensor, kv: Tensor, weight: Tensor, positions: Tensor, freqs: Tensor, eps: float, official: bool,
+        cache: Tensor | None = None, slots: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """`cache`, written to, has nothing around its pages but a guard. `report` has the waits of norm and store."""
+        (tokens, heads, dim), keep = q.shape, q.shape[2] - 2 * len(freqs)
+        kind = "official_bf16" if official and q.dtype == torch.bfloat16 else DTYPES[q.dtype]
+        normed = output(q.shape, q.dtype)
+        self._run(f"rms_norm_{kind}", In(q), In(None), Out(normed), tokens * heads, dim, eps)
+        waits, rotated = self.report.waits, self.rope(unharmed(normed), positions, freqs)
+        row = self.rope(self.rms_norm(kv, weight, eps)[:, None], positions, freqs)[:, 0]
+        codes = scales = None
+        if official:
+            codes, scales = self.act_quant(row, 64)
+            self._run(f"qkv_prepare_round_{DTYPES[q.dtype]}", In(codes), In(scales), InOut(row), tokens, dim, keep)
+            unharmed(row)
+        if cache is not None:
+            coded = keep if cache.dtype == torch.uint8 else 0
+            sizes = (tokens, dim, coded, kv.itemsize, *cache.shape[:2], cache.stride(0) * cache.itemsize)
+            inputs, page = (row, codes, scales, slots), cache.shape[1:].numel() * cache.itemsize
+            before = self.report
+            self._run("qkv_prepare_store", *map(In, inputs), InOut(cache), *sizes, page)
+            self.report = replace(before, waits=waits + self.report.waits)
+        return rotated, row
 
     def hadamard(self, x: Tensor) -> Tensor:
         rows, n = x.shape

@@ -90,11 +90,13 @@ __aicore__ inline void dequantised_products(GM_ADDR x, GM_ADDR codes, GM_ADDR sc
   }
 }
 
-// All of a quantised matrix, row by row: [num_rows, k]. Blocks take parts of 32 rows and 128 values.
+// The first `width` values of every row of a quantised matrix, to the same places of [num_rows, k]. Blocks take parts
+// of 32 rows and 128 values.
 template <typename Format, typename T>
-__aicore__ inline void dequantise_all(GM_ADDR codes, GM_ADDR scales, GM_ADDR out, int64_t num_rows, int64_t k) {
+__aicore__ inline void dequantise_all(GM_ADDR codes, GM_ADDR scales, GM_ADDR out, int64_t num_rows, int64_t k,
+                                      int64_t width) {
   using Values = Dequantiser<Format, T>;
-  const int64_t across = CubeShape::parts(k, Values::kDepth);
+  const int64_t across = CubeShape::parts(width, Values::kDepth);
   const BlockRows parts(CubeShape::parts(num_rows, Values::kRows) * across);
   if (parts.first == parts.last) return;
   Values matrix(codes, scales, num_rows, k);
@@ -103,7 +105,7 @@ __aicore__ inline void dequantise_all(GM_ADDR codes, GM_ADDR scales, GM_ADDR out
   for (int64_t part = parts.first; part < parts.last; ++part) {
     const int64_t row = part / across * Values::kRows, start = part % across * Values::kDepth;
     const int64_t rows = num_rows - row < Values::kRows ? num_rows - row : Values::kRows;
-    const int64_t depth = k - start < Values::kDepth ? k - start : Values::kDepth;
+    const int64_t depth = width - start < Values::kDepth ? width - start : Values::kDepth;
     matrix.run(row, static_cast<int32_t>(rows), start, static_cast<int32_t>(depth), values[row * k + start], k);
   }
 }

@@ -18,6 +18,9 @@ struct Fp8Weight {
 struct Fp8Rows {
   static constexpr int32_t kPerByte = 1, kGroup = 128;
 };
+struct Fp8KvRows {
+  static constexpr int32_t kPerByte = 1, kGroup = 64;
+};
 struct Fp4Weight {
   static constexpr int32_t kPerByte = 2, kGroup = 32;
 };

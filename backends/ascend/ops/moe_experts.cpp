@@ -1,6 +1,7 @@
 #include "v4npu/ops/moe_experts.h"
 
 #include "../products.h"
+#include "../steps.h"
 #include "ops/check.h"
 
 namespace v4npu::ascend {
