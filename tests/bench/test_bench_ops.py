@@ -70,8 +70,9 @@ def test_a_device_without_a_kernel_gets_no_time(v4npu_command, monkeypatch):
     ],
 )
 def test_what_agrees(got, same):
-    assert agrees(got, torch.ones(2)) == same
-    assert agrees((got, torch.tensor([3])), (got, torch.tensor([4]))) is False
+    assert agrees(got, torch.ones(2), torch.float32) == same
+    assert agrees((got, torch.tensor([3])), (got, torch.tensor([4])), torch.float32) is False
+    assert agrees(torch.tensor([1, 1.01]), torch.ones(2), torch.bfloat16)
 
 
 def test_the_cases_of_a_dtype():

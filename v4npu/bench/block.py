@@ -123,7 +123,7 @@ class Watch:
             spent = time.perf_counter() - begin
             if self.check:
                 pairs = zip(*(r if isinstance(r, tuple) else (r,) for r in (out, want)), strict=True)
-                if not all(agrees(g[: len(w)], w) for g, w in pairs):
+                if not all(agrees(g[: len(w)], w, torch.bfloat16) for g, w in pairs):
                     self.wrong.add(name)
             row = self.spent.setdefault(name, [0.0] * 4)
             for i, value in enumerate((1, spent, *work(name, args, out))):

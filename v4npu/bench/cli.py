@@ -118,9 +118,9 @@ def ops(
     """Time every operator against this machine's peaks, measured first.
 
     A time is given only after the result agreed with the plain-torch reference: integers and quantised bytes exactly,
-    the rest to 1e-4 (float32) or 2e-2 (bfloat16) of the largest value. "of the limit" is against the slower of two
-    floors: bytes, each row that is needed read once, at the read peak of memory (what fits a cache may beat it), and
-    multiply-adds at the peak of torch's own GEMM in that dtype or in float32. Times are medians.
+    the rest to 1e-4 (--dtype float32) or 2e-2 (bfloat16) of the largest value. "of the limit" is against the slower of
+    two floors: bytes, each row that is needed read once, at the read peak of memory (what fits a cache may beat it),
+    and multiply-adds at the peak of torch's own GEMM in that dtype or in float32. Times are medians.
 
     Example: v4npu bench ops --op linear --dtype float32 --threads 2 --json rows.jsonl
     """
