@@ -5,173 +5,18 @@
 // Work items are (block of tokens, 32 weight rows), taken by whichever thread is free.
 //
 // Order of a sum: it depends on k alone, so that one token gets the same bits alone and in any batch.
-//   float32   16 lanes, lane i sums k = i mod 16 of 1024 values; lanes are halved (reduce_add); these sums in order of
-//   k bfloat16  only with AMX (gemm_amx.h), 32 values at a time, in order of k
+//   float32   16 lanes, lane i sums k = i mod 16 of 1024 values; lanes are halved (reduce_add); these in order of k
+//   bfloat16  only with AMX (gemm_amx.h), 32 values at a time, in order of k
 // Products go to bfloat16 where both operands are exact in it, else to float32. vdpbf16ps has no part in this: it has
 // half the rate of float32 fused multiply-add on the machines at hand.
 #pragma once
 
-#include "gemm_workspace.h"
+#include "gemm_rows.h"
 #include "parallel.h"
-#include "simd.h"
 #include "v4npu/dtype.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
-
-#ifdef V4NPU_HAS_AMX
-constexpr bool kHasAmx = true;
-#else
-constexpr bool kHasAmx = false;
-template <int GROUPS>
-V4NPU_INLINE bool decode_e4m3(const uint8_t*, uint8_t, bf16*, int64_t) {
-  return false;
-}
-V4NPU_INLINE bool decode_e2m1(const uint8_t*, const uint8_t*, bf16*, int64_t) { return false; }
-#endif
-
 namespace {
-
-// decode(row, k0, out, step): the values from k0 on, at most kSegment of them, as E: groups of 32, `step` apart in out;
-// the last group is filled up with zeros. k0 is a multiple of kSegment. segment(row, k0).at(i): 16 of the same values,
-// i to i + 15 behind k0, of a segment that is whole.
-
-template <class T, bool kRoundToBf16 = false>
-struct PlainRows {
-  const T* data;
-  int64_t stride;  // elements
-  int64_t k;
-
-  static constexpr int64_t kSegmentBytes = kSegment * static_cast<int64_t>(sizeof(T));
-  struct Segment {
-    const T* p;
-    V4NPU_MEMBER f32x16 at(int64_t i) const { return load(p + i); }
-  };
-  bool direct(int64_t, int64_t) const { return true; }
-  V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const { return {data + row * stride + k0}; }
-  const void* begin(int64_t row) const { return data + row * stride; }
-
-  template <class E>
-  void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
-    const T* p = data + row * stride + k0;
-    const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
-    for (int64_t i = 0; i < n; i += 32, out += step) {
-      if constexpr (sizeof(T) == 2 && sizeof(E) == 2) {
-        if (n - i < 32) std::memset(out, 0, 64);
-        std::memcpy(out, p + i, n - i < 32 ? static_cast<size_t>(n - i) * 2 : 64);
-      } else {
-        for (int64_t j = 0; j < 32; j += kLanes) {
-          f32x16 v = n - i > j ? load_upto(p + i + j, n - i - j) : zero();
-          if constexpr (kRoundToBf16 && sizeof(E) == 4) {
-            bf16 rounded[kLanes];
-            store(rounded, v);
-            v = load(rounded);
-          }
-          store(out + j, v);
-        }
-      }
-    }
-  }
-};
-
-constexpr int64_t kAhead = 512;  // bytes
-
-// float8_e4m3fn with one scale per 128 columns and 2^row_shift rows.
-struct E4m3Rows {
-  const uint8_t* codes;
-  const uint8_t* scale;
-  int64_t k;
-  int row_shift;
-
-  static constexpr int64_t kSegmentBytes = kSegment;
-  uint8_t scale_of(int64_t row, int64_t k0) const { return scale[(row >> row_shift) * ((k + 127) / 128) + k0 / 128]; }
-  const void* begin(int64_t row) const { return codes + row * k; }
-
-  template <class E>
-  void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
-    const uint8_t* p = codes + row * k + k0;
-    const uint8_t s = scale_of(row, k0);
-    const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
-    // Rows are read a segment at a time, many at once: more streams than the hardware follows.
-    __builtin_prefetch(p + kAhead);
-    __builtin_prefetch(p + kAhead + 64);
-    uint8_t tail[kSegment];
-    if (n < kSegment) {
-      std::memset(tail, 0, sizeof tail);
-      std::memcpy(tail, p, static_cast<size_t>(n));
-      p = tail;
-    }
-    if constexpr (sizeof(E) == 2 && kHasAmx) {
-      if (n == kSegment && decode_e4m3<kSegment / 32>(p, s, out, step)) return;
-    }
-    const f32x16 factor = set1(e8m0_decode(s));
-    for (int64_t i = 0; i < n; i += 32, out += step) {
-      store(out, load_e4m3(p + i) * factor);
-      store(out + kLanes, load_e4m3(p + i + kLanes) * factor);
-    }
-  }
-};
-
-// Their codes without the scale, over kE4m3Unit.
-struct E4m3Units {
-  const uint8_t* codes;
-  int64_t k;
-
-  static constexpr int64_t kSegmentBytes = kSegment;
-  struct Segment {
-    const uint8_t* p;
-    V4NPU_MEMBER f32x16 at(int64_t i) const { return load_e4m3_units(p + i); }
-  };
-  bool direct(int64_t row, int64_t k0) const { return has_e4m3_units(codes + row * k + k0, kSegment); }
-  V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const { return {codes + row * k + k0}; }
-  void decode(int64_t row, int64_t k0, float* out, int64_t /*step*/) const {
-    const uint8_t* p = codes + row * k + k0;
-    const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
-    std::memset(out, 0, kSegment * sizeof(float));
-    for (int64_t i = 0; i < n; ++i) out[i] = e4m3_decode(p[i]) * (1 / kE4m3Unit);
-  }
-};
-
-// Two e2m1 to a byte with one scale per row and 32 columns.
-struct E2m1Rows {
-  const uint8_t* codes;
-  const uint8_t* scale;
-  int64_t k;
-
-  static constexpr int64_t kSegmentBytes = kSegment / 2;
-  struct Segment {
-    const uint8_t* p;
-    E2m1Scales scales;
-    V4NPU_MEMBER f32x16 at(int64_t i) const {
-      return load_e2m1_scaled(p + i / 32 * 16, i % 32 != 0, scales, static_cast<int>(i / 32));
-    }
-  };
-  bool direct(int64_t row, int64_t k0) const {
-    const uint8_t* s = scale + (row * k + k0) / 32;
-    bool all = true;
-    for (int i = 0; i < kSegment / 32; ++i) all &= s[i] >= 2 && s[i] <= 252;
-    return all;
-  }
-  V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const {
-    return {codes + (row * k + k0) / 2, load_e2m1_scales(scale + (row * k + k0) / 32)};
-  }
-  const void* begin(int64_t row) const { return codes + row * k / 2; }
-
-  template <class E>
-  void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
-    const uint8_t* p = codes + (row * k + k0) / 2;
-    const uint8_t* s = scale + (row * k + k0) / 32;
-    __builtin_prefetch(p + kAhead);
-    const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
-    if constexpr (sizeof(E) == 2 && kHasAmx) {
-      if (n == kSegment && decode_e2m1(p, s, out, step)) return;
-    }
-    for (int64_t i = 0; i < n; i += 32, out += step) {
-      const f32x16 factor = set1(e8m0_decode(s[i / 32]));
-      store(out, load_e2m1(p + i / 2) * factor);
-      store(out + kLanes, load_e2m1(p + i / 2 + kLanes / 2) * factor);
-    }
-  }
-};
 
 // Where element (token, row) of a block lies: tiles of 16 x 16, `row_tiles` of them side by side.
 V4NPU_INLINE float* at(float* c, int64_t row_tiles, int64_t token, int64_t row) {
@@ -180,7 +25,28 @@ V4NPU_INLINE float* at(float* c, int64_t row_tiles, int64_t token, int64_t row) 
 
 // ---- float32
 
-constexpr int64_t kChunk = 1024;
+// A chunk of n values lies in memory by the parts of its 16 lanes: the first part of every 16, then the second of every
+// 16, so that dots() reads a part from end to end.
+V4NPU_INLINE int64_t part_at(int64_t n, int64_t i, int part) { return part * (n / kParts) + i / kParts; }
+V4NPU_INLINE f32x16 load_parts(const float* chunk, int64_t n, int64_t i) {
+  f32part parts[kParts];
+#pragma GCC unroll 2
+  for (int part = 0; part < kParts; ++part) parts[part] = load_part(chunk + part_at(n, i, part));
+  return join_parts(parts);
+}
+// Values k0 to k0 + kSegment of a row of kp, into the chunk that they belong to.
+template <class W>
+V4NPU_INLINE void decode_parts(const W& w, int64_t row, int64_t k0, int64_t kp, float* chunk) {
+  alignas(64) float values[kSegment];
+  w.decode(row, k0, values, 32);
+  const int64_t first = k0 % kChunk, n = kp - (k0 - first) < kChunk ? kp - (k0 - first) : kChunk;
+  for (int64_t i = 0; i < kSegment && first + i < n; i += kLanes) {
+#pragma GCC unroll 2
+    for (int part = 0; part < kParts; ++part)
+      store_part(chunk + part_at(n, first + i, part), load_part(values + i + part * (kLanes / kParts)));
+  }
+}
+
 // As many sums as registers hold, next to the operands.
 #if defined(__AVX512F__)
 constexpr int kRowsAtOnce = 4, kTokensAtOnce = 6;
@@ -197,13 +63,14 @@ V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, fl
   f32part sums[kRowsAtOnce][kTokens][kParts];
 #pragma GCC unroll 2
   for (int part = 0; part < kParts; ++part) {
+    const int64_t begin = part_at(n, 0, part), end = begin + n / kParts;
     f32part sum[kRowsAtOnce][kTokens];
 #pragma GCC unroll 8
     for (int r = 0; r < kRowsAtOnce; ++r) {
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) sum[r][t] = zero_part();
     }
-    for (int64_t i = part * (kLanes / kParts); i < n; i += kLanes) {
+    for (int64_t i = begin; i < end; i += kLanes / kParts) {
       f32part b[kTokens];
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) b[t] = load_part(x + t * kp + i);
@@ -231,12 +98,13 @@ V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, fl
   }
 }
 
-// So few tokens that memory is the limit: rows are read from end to end, once, and their values go from the registers
-// where they are decoded into the sums. Bits as from dots().
+constexpr int64_t kPrefetch = 4096;  // bytes
+
+// So few tokens that memory is the limit: rows are read from end to end, and their values go from the registers where
+// they are decoded into the sums. Tokens are arranged as rows are. Bits as from dots().
 template <int kRows, int kTokens, class W>
 V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp, float* c, int64_t row_tiles,
                            int64_t r) {
-  constexpr int64_t kPrefetch = 2048;  // bytes
   for (int64_t k0 = 0; k0 < kp; k0 += kChunk) {
     const int64_t end = kp - k0 < kChunk ? kp : k0 + kChunk;
     f32x16 sum[kRows][kTokens];
@@ -245,37 +113,41 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp,
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; ++t) sum[i][t] = zero();
     }
-    const auto add = [&](const auto& rows, const float* from, int64_t n) __attribute__((always_inline)) {
+    const auto add = [&](int i, f32x16 a, const float* from) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-      for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
-        for (int64_t j = 0; j < n; j += kLanes) {
-          const f32x16 a = rows[i].at(j);
-#pragma GCC unroll 4
-          for (int t = 0; t < kTokens; ++t) sum[i][t] = fma(a, load(from + t * kp + j), sum[i][t]);
-        }
-      }
+      for (int t = 0; t < kTokens; ++t) sum[i][t] = fma(a, load(from + t * kp), sum[i][t]);
     };
-    for (int64_t j = k0; j < end; j += kSegment) {
-      bool direct = w.k - j >= kSegment;
-      for (int i = 0; i < kRows; ++i) direct = direct && w.direct(row0 + r + i, j);
+    for (int64_t j = k0; j < end;) {
+      const int64_t left = (w.k < end ? w.k : end) - j;
+      const int64_t whole = left < kSegment ? 0 : left < W::kTogether ? left & -kSegment : W::kTogether;
+      bool direct = whole > 0;
+      for (int i = 0; i < kRows; ++i) direct = direct && w.direct(row0 + r + i, j, whole);
       if (direct) {
-        typename W::Segment rows[kRows];
+        for (const int64_t stop = j + whole; j < stop; j += kSegment) {
+          typename W::Segment rows[kRows];
 #pragma GCC unroll 4
-        for (int i = 0; i < kRows; ++i) {
-          rows[i] = w.segment(row0 + r + i, j);
-          for (int64_t line = 0; line < W::kSegmentBytes; line += 64)
-            __builtin_prefetch(reinterpret_cast<const char*>(rows[i].p) + kPrefetch + line);
+          for (int i = 0; i < kRows; ++i) {
+            rows[i] = w.segment(row0 + r + i, j);
+            for (int64_t line = 0; line < W::kSegmentBytes; line += 64)
+              __builtin_prefetch(reinterpret_cast<const char*>(rows[i].p) + kPrefetch + line);
+          }
+#pragma GCC unroll 4
+          for (int64_t group = 0; group < kSegment / 32; ++group) {
+#pragma GCC unroll 4
+            for (int i = 0; i < kRows; ++i) {
+              const f32x32 a = rows[i].at(group);
+              add(i, a.half[0], x + j + 32 * group);
+              add(i, a.half[1], x + j + 32 * group + kLanes);
+            }
+          }
         }
-        add(rows, x + j, kSegment);
       } else {
-        alignas(64) float tail[kRows][kSegment];
-        PlainRows<float>::Segment rows[kRows];
         for (int i = 0; i < kRows; ++i) {
-          w.decode(row0 + r + i, j, tail[i], 32);
-          rows[i].p = tail[i];
+          alignas(64) float tail[kSegment];
+          w.decode(row0 + r + i, j, tail, 32);
+          for (int64_t m = 0; m < end - j && m < kSegment; m += kLanes) add(i, W::arrange(load(tail + m)), x + j + m);
         }
-        add(rows, x + j, end - j < kSegment ? end - j : kSegment);
+        j += kSegment;
       }
     }
 #pragma GCC unroll 4
@@ -283,25 +155,39 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp,
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; ++t) {
         float* out = at(c, row_tiles, t, r + i);
-        const float total = reduce_add(sum[i][t]);
+        const float total = W::reduce(sum[i][t]);
         *out = k0 == 0 ? total : *out + total;
       }
     }
   }
 }
 
-// False if nothing was done.
+// What takes long to decode leaves memory time for two rows at once, unless they are far apart, and not one chain of
+// sums.
 template <int kTokens, class W>
-bool few(const W& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
-  // Memory delivers one row faster than two at once; what has to be decoded leaves it time, but not one chain of sums.
-  constexpr int kRows = W::kSegmentBytes > kSegment ? 1 : kTokens > 2 ? 1 : 2;
+V4NPU_INLINE void few_rows(const W& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c,
+                           int64_t row_tiles) {
   int64_t r = 0;
-  for (; r + kRows <= rows; r += kRows) few_dots<kRows, kTokens>(w, row0, x, kp, c, row_tiles, r);
+  if constexpr (W::kSegmentBytes <= kSegment && kTokens <= 2) {
+    if (kp * W::kSegmentBytes <= kPrefetch * kSegment) {
+      for (; r + 2 <= rows; r += 2) few_dots<2, kTokens>(w, row0, x, kp, c, row_tiles, r);
+    }
+  }
   for (; r < rows; ++r) few_dots<1, kTokens>(w, row0, x, kp, c, row_tiles, r);
-  return true;
 }
 
-constexpr int64_t kMostScaled = 65536;  // values
+// f(16 values of a token, where they go) for all tokens.
+template <int kTokens, class F>
+V4NPU_INLINE void each_sixteen(const float* x, int64_t kp, int64_t begin, int64_t end, const F& f) {
+  for (int64_t k0 = begin - begin % kChunk; k0 < end; k0 += kChunk) {
+    const int64_t n = kp - k0 < kChunk ? kp - k0 : kChunk;
+    for (int64_t i = begin > k0 ? begin - k0 : 0; i < n && k0 + i < end; i += kLanes) {
+      for (int64_t t = 0; t < kTokens * kp; t += kp) f(load_parts(x + t + k0, n, i), t + k0 + i);
+    }
+  }
+}
+
+constexpr int64_t kMostArranged = 65536;  // values
 
 // Not so in a thread that was told to take subnormal numbers for zero.
 V4NPU_INLINE bool keeps_subnormals() {
@@ -313,29 +199,37 @@ V4NPU_INLINE bool keeps_subnormals() {
 // FP8 rows share their scales, which are powers of two: (s w) x = w (s x), wherever s x is exact.
 template <int kTokens>
 bool scale_tokens(const E4m3Rows& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* out) {
-  if (!keeps_subnormals() || kTokens * kp > kMostScaled || row0 >> w.row_shift != (row0 + rows - 1) >> w.row_shift)
+  if (!keeps_subnormals() || kTokens * kp > kMostArranged || row0 >> w.row_shift != (row0 + rows - 1) >> w.row_shift)
     return false;
   uint32_t inexact = 0;
   for (int64_t k0 = 0; k0 < kp; k0 += kSegment) {
     if (w.scale_of(row0, k0) >= 240) return false;  // s w overflows
     const float factor = kE4m3Unit * e8m0_decode(w.scale_of(row0, k0));
     const f32x16 up = set1(factor), down = set1(1 / factor);
-    for (int64_t i = k0; i < k0 + kSegment && i < kp; i += kLanes) {
-      for (int64_t t = 0; t < kTokens * kp; t += kp) {
-        const f32x16 plain = load(x + t + i), scaled = plain * up;
-        store(out + t + i, scaled);
-        inexact |= above(keep_bits(scaled * down - plain, 0x7fffffff), 0);
-      }
-    }
+    each_sixteen<kTokens>(x, kp, k0, k0 + kSegment, [&](f32x16 plain, int64_t at) {
+      const f32x16 scaled = plain * up;
+      store(out + at, scaled);
+      inexact |= above(keep_bits(scaled * down - plain, 0x7fffffff), 0);
+    });
   }
   return inexact == 0;
 }
 
+// False if nothing was done.
+template <int kTokens, class W>
+bool few(const W& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
+  alignas(64) float arranged[kMostArranged];
+  if (kTokens * kp > kMostArranged) return false;
+  each_sixteen<kTokens>(x, kp, 0, kp, [&](f32x16 v, int64_t at) { store(arranged + at, W::arrange(v)); });
+  few_rows<kTokens>(w, row0, rows, arranged, kp, c, row_tiles);
+  return true;
+}
 template <int kTokens>
 bool few(const E4m3Rows& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
-  alignas(64) float scaled[kMostScaled];
-  return scale_tokens<kTokens>(w, row0, rows, x, kp, scaled) &&
-         few<kTokens>(E4m3Units{w.codes, w.k}, row0, rows, scaled, kp, c, row_tiles);
+  alignas(64) float scaled[kMostArranged];
+  if (!scale_tokens<kTokens>(w, row0, rows, x, kp, scaled)) return false;
+  few_rows<kTokens>(E4m3Units{w.codes, w.k}, row0, rows, scaled, kp, c, row_tiles);
+  return true;
 }
 
 // c(t, r) for weight rows row0 .. row0 + rows (at most kBlockRows) and packed tokens x.
@@ -356,7 +250,7 @@ void block(const W& w, int64_t row0, int64_t rows, const float* x, int64_t token
     for (int64_t r = 0; r < rows; r += kRowsAtOnce) {
       for (int i = 0; i < kRowsAtOnce; ++i) {
         const int64_t row = r + i < rows ? r + i : rows - 1;  // a row too many is the last one again
-        for (int64_t j = 0; j < n; j += kSegment) w.decode(row0 + row, k0 + j, buffer + i * kChunk + j, 32);
+        for (int64_t j = 0; j < n; j += kSegment) decode_parts(w, row0 + row, k0 + j, kp, buffer + i * kChunk);
       }
       const float* p = x + k0;
       int64_t t = 0;
@@ -376,7 +270,7 @@ template <class X>
 void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t /*columns*/, int64_t kp, float* out) {
   for (int64_t t = 0; t < m; ++t) {
     for (int64_t k0 = 0; k0 < x.k; k0 += kSegment)
-      x.decode(index != nullptr ? index[t] : first + t, k0, out + t * kp + k0, 32);
+      decode_parts(x, index != nullptr ? index[t] : first + t, k0, kp, out + t * kp + k0 / kChunk * kChunk);
   }
 }
 

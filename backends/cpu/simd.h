@@ -12,13 +12,15 @@
 //              + - * /   fma(a, b, c) = a * b + c   max min   sqrt   swap_pairs   swap_lanes<W>   round   exp2i   exp
 //              sigmoid   softplus   reduce_add reduce_max first_lane   rounded<T>   kRegisters
 //              f32part: one of the kParts registers of an f32x16, first lanes first, for sums that would not fit at
-//              once: zero_part() load_part(p) fma join_parts(parts) transpose(v[16])   above(v, x): a bit for every
-//              lane that is greater than x or NaN
+//              once: zero_part() load_part(p) store_part(p, v) fma join_parts(parts) transpose(v[16])   above(v, x): a
+//              bit for every lane that is greater than x or NaN
+//   f32x32     half[2]: two f32x16
 //   bits       keep_bits(v, mask)   join_bits   max_bits: the greater as unsigned, so NaN before infinity
 //   formats    load_e4m3(p): 16 codes   load_e2m1(p): 16 codes in 8 bytes, low nibble first
 //              load_e4m3_units(p), if has_e4m3_units(p, n): the same values over kE4m3Unit, maybe subnormal, in fewer
-//              steps where a scale follows anyway   load_e2m1_scaled(p, upper, load_e2m1_scales(four), group): either
-//              16 of 32 codes times 2^(four[group] - 127), where four bytes are in 2..252. -0 may become 0
+//              steps where a scale follows anyway   load_e2m1_scaled(p, s): 32 codes times 2^(s - 127), for s in
+//              4..251; -0 may become 0. Each 16 are in an order that arrange_e2m1(v) gives others too, and of which
+//              reduce_e2m1(v) is what reduce_add is of lanes in order
 //              store_e4m3 store_e2m1 round_e4m3 round_e2m1: as formats.h encodes, bit for bit
 //   bf16x32    load_bf16x32, dot_bf16: an instruction where has_bf16_dot, a slow loop elsewhere
 //

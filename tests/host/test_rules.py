@@ -72,12 +72,12 @@ def test_no_forbidden_include(folder: str) -> None:
 
 # What a kernel compiled for several instruction sets may include; the reason is in backends/cpu/simd.h.
 KERNEL_INCLUDES = (
-    r"v4npu/.*|parallel\.h|scratch\.h|paged/.*|simd\.h|simd/.*|no_bf16_dot\.h|defaults\.h|avx512\.h|gemm(_amx|_workspace)?\.h"
+    r"v4npu/.*|parallel\.h|scratch\.h|paged/.*|simd\.h|simd/.*|no_bf16_dot\.h|defaults\.h|avx512\.h|gemm(_rows|_amx|_workspace)?\.h"
     r"|cstdint|cstring|immintrin\.h|arm_neon\.h"
 )
 
 
-HEADERS = ("simd.h", "parallel.h", "gemm.h", "gemm_amx.h", "gemm_workspace.h", "scratch.h")
+HEADERS = ("simd.h", "parallel.h", "gemm.h", "gemm_rows.h", "gemm_amx.h", "gemm_workspace.h", "scratch.h")
 
 
 def test_cpu_kernels_include_nothing_that_the_linker_could_share() -> None:

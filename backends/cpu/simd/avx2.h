@@ -8,6 +8,9 @@ namespace v4npu::cpu::V4NPU_ISA {
 struct f32x16 {
   __m256 lo, hi;
 };
+struct f32x32 {
+  f32x16 half[2];
+};
 
 constexpr int kRegisters = 8;  // f32x16 that the machine's registers hold
 
@@ -164,6 +167,7 @@ using f32part = __m256;
 constexpr int kParts = 2;
 V4NPU_INLINE f32part zero_part() { return _mm256_setzero_ps(); }
 V4NPU_INLINE f32part load_part(const float* p) { return _mm256_loadu_ps(p); }
+V4NPU_INLINE void store_part(float* p, f32part v) { _mm256_storeu_ps(p, v); }
 V4NPU_INLINE f32part fma(f32part a, f32part b, f32part c) { return _mm256_fmadd_ps(a, b, c); }
 V4NPU_INLINE f32x16 join_parts(const f32part (&parts)[kParts]) { return {parts[0], parts[1]}; }
 
@@ -248,34 +252,46 @@ V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
   return {from_bf16(_mm_unpacklo_epi8(l, h)), from_bf16(_mm_unpackhi_epi8(l, h))};
 }
 
-struct E2m1Scales {
-  __m256i excess;  // by 16 bits, of four groups
+// By what the exponent of load_e2m1_scaled's values is too large for each scale, twice.
+struct E2m1Excess {
+  uint32_t of[256];
+  constexpr E2m1Excess() : of() {
+    for (uint32_t s = 0; s <= 252; ++s) of[s] = 0x0001'0001u * ((252 - s) << 7);
+  }
 };
-V4NPU_INLINE E2m1Scales load_e2m1_scales(const uint8_t* p) {
-  int32_t four;
-  std::memcpy(&four, p, sizeof four);
-  const __m128i excess = _mm_sub_epi16(_mm_set1_epi16(252), _mm_cvtepu8_epi16(_mm_cvtsi32_si128(four)));
-  return {_mm256_broadcastq_epi64(_mm_slli_epi16(excess, 7))};
-}
+constexpr E2m1Excess kE2m1Excess;
+
 // The upper 16 bits of each value with its exponent too large by 252 - 127, looked up a byte at a time; subtracting
-// what it is too large by leaves 0 at 0. No step crosses the halves of the register, and the order of the codes is such
-// that the odd and the even 16 bits are neighbours in the end.
-V4NPU_INLINE f32x16 load_e2m1_scaled(const uint8_t* p, bool upper, E2m1Scales scales, int group) {
-  constexpr char kNo = -1, k7d = 0x7d, k7e = 0x7e, k7f = 0x7f;
-  const __m256i order = _mm256_setr_epi8(0, 4, kNo, kNo, 1, 5, kNo, kNo, 8, 12, kNo, kNo, 9, 13, kNo, kNo,  //
-                                         2, 6, kNo, kNo, 3, 7, kNo, kNo, 10, 14, kNo, kNo, 11, 15, kNo, kNo);
+// what it is too large by leaves 0 at 0. The codes of even places go into the lower half of a register, those of odd
+// ones into the upper, and no step crosses between them.
+V4NPU_INLINE f32x32 load_e2m1_scaled(const uint8_t* p, uint8_t scale) {
+  constexpr char k7d = 0x7d, k7e = 0x7e, k7f = 0x7f;
   const __m256i high =
       _mm256_broadcastsi128_si256(_mm_setr_epi8(0, k7d, k7e, k7e, k7e, k7e, k7f, k7f, 0, -3, -2, -2, -2, -2, -1, -1));
   const __m256i low =
       _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -128, 0, 64, -128, -64, 0, 64, 0, -128, 0, 64, -128, -64, 0, 64));
-  const __m256i pairs = _mm256_shuffle_epi8(load_twice(p), order);
-  const __m256i codes = _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi32(pairs, 12)), _mm256_set1_epi8(15));
+  const __m256i pairs = _mm256_srlv_epi64(load_twice(p), _mm256_setr_epi64x(0, 0, 4, 4));
+  const __m256i codes = _mm256_and_si256(pairs, _mm256_set1_epi8(15));
   const __m256i h = _mm256_shuffle_epi8(high, codes), l = _mm256_shuffle_epi8(low, codes);
-  const __m256i excess =
-      _mm256_shuffle_epi8(scales.excess, _mm256_set1_epi16(static_cast<int16_t>(0x0100 + 0x0202 * group)));
-  const __m256i values = _mm256_subs_epu16(upper ? _mm256_unpackhi_epi8(l, h) : _mm256_unpacklo_epi8(l, h), excess);
-  const __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff'0000));
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(values, 16)), _mm256_castsi256_ps(_mm256_and_si256(values, odd))};
+  const __m256i excess = _mm256_set1_epi32(static_cast<int>(kE2m1Excess.of[scale]));
+  const auto sixteen = [&](__m256i v) -> f32x16 {
+    const __m256i values = _mm256_subs_epu16(v, excess), odd = _mm256_set1_epi32(static_cast<int>(0xffff'0000));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(values, 16)), _mm256_castsi256_ps(_mm256_and_si256(values, odd))};
+  };
+  return {{sixteen(_mm256_unpacklo_epi8(l, h)), sixteen(_mm256_unpackhi_epi8(l, h))}};
+}
+// Of four 4 x 4 values, those in the first column, in the second, ...
+V4NPU_INLINE f32x16 arrange_e2m1(f32x16 v) {
+  const __m256 a = _mm256_unpacklo_ps(v.lo, v.hi), b = _mm256_unpackhi_ps(v.lo, v.hi);
+  const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
+  const __m256 even = _mm256_unpacklo_ps(c, d), odd = _mm256_unpackhi_ps(c, d);
+  return {_mm256_permute2f128_ps(even, odd, 0x20), _mm256_permute2f128_ps(even, odd, 0x31)};
+}
+V4NPU_INLINE float reduce_e2m1(f32x16 v) {
+  const __m256 fours = _mm256_add_ps(_mm256_shuffle_ps(v.lo, v.hi, 0x44), _mm256_shuffle_ps(v.lo, v.hi, 0xee));
+  const __m256 twos = _mm256_add_ps(fours, _mm256_permute_ps(fours, 0xb1));
+  const __m256 ones = _mm256_add_ps(twos, _mm256_permute_ps(twos, 0x4e));
+  return _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(ones), _mm256_extractf128_ps(ones, 1)));
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA
