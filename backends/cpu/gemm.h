@@ -98,13 +98,29 @@ V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, fl
   }
 }
 
-constexpr int64_t kPrefetch = 4096;  // bytes
+constexpr int64_t kPrefetch = 4096;       // bytes of what has to be decoded
+constexpr int64_t kPlainPrefetch = 2048;  // of what memory alone delays
+
+// Tokens kp apart, by parts or in order: sixteen(t, k0, n, i) are values k0 + i to k0 + i + 15, in a chunk of n.
+struct InParts {
+  const float* x;
+  int64_t kp;
+  V4NPU_MEMBER f32x16 sixteen(int64_t t, int64_t k0, int64_t n, int64_t i) const {
+    return load_parts(x + t * kp + k0, n, i);
+  }
+};
+struct InOrder {
+  const float* x;
+  int64_t kp;
+  V4NPU_MEMBER f32x16 sixteen(int64_t t, int64_t k0, int64_t, int64_t i) const { return load(x + t * kp + k0 + i); }
+};
 
 // So few tokens that memory is the limit: rows are read from end to end, and their values go from the registers where
 // they are decoded into the sums. Tokens are arranged as rows are. Bits as from dots().
-template <int kRows, int kTokens, class W>
-V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp, float* c, int64_t row_tiles,
-                           int64_t r) {
+template <int kRows, int kTokens, class W, class X>
+V4NPU_INLINE void few_dots(const W& w, int64_t row0, const X& x, float* c, int64_t row_tiles, int64_t r) {
+  constexpr int64_t kFetched = W::kSegmentBytes > kSegment ? kPlainPrefetch : kPrefetch;
+  const int64_t kp = x.kp;
   for (int64_t k0 = 0; k0 < kp; k0 += kChunk) {
     const int64_t end = kp - k0 < kChunk ? kp : k0 + kChunk;
     f32x16 sum[kRows][kTokens];
@@ -113,9 +129,9 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp,
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; ++t) sum[i][t] = zero();
     }
-    const auto add = [&](int i, f32x16 a, const float* from) __attribute__((always_inline)) {
+    const auto add = [&](int i, f32x16 a, int64_t at) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t) sum[i][t] = fma(a, load(from + t * kp), sum[i][t]);
+      for (int t = 0; t < kTokens; ++t) sum[i][t] = fma(a, x.sixteen(t, k0, end - k0, at), sum[i][t]);
     };
     for (int64_t j = k0; j < end;) {
       const int64_t left = (w.k < end ? w.k : end) - j;
@@ -129,15 +145,15 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp,
           for (int i = 0; i < kRows; ++i) {
             rows[i] = w.segment(row0 + r + i, j);
             for (int64_t line = 0; line < W::kSegmentBytes; line += 64)
-              __builtin_prefetch(reinterpret_cast<const char*>(rows[i].p) + kPrefetch + line);
+              __builtin_prefetch(reinterpret_cast<const char*>(rows[i].p) + kFetched + line);
           }
 #pragma GCC unroll 4
           for (int64_t group = 0; group < kSegment / 32; ++group) {
 #pragma GCC unroll 4
             for (int i = 0; i < kRows; ++i) {
               const f32x32 a = rows[i].at(group);
-              add(i, a.half[0], x + j + 32 * group);
-              add(i, a.half[1], x + j + 32 * group + kLanes);
+              add(i, a.half[0], j - k0 + 32 * group);
+              add(i, a.half[1], j - k0 + 32 * group + kLanes);
             }
           }
         }
@@ -145,7 +161,7 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp,
         for (int i = 0; i < kRows; ++i) {
           alignas(64) float tail[kSegment];
           w.decode(row0 + r + i, j, tail, 32);
-          for (int64_t m = 0; m < end - j && m < kSegment; m += kLanes) add(i, W::arrange(load(tail + m)), x + j + m);
+          for (int64_t m = 0; m < end - j && m < kSegment; m += kLanes) add(i, W::arrange(load(tail + m)), j - k0 + m);
         }
         j += kSegment;
       }
@@ -164,16 +180,15 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp,
 
 // What takes long to decode leaves memory time for two rows at once, unless they are far apart, and not one chain of
 // sums.
-template <int kTokens, class W>
-V4NPU_INLINE void few_rows(const W& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c,
-                           int64_t row_tiles) {
+template <int kTokens, class W, class X>
+V4NPU_INLINE void few_rows(const W& w, int64_t row0, int64_t rows, const X& x, float* c, int64_t row_tiles) {
   int64_t r = 0;
   if constexpr (W::kSegmentBytes <= kSegment && kTokens <= 2) {
-    if (kp * W::kSegmentBytes <= kPrefetch * kSegment) {
-      for (; r + 2 <= rows; r += 2) few_dots<2, kTokens>(w, row0, x, kp, c, row_tiles, r);
+    if (x.kp * W::kSegmentBytes <= kPrefetch * kSegment) {
+      for (; r + 2 <= rows; r += 2) few_dots<2, kTokens>(w, row0, x, c, row_tiles, r);
     }
   }
-  for (; r < rows; ++r) few_dots<1, kTokens>(w, row0, x, kp, c, row_tiles, r);
+  for (; r < rows; ++r) few_dots<1, kTokens>(w, row0, x, c, row_tiles, r);
 }
 
 // f(16 values of a token, where they go) for all tokens.
@@ -216,19 +231,24 @@ bool scale_tokens(const E4m3Rows& w, int64_t row0, int64_t rows, const float* x,
 }
 
 // False if nothing was done.
-template <int kTokens, class W>
-bool few(const W& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
+template <int kTokens, class T>
+bool few(const PlainRows<T>& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
+  few_rows<kTokens>(w, row0, rows, InParts{x, kp}, c, row_tiles);
+  return true;
+}
+template <int kTokens>
+bool few(const E2m1Rows& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
   alignas(64) float arranged[kMostArranged];
   if (kTokens * kp > kMostArranged) return false;
-  each_sixteen<kTokens>(x, kp, 0, kp, [&](f32x16 v, int64_t at) { store(arranged + at, W::arrange(v)); });
-  few_rows<kTokens>(w, row0, rows, arranged, kp, c, row_tiles);
+  each_sixteen<kTokens>(x, kp, 0, kp, [&](f32x16 v, int64_t at) { store(arranged + at, E2m1Rows::arrange(v)); });
+  few_rows<kTokens>(w, row0, rows, InOrder{arranged, kp}, c, row_tiles);
   return true;
 }
 template <int kTokens>
 bool few(const E4m3Rows& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
   alignas(64) float scaled[kMostArranged];
   if (!scale_tokens<kTokens>(w, row0, rows, x, kp, scaled)) return false;
-  few_rows<kTokens>(E4m3Units{w.codes, w.k}, row0, rows, scaled, kp, c, row_tiles);
+  few_rows<kTokens>(E4m3Units{w.codes, w.k}, row0, rows, InOrder{scaled, kp}, c, row_tiles);
   return true;
 }
 
