@@ -27,7 +27,9 @@ V4NPU_INLINE float* at(float* c, int64_t row_tiles, int64_t token, int64_t row) 
 
 // A chunk of n values lies in memory by the parts of its 16 lanes: the first part of every 16, then the second of every
 // 16, so that dots() reads a part from end to end.
-V4NPU_INLINE int64_t part_at(int64_t n, int64_t i, int part) { return part * (n / kParts) + i / kParts; }
+V4NPU_INLINE int64_t part_at(int64_t n, int64_t i, int part) {
+  return part * (n / kParts) + static_cast<int64_t>(static_cast<uint64_t>(i) / kParts);
+}
 V4NPU_INLINE f32x16 load_parts(const float* chunk, int64_t n, int64_t i) {
   f32part parts[kParts];
 #pragma GCC unroll 2
@@ -101,18 +103,21 @@ V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, fl
 constexpr int64_t kPrefetch = 4096;       // bytes of what has to be decoded
 constexpr int64_t kPlainPrefetch = 2048;  // of what memory alone delays
 
-// Tokens kp apart, by parts or in order: sixteen(t, k0, n, i) are values k0 + i to k0 + i + 15, in a chunk of n.
+// Tokens kp apart, by parts or in order: sixteen(t, k0, n, i, j) are values i + j to i + j + 15 of a chunk of n from k0
+// on; apart, i and j, because a compiler that knows j folds what becomes of it.
 struct InParts {
   const float* x;
   int64_t kp;
-  V4NPU_MEMBER f32x16 sixteen(int64_t t, int64_t k0, int64_t n, int64_t i) const {
-    return load_parts(x + t * kp + k0, n, i);
+  V4NPU_MEMBER f32x16 sixteen(int64_t t, int64_t k0, int64_t n, int64_t i, int64_t j) const {
+    return load_parts(x + t * kp + k0 + part_at(n, i, 0), n, j);
   }
 };
 struct InOrder {
   const float* x;
   int64_t kp;
-  V4NPU_MEMBER f32x16 sixteen(int64_t t, int64_t k0, int64_t, int64_t i) const { return load(x + t * kp + k0 + i); }
+  V4NPU_MEMBER f32x16 sixteen(int64_t t, int64_t k0, int64_t, int64_t i, int64_t j) const {
+    return load(x + t * kp + k0 + i + j);
+  }
 };
 
 // So few tokens that memory is the limit: rows are read from end to end, and their values go from the registers where
@@ -129,9 +134,9 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const X& x, float* c, int64
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; ++t) sum[i][t] = zero();
     }
-    const auto add = [&](int i, f32x16 a, int64_t at) __attribute__((always_inline)) {
+    const auto add = [&](int i, f32x16 a, int64_t at, int64_t further) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t) sum[i][t] = fma(a, x.sixteen(t, k0, end - k0, at), sum[i][t]);
+      for (int t = 0; t < kTokens; ++t) sum[i][t] = fma(a, x.sixteen(t, k0, end - k0, at, further), sum[i][t]);
     };
     for (int64_t j = k0; j < end;) {
       const int64_t left = (w.k < end ? w.k : end) - j;
@@ -152,8 +157,8 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const X& x, float* c, int64
 #pragma GCC unroll 4
             for (int i = 0; i < kRows; ++i) {
               const f32x32 a = rows[i].at(group);
-              add(i, a.half[0], j - k0 + 32 * group);
-              add(i, a.half[1], j - k0 + 32 * group + kLanes);
+              add(i, a.half[0], j - k0, 32 * group);
+              add(i, a.half[1], j - k0, 32 * group + kLanes);
             }
           }
         }
@@ -161,7 +166,7 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const X& x, float* c, int64
         for (int i = 0; i < kRows; ++i) {
           alignas(64) float tail[kSegment];
           w.decode(row0 + r + i, j, tail, 32);
-          for (int64_t m = 0; m < end - j && m < kSegment; m += kLanes) add(i, W::arrange(load(tail + m)), j - k0 + m);
+          for (int64_t m = 0; m < end - j && m < kSegment; m += kLanes) add(i, W::arrange(load(tail + m)), j - k0, m);
         }
         j += kSegment;
       }

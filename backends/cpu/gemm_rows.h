@@ -33,7 +33,7 @@ struct PlainRows {
   int64_t stride;  // elements
   int64_t k;
 
-  static constexpr int64_t kSegmentBytes = kSegment * static_cast<int64_t>(sizeof(T)), kTogether = kChunk;
+  static constexpr int64_t kSegmentBytes = kSegment * static_cast<int64_t>(sizeof(T)), kTogether = kSegment;
   struct Segment {
     const T* p;
     V4NPU_MEMBER f32x32 at(int64_t i) const { return {{load(p + 32 * i), load(p + 32 * i + kLanes)}}; }
