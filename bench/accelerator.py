@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from v4npu import fallback
+from v4npu.bench.ops import moved
 
 Call = Callable[[], Any]
 IN_GRAPH = 20  # calls that a warm time is the mean of
@@ -44,9 +45,7 @@ class _Device:
     kind: str
 
     def to(self, value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(self.to, value))
-        return value.to(self.kind) if isinstance(value, Tensor) else value
+        return moved(value, self.kind)
 
     def run(self, op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
         with fallback("error"):  # the cpu is none
