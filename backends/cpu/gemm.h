@@ -30,24 +30,14 @@ V4NPU_INLINE float* at(float* c, int64_t row_tiles, int64_t token, int64_t row) 
 V4NPU_INLINE int64_t part_at(int64_t n, int64_t i, int part) {
   return part * (n / kParts) + static_cast<int64_t>(static_cast<uint64_t>(i) / kParts);
 }
-V4NPU_INLINE f32x16 load_parts(const float* chunk, int64_t n, int64_t i) {
+V4NPU_INLINE void store_parts(float* chunk, int64_t n, int64_t i, f32x16 v) {
   f32part parts[kParts];
+  split_parts(v, parts);
 #pragma GCC unroll 2
-  for (int part = 0; part < kParts; ++part) parts[part] = load_part(chunk + part_at(n, i, part));
-  return join_parts(parts);
+  for (int part = 0; part < kParts; ++part) store_part(chunk + part_at(n, i, part), parts[part]);
 }
-// Values k0 to k0 + kSegment of a row of kp, into the chunk that they belong to.
-template <class W>
-V4NPU_INLINE void decode_parts(const W& w, int64_t row, int64_t k0, int64_t kp, float* chunk) {
-  alignas(64) float values[kSegment];
-  w.decode(row, k0, values, 32);
-  const int64_t first = k0 % kChunk, n = kp - (k0 - first) < kChunk ? kp - (k0 - first) : kChunk;
-  for (int64_t i = 0; i < kSegment && first + i < n; i += kLanes) {
-#pragma GCC unroll 2
-    for (int part = 0; part < kParts; ++part)
-      store_part(chunk + part_at(n, first + i, part), load_part(values + i + part * (kLanes / kParts)));
-  }
-}
+
+constexpr int64_t kFewTokens = 4;  // a call of no more packs its tokens in order, not by parts
 
 // As many sums as registers hold, next to the operands.
 #if defined(__AVX512F__)
@@ -58,9 +48,9 @@ constexpr int kRowsAtOnce = 4, kTokensAtOnce = 3;
 constexpr int kRowsAtOnce = 2, kTokensAtOnce = 2;
 #endif
 
-// Rows of `w` kChunk apart, tokens of `x` kp apart, n a multiple of 16.
-template <int kTokens>
-V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, float* c, int64_t row_tiles,
+// Rows of `w` kChunk apart, tokens of `x` `apart`, n a multiple of 16.
+template <class W, int kTokens>
+V4NPU_INLINE void dots(const float* w, const float* x, int64_t apart, int64_t n, float* c, int64_t row_tiles,
                        int64_t token, int64_t row, bool first) {
   f32part sums[kRowsAtOnce][kTokens][kParts];
 #pragma GCC unroll 2
@@ -75,7 +65,7 @@ V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, fl
     for (int64_t i = begin; i < end; i += kLanes / kParts) {
       f32part b[kTokens];
 #pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) b[t] = load_part(x + t * kp + i);
+      for (int t = 0; t < kTokens; ++t) b[t] = load_part(x + t * apart + i);
 #pragma GCC unroll 8
       for (int r = 0; r < kRowsAtOnce; ++r) {
         const f32part a = load_part(w + r * kChunk + i);
@@ -94,7 +84,7 @@ V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, fl
 #pragma GCC unroll 8
     for (int r = 0; r < kRowsAtOnce; ++r) {
       float* out = at(c, row_tiles, token + t, row + r);
-      const float total = reduce_add(join_parts(sums[r][t]));
+      const float total = W::Order::reduce(join_parts(sums[r][t]));
       *out = first ? total : *out + total;
     }
   }
@@ -103,29 +93,12 @@ V4NPU_INLINE void dots(const float* w, const float* x, int64_t kp, int64_t n, fl
 constexpr int64_t kPrefetch = 4096;       // bytes of what has to be decoded
 constexpr int64_t kPlainPrefetch = 2048;  // of what memory alone delays
 
-// Tokens kp apart, by parts or in order: sixteen(t, k0, n, i, j) are values i + j to i + j + 15 of a chunk of n from k0
-// on; apart, i and j, because a compiler that knows j folds what becomes of it.
-struct InParts {
-  const float* x;
-  int64_t kp;
-  V4NPU_MEMBER f32x16 sixteen(int64_t t, int64_t k0, int64_t n, int64_t i, int64_t j) const {
-    return load_parts(x + t * kp + k0 + part_at(n, i, 0), n, j);
-  }
-};
-struct InOrder {
-  const float* x;
-  int64_t kp;
-  V4NPU_MEMBER f32x16 sixteen(int64_t t, int64_t k0, int64_t, int64_t i, int64_t j) const {
-    return load(x + t * kp + k0 + i + j);
-  }
-};
-
 // So few tokens that memory is the limit: rows are read from end to end, and their values go from the registers where
 // they are decoded into the sums. Tokens are arranged as rows are. Bits as from dots().
-template <int kRows, int kTokens, class W, class X>
-V4NPU_INLINE void few_dots(const W& w, int64_t row0, const X& x, float* c, int64_t row_tiles, int64_t r) {
+template <int kRows, int kTokens, class W>
+V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp, float* c, int64_t row_tiles,
+                           int64_t r) {
   constexpr int64_t kFetched = W::kSegmentBytes > kSegment ? kPlainPrefetch : kPrefetch;
-  const int64_t kp = x.kp;
   for (int64_t k0 = 0; k0 < kp; k0 += kChunk) {
     const int64_t end = kp - k0 < kChunk ? kp : k0 + kChunk;
     f32x16 sum[kRows][kTokens];
@@ -134,9 +107,9 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const X& x, float* c, int64
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; ++t) sum[i][t] = zero();
     }
-    const auto add = [&](int i, f32x16 a, int64_t at, int64_t further) __attribute__((always_inline)) {
+    const auto add = [&](int i, f32x16 a, int64_t k) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t) sum[i][t] = fma(a, x.sixteen(t, k0, end - k0, at, further), sum[i][t]);
+      for (int t = 0; t < kTokens; ++t) sum[i][t] = fma(a, load(x + t * kp + k), sum[i][t]);
     };
     for (int64_t j = k0; j < end;) {
       const int64_t left = (w.k < end ? w.k : end) - j;
@@ -157,8 +130,8 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const X& x, float* c, int64
 #pragma GCC unroll 4
             for (int i = 0; i < kRows; ++i) {
               const f32x32 a = rows[i].at(group);
-              add(i, a.half[0], j - k0, 32 * group);
-              add(i, a.half[1], j - k0, 32 * group + kLanes);
+              add(i, a.half[0], j + 32 * group);
+              add(i, a.half[1], j + 32 * group + kLanes);
             }
           }
         }
@@ -166,7 +139,8 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const X& x, float* c, int64
         for (int i = 0; i < kRows; ++i) {
           alignas(64) float tail[kSegment];
           w.decode(row0 + r + i, j, tail, 32);
-          for (int64_t m = 0; m < end - j && m < kSegment; m += kLanes) add(i, W::arrange(load(tail + m)), j - k0, m);
+          for (int64_t m = 0; m < end - j && m < kSegment; m += kLanes)
+            add(i, W::Order::arrange(load(tail + m)), j + m);
         }
         j += kSegment;
       }
@@ -176,7 +150,7 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const X& x, float* c, int64
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; ++t) {
         float* out = at(c, row_tiles, t, r + i);
-        const float total = W::reduce(sum[i][t]);
+        const float total = W::Order::reduce(sum[i][t]);
         *out = k0 == 0 ? total : *out + total;
       }
     }
@@ -185,117 +159,117 @@ V4NPU_INLINE void few_dots(const W& w, int64_t row0, const X& x, float* c, int64
 
 // What takes long to decode leaves memory time for two rows at once, unless they are far apart, and not one chain of
 // sums.
-template <int kTokens, class W, class X>
-V4NPU_INLINE void few_rows(const W& w, int64_t row0, int64_t rows, const X& x, float* c, int64_t row_tiles) {
+template <int kTokens, class W>
+V4NPU_INLINE void few_rows(const W& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c,
+                           int64_t row_tiles) {
   int64_t r = 0;
   if constexpr (W::kSegmentBytes <= kSegment && kTokens <= 2) {
-    if (x.kp * W::kSegmentBytes <= kPrefetch * kSegment) {
-      for (; r + 2 <= rows; r += 2) few_dots<2, kTokens>(w, row0, x, c, row_tiles, r);
+    if (kp * W::kSegmentBytes <= kPrefetch * kSegment) {
+      for (; r + 2 <= rows; r += 2) few_dots<2, kTokens>(w, row0, x, kp, c, row_tiles, r);
     }
   }
-  for (; r < rows; ++r) few_dots<1, kTokens>(w, row0, x, c, row_tiles, r);
+  for (; r < rows; ++r) few_dots<1, kTokens>(w, row0, x, kp, c, row_tiles, r);
 }
 
-// f(16 values of a token, where they go) for all tokens.
-template <int kTokens, class F>
-V4NPU_INLINE void each_sixteen(const float* x, int64_t kp, int64_t begin, int64_t end, const F& f) {
-  for (int64_t k0 = begin - begin % kChunk; k0 < end; k0 += kChunk) {
-    const int64_t n = kp - k0 < kChunk ? kp - k0 : kChunk;
-    for (int64_t i = begin > k0 ? begin - k0 : 0; i < n && k0 + i < end; i += kLanes) {
-      for (int64_t t = 0; t < kTokens * kp; t += kp) f(load_parts(x + t + k0, n, i), t + k0 + i);
-    }
-  }
-}
-
-constexpr int64_t kMostArranged = 65536;  // values
-
-// Not so in a thread that was told to take subnormal numbers for zero.
-V4NPU_INLINE bool keeps_subnormals() {
-  volatile float least_normal = 0x1p-126f;
-  const float whole = least_normal, half = whole * 0.5f;
-  return half * 2 == whole;
-}
+constexpr int64_t kMostScaled = 65536;  // values
 
 // FP8 rows share their scales, which are powers of two: (s w) x = w (s x), wherever s x is exact.
 template <int kTokens>
 bool scale_tokens(const E4m3Rows& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* out) {
-  if (!keeps_subnormals() || kTokens * kp > kMostArranged || row0 >> w.row_shift != (row0 + rows - 1) >> w.row_shift)
+  if (!keeps_subnormals() || kTokens * kp > kMostScaled || row0 >> w.row_shift != (row0 + rows - 1) >> w.row_shift)
     return false;
   uint32_t inexact = 0;
   for (int64_t k0 = 0; k0 < kp; k0 += kSegment) {
     if (w.scale_of(row0, k0) >= 240) return false;  // s w overflows
     const float factor = kE4m3Unit * e8m0_decode(w.scale_of(row0, k0));
     const f32x16 up = set1(factor), down = set1(1 / factor);
-    each_sixteen<kTokens>(x, kp, k0, k0 + kSegment, [&](f32x16 plain, int64_t at) {
-      const f32x16 scaled = plain * up;
-      store(out + at, scaled);
-      inexact |= above(keep_bits(scaled * down - plain, 0x7fffffff), 0);
-    });
+    const int64_t end = k0 + kSegment < kp ? k0 + kSegment : kp;
+    for (int64_t t = 0; t < kTokens * kp; t += kp) {
+      for (int64_t i = t + k0; i < t + end; i += kLanes) {
+        const f32x16 plain = load(x + i), scaled = plain * up;
+        store(out + i, scaled);
+        inexact |= above(keep_bits(scaled * down - plain, 0x7fffffff), 0);
+      }
+    }
   }
   return inexact == 0;
 }
 
 // False if nothing was done.
-template <int kTokens, class T>
-bool few(const PlainRows<T>& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
-  few_rows<kTokens>(w, row0, rows, InParts{x, kp}, c, row_tiles);
-  return true;
-}
-template <int kTokens>
-bool few(const E2m1Rows& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
-  alignas(64) float arranged[kMostArranged];
-  if (kTokens * kp > kMostArranged) return false;
-  each_sixteen<kTokens>(x, kp, 0, kp, [&](f32x16 v, int64_t at) { store(arranged + at, E2m1Rows::arrange(v)); });
-  few_rows<kTokens>(w, row0, rows, InOrder{arranged, kp}, c, row_tiles);
+template <int kTokens, class W>
+bool few(const W& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
+  few_rows<kTokens>(w, row0, rows, x, kp, c, row_tiles);
   return true;
 }
 template <int kTokens>
 bool few(const E4m3Rows& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c, int64_t row_tiles) {
-  alignas(64) float scaled[kMostArranged];
+  alignas(64) float scaled[kMostScaled];
   if (!scale_tokens<kTokens>(w, row0, rows, x, kp, scaled)) return false;
-  few_rows<kTokens>(E4m3Units{w.codes, w.k}, row0, rows, InOrder{scaled, kp}, c, row_tiles);
+  few_rows<kTokens>(E4m3Units{w.codes, w.k}, row0, rows, scaled, kp, c, row_tiles);
   return true;
 }
 
-// c(t, r) for weight rows row0 .. row0 + rows (at most kBlockRows) and packed tokens x.
+// c(t, r) for weight rows row0 .. row0 + rows (at most kBlockRows) and packed tokens x, in tiles that have room for
+// `columns`.
 template <class W>
-void block(const W& w, int64_t row0, int64_t rows, const float* x, int64_t tokens, int64_t kp, float* c,
-           int64_t row_tiles) {
+void block(const W& w, int64_t row0, int64_t rows, const float* x, int64_t tokens, int64_t columns, int64_t kp,
+           float* c, int64_t row_tiles) {
+  const bool in_order = columns <= kFewTokens;
   bool done = false;
-  switch (tokens) {
+  switch (in_order ? tokens : 0) {
     case 1: done = few<1>(w, row0, rows, x, kp, c, row_tiles); break;
     case 2: done = few<2>(w, row0, rows, x, kp, c, row_tiles); break;
     case 3: done = few<3>(w, row0, rows, x, kp, c, row_tiles); break;
     case 4: done = few<4>(w, row0, rows, x, kp, c, row_tiles); break;
   }
   if (done) return;
+  alignas(64) float by_parts[kFewTokens * kChunk];
   alignas(64) float buffer[kRowsAtOnce * kChunk];
+  const bool subnormals = keeps_subnormals();
   for (int64_t k0 = 0; k0 < kp; k0 += kChunk) {
-    const int64_t n = kp - k0 < kChunk ? kp - k0 : kChunk;
+    const int64_t n = kp - k0 < kChunk ? kp - k0 : kChunk, apart = in_order ? kChunk : kp;
+    const float* p = x + k0;
+    if (in_order) {
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t i = 0; i < n; i += kLanes) store_parts(by_parts + t * kChunk, n, i, load(p + t * kp + i));
+      }
+      p = by_parts;
+    }
     for (int64_t r = 0; r < rows; r += kRowsAtOnce) {
       for (int i = 0; i < kRowsAtOnce; ++i) {
         const int64_t row = r + i < rows ? r + i : rows - 1;  // a row too many is the last one again
-        for (int64_t j = 0; j < n; j += kSegment) decode_parts(w, row0 + row, k0 + j, kp, buffer + i * kChunk);
+        for (int64_t j = 0; j < n; j += kSegment) {
+          float* const to = buffer + i * kChunk + part_at(n, j, 0);
+          w.arranged(row0 + row, k0 + j, subnormals,
+                     [&](int64_t m, f32x16 v) __attribute__((always_inline)) { store_parts(to, n, m, v); });
+        }
       }
-      const float* p = x + k0;
       int64_t t = 0;
-      for (; t + kTokensAtOnce <= tokens; t += kTokensAtOnce)
-        dots<kTokensAtOnce>(buffer, p + t * kp, kp, n, c, row_tiles, t, r, k0 == 0);
+      // Of four tokens left, two and two: one alone takes as long as two.
+      for (; t + kTokensAtOnce <= tokens && (kTokensAtOnce != 3 || tokens - t != 4); t += kTokensAtOnce)
+        dots<W, kTokensAtOnce>(buffer, p + t * apart, apart, n, c, row_tiles, t, r, k0 == 0);
       if constexpr (kTokensAtOnce > 4) {
-        for (; t + 4 <= tokens; t += 4) dots<4>(buffer, p + t * kp, kp, n, c, row_tiles, t, r, k0 == 0);
+        for (; t + 4 <= tokens; t += 4) dots<W, 4>(buffer, p + t * apart, apart, n, c, row_tiles, t, r, k0 == 0);
       }
-      for (; t + 2 <= tokens; t += 2) dots<2>(buffer, p + t * kp, kp, n, c, row_tiles, t, r, k0 == 0);
-      for (; t < tokens; ++t) dots<1>(buffer, p + t * kp, kp, n, c, row_tiles, t, r, k0 == 0);
+      for (; t + 2 <= tokens; t += 2) dots<W, 2>(buffer, p + t * apart, apart, n, c, row_tiles, t, r, k0 == 0);
+      for (; t < tokens; ++t) dots<W, 1>(buffer, p + t * apart, apart, n, c, row_tiles, t, r, k0 == 0);
     }
   }
 }
 
-// Tokens `index[0..m)` (or first, first + 1, ... without an index) into one tile.
-template <class X>
-void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t /*columns*/, int64_t kp, float* out) {
+// Tokens `index[0..m)` (or first, first + 1, ... without an index) into one tile, arranged as the rows of W.
+template <class W, class X>
+void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t columns, int64_t kp, float* out) {
+  const bool in_order = columns <= kFewTokens;
   for (int64_t t = 0; t < m; ++t) {
-    for (int64_t k0 = 0; k0 < x.k; k0 += kSegment)
-      decode_parts(x, index != nullptr ? index[t] : first + t, k0, kp, out + t * kp + k0 / kChunk * kChunk);
+    for (int64_t k0 = 0; k0 < x.k; k0 += kSegment) {
+      const int64_t chunk = k0 / kChunk * kChunk, n = kp - chunk < kChunk ? kp - chunk : kChunk;
+      float* const to = out + t * kp + (in_order ? k0 : chunk + part_at(n, k0 - chunk, 0));
+      x.values(index != nullptr ? index[t] : first + t, k0, [&](int64_t i, f32x16 v) __attribute__((always_inline)) {
+        const f32x16 arranged = W::Order::arrange(v);
+        in_order ? store(to + i, arranged) : store_parts(to, n, i, arranged);
+      });
+    }
   }
 }
 
@@ -367,7 +341,7 @@ void product(const X& x, const W& w, Out* out, int64_t ld, int64_t tokens, int64
   parallel_rows(tiles, kTile * kp, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t left = tokens - i * kTile;
-      pack(x, nullptr, i * kTile, left < kTile ? left : kTile, columns, kp, packed + i * kTile * kp);
+      pack<W>(x, nullptr, i * kTile, left < kTile ? left : kTile, columns, kp, packed + i * kTile * kp);
     }
   });
 
@@ -381,7 +355,7 @@ void product(const X& x, const W& w, Out* out, int64_t ld, int64_t tokens, int64
     if (kp == 0) std::memset(c, 0, static_cast<size_t>(kBlockTokens * kBlockRows) * sizeof(float));
     for (int64_t r0 = begin; r0 < end; r0 += kBlockRows) {
       const int64_t rows = end - r0 < kBlockRows ? end - r0 : kBlockRows;
-      block(w, row_begin + r0, rows, packed + t0 * kp, m, kp, c, kBlockRows / kTile);
+      block(w, row_begin + r0, rows, packed + t0 * kp, m, columns, kp, c, kBlockRows / kTile);
       for (int64_t t = 0; t < m; ++t) {
         for (int64_t r = 0; r < rows; r += kLanes)
           store_upto(out + (t0 + t) * ld + r0 + r, load(at(c, kBlockRows / kTile, t, r)), rows - r);

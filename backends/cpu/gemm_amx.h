@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kTileElements = 16 * 32;  // of bfloat16
 
 // `columns`: tokens that a packed tile has room for, 16 but for a call of fewer; those beyond m are zero.
-template <class X>
+template <class W, class X>
 void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t columns, int64_t kp, bf16* out) {
   alignas(64) bf16 rows[kTile * kSegment];
   std::memset(rows, 0, sizeof rows);
@@ -85,12 +85,12 @@ V4NPU_INLINE void zero_sums() {
 
 // As block in gemm.h.
 template <class W>
-void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t kp, float* c,
+void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t columns, int64_t kp, float* c,
            int64_t row_tiles) {
   // Up to two tiles of tokens stay in registers, and a short chunk lets the decoding of the next overlap the products.
   constexpr int64_t kShort = kSegment, kLong = 512;
   alignas(64) bf16 a[kBlockRows * kLong];
-  const int64_t tiles = (tokens + kTile - 1) / kTile, columns = tokens < kTile ? tokens : kTile;
+  const int64_t tiles = (tokens + kTile - 1) / kTile;
   const int64_t chunk = tiles <= 2 ? kShort : kLong, a_rows = kTile * chunk;
   // With one tile of tokens memory is the limit, and 32 rows at once are more streams than it follows. So the next rows
   // are fetched in the order in which they lie, while these are at work.

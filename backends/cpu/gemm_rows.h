@@ -21,11 +21,35 @@ namespace {
 
 constexpr int64_t kChunk = 1024;  // values to a sum
 
-// decode(row, k0, out, step): the values from k0 on, at most kSegment of them, as E: groups of 32, `step` apart in out;
-// the last group is filled up with zeros. k0 is a multiple of kSegment.
+// values(row, k0, put): put(i, v) for every 16 values from k0 on, at most kSegment of them; the last group of 32 is
+// filled up with zeros. k0 is a multiple of kSegment. decode(row, k0, out, step): the same as E, groups of 32 `step`
+// apart in out.
+// Order: of the 16, one that is quick to decode; arrange() gives it to others too, reduce() is then reduce_add.
+// arranged(row, k0, subnormals, put): values() in that order; subnormals: keeps_subnormals().
 // For few tokens: segment(row, k0).at(i), group i of a segment, if it is one of those that are whole and that
-// direct(row, k0, n) is true of, each 16 of it in an order that arrange() gives others too; reduce() adds as
-// reduce_add.
+// direct(row, k0, n) is true of, in that order.
+
+// Not so in a thread that was told to take subnormal numbers for zero.
+V4NPU_INLINE bool keeps_subnormals() {
+  volatile float least_normal = 0x1p-126f;
+  const float whole = least_normal, half = whole * 0.5f;
+  return half * 2 == whole;
+}
+
+struct InOrder {
+  V4NPU_MEMBER static f32x16 arrange(f32x16 v) { return v; }
+  V4NPU_MEMBER static float reduce(f32x16 v) { return reduce_add(v); }
+};
+struct E2m1Order {
+  V4NPU_MEMBER static f32x16 arrange(f32x16 v) { return arrange_e2m1(v); }
+  V4NPU_MEMBER static float reduce(f32x16 v) { return reduce_e2m1(v); }
+};
+
+// As put: into groups of 32 that are `step` apart.
+template <class E>
+V4NPU_INLINE auto in_groups(E* out, int64_t step) {
+  return [=](int64_t i, f32x16 v) __attribute__((always_inline)) { store(out + i / 32 * step + i % 32, v); };
+}
 
 template <class T, bool kRoundToBf16 = false>
 struct PlainRows {
@@ -33,36 +57,42 @@ struct PlainRows {
   int64_t stride;  // elements
   int64_t k;
 
+  using Order = InOrder;
   static constexpr int64_t kSegmentBytes = kSegment * static_cast<int64_t>(sizeof(T)), kTogether = kSegment;
   struct Segment {
     const T* p;
     V4NPU_MEMBER f32x32 at(int64_t i) const { return {{load(p + 32 * i), load(p + 32 * i + kLanes)}}; }
   };
-  V4NPU_MEMBER static f32x16 arrange(f32x16 v) { return v; }
-  V4NPU_MEMBER static float reduce(f32x16 v) { return reduce_add(v); }
   bool direct(int64_t, int64_t, int64_t) const { return true; }
   V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const { return {data + row * stride + k0}; }
   const void* begin(int64_t row) const { return data + row * stride; }
 
-  template <class E>
-  void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
+  template <class Put>
+  V4NPU_MEMBER void values(int64_t row, int64_t k0, const Put& put) const {
     const T* p = data + row * stride + k0;
     const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
-    for (int64_t i = 0; i < n; i += 32, out += step) {
-      if constexpr (sizeof(T) == 2 && sizeof(E) == 2) {
+    for (int64_t i = 0; i < n; i += 32) {
+      for (int64_t j = i; j < i + 32; j += kLanes) {
+        const f32x16 v = n > j ? load_upto(p + j, n - j) : zero();
+        put(j, kRoundToBf16 ? rounded<bf16>(v) : v);
+      }
+    }
+  }
+  template <class Put>
+  V4NPU_MEMBER void arranged(int64_t row, int64_t k0, bool /*subnormals*/, const Put& put) const {
+    values(row, k0, put);
+  }
+  template <class E>
+  void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
+    if constexpr (sizeof(T) == 2 && sizeof(E) == 2) {
+      const T* p = data + row * stride + k0;
+      const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
+      for (int64_t i = 0; i < n; i += 32, out += step) {
         if (n - i < 32) std::memset(out, 0, 64);
         std::memcpy(out, p + i, n - i < 32 ? static_cast<size_t>(n - i) * 2 : 64);
-      } else {
-        for (int64_t j = 0; j < 32; j += kLanes) {
-          f32x16 v = n - i > j ? load_upto(p + i + j, n - i - j) : zero();
-          if constexpr (kRoundToBf16 && sizeof(E) == 4) {
-            bf16 rounded[kLanes];
-            store(rounded, v);
-            v = load(rounded);
-          }
-          store(out + j, v);
-        }
       }
+    } else {
+      values(row, k0, in_groups(out, step));
     }
   }
 };
@@ -76,32 +106,50 @@ struct E4m3Rows {
   int64_t k;
   int row_shift;
 
+  using Order = InOrder;
   static constexpr int64_t kSegmentBytes = kSegment;
   uint8_t scale_of(int64_t row, int64_t k0) const { return scale[(row >> row_shift) * ((k + 127) / 128) + k0 / 128]; }
   const void* begin(int64_t row) const { return codes + row * k; }
 
-  template <class E>
-  void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
+  // Rows are read a segment at a time, many at once: more streams than the hardware follows.
+  V4NPU_MEMBER const uint8_t* fetch(int64_t row, int64_t k0) const {
     const uint8_t* p = codes + row * k + k0;
-    const uint8_t s = scale_of(row, k0);
-    const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
-    // Rows are read a segment at a time, many at once: more streams than the hardware follows.
     __builtin_prefetch(p + kAhead);
     __builtin_prefetch(p + kAhead + 64);
+    return p;
+  }
+  template <class Put>
+  V4NPU_MEMBER void values(int64_t row, int64_t k0, const Put& put) const {
+    const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
+    const uint8_t* p = fetch(row, k0);
     uint8_t tail[kSegment];
     if (n < kSegment) {
       std::memset(tail, 0, sizeof tail);
       std::memcpy(tail, p, static_cast<size_t>(n));
       p = tail;
     }
+    const f32x16 factor = set1(e8m0_decode(scale_of(row, k0)));
+    for (int64_t i = 0; i < n; i += 32) {
+      put(i, load_e4m3(p + i) * factor);
+      put(i + kLanes, load_e4m3(p + i + kLanes) * factor);
+    }
+  }
+  // Exact, so the same values.
+  template <class Put>
+  V4NPU_MEMBER void arranged(int64_t row, int64_t k0, bool subnormals, const Put& put) const {
+    const float factor = kE4m3Unit * e8m0_decode(scale_of(row, k0));
+    const bool finite = factor <= 0x1.fffffep127f;
+    if (k - k0 < kSegment || !subnormals || !finite || !has_e4m3_units(codes + row * k + k0, kSegment))
+      return values(row, k0, put);
+    const uint8_t* p = fetch(row, k0);
+    for (int64_t i = 0; i < kSegment; i += kLanes) put(i, fma(load_e4m3_units(p + i), set1(factor), zero()));
+  }
+  template <class E>
+  void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
     if constexpr (sizeof(E) == 2 && kHasAmx) {
-      if (n == kSegment && decode_e4m3<kSegment / 32>(p, s, out, step)) return;
+      if (k - k0 >= kSegment && decode_e4m3<kSegment / 32>(fetch(row, k0), scale_of(row, k0), out, step)) return;
     }
-    const f32x16 factor = set1(e8m0_decode(s));
-    for (int64_t i = 0; i < n; i += 32, out += step) {
-      store(out, load_e4m3(p + i) * factor);
-      store(out + kLanes, load_e4m3(p + i + kLanes) * factor);
-    }
+    values(row, k0, in_groups(out, step));
   }
 };
 
@@ -110,6 +158,7 @@ struct E4m3Units {
   const uint8_t* codes;
   int64_t k;
 
+  using Order = InOrder;
   static constexpr int64_t kSegmentBytes = kSegment, kTogether = kSegment;
   struct Segment {
     const uint8_t* p;
@@ -117,8 +166,6 @@ struct E4m3Units {
       return {{load_e4m3_units(p + 32 * i), load_e4m3_units(p + 32 * i + kLanes)}};
     }
   };
-  V4NPU_MEMBER static f32x16 arrange(f32x16 v) { return v; }
-  V4NPU_MEMBER static float reduce(f32x16 v) { return reduce_add(v); }
   bool direct(int64_t row, int64_t k0, int64_t n) const { return has_e4m3_units(codes + row * k + k0, n); }
   V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const { return {codes + row * k + k0}; }
   void decode(int64_t row, int64_t k0, float* out, int64_t /*step*/) const {
@@ -135,13 +182,12 @@ struct E2m1Rows {
   const uint8_t* scale;
   int64_t k;
 
+  using Order = E2m1Order;
   static constexpr int64_t kSegmentBytes = kSegment / 2, kTogether = kChunk;
   struct Segment {
     const uint8_t *p, *scale;
     V4NPU_MEMBER f32x32 at(int64_t i) const { return load_e2m1_scaled(p + 16 * i, scale[i]); }
   };
-  V4NPU_MEMBER static f32x16 arrange(f32x16 v) { return arrange_e2m1(v); }
-  V4NPU_MEMBER static float reduce(f32x16 v) { return reduce_e2m1(v); }
   // Each scale is one of 4..251, whose upper six bits are not all alike.
   bool direct(int64_t row, int64_t k0, int64_t n) const {
     uint32_t alike = 0;
@@ -157,20 +203,40 @@ struct E2m1Rows {
   }
   const void* begin(int64_t row) const { return codes + row * k / 2; }
 
+  V4NPU_MEMBER Segment fetch(int64_t row, int64_t k0) const {
+    const Segment found = segment(row, k0);
+    __builtin_prefetch(found.p + kAhead);
+    return found;
+  }
+  template <class Put>
+  V4NPU_MEMBER void values(int64_t row, int64_t k0, const Put& put) const {
+    const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
+    const Segment found = fetch(row, k0);
+    for (int64_t i = 0; i < n; i += 32) {
+      const f32x16 factor = set1(e8m0_decode(found.scale[i / 32]));
+      put(i, load_e2m1(found.p + i / 2) * factor);
+      put(i + kLanes, load_e2m1(found.p + (i + kLanes) / 2) * factor);
+    }
+  }
+  template <class Put>
+  V4NPU_MEMBER void arranged(int64_t row, int64_t k0, bool /*subnormals*/, const Put& put) const {
+    if (k - k0 < kSegment || !direct(row, k0, kSegment))
+      return values(row, k0, [&](int64_t i, f32x16 v) __attribute__((always_inline)) { put(i, Order::arrange(v)); });
+    const Segment found = fetch(row, k0);
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kSegment / 32; ++i) {
+      const f32x32 v = found.at(i);
+      put(32 * i, v.half[0]);
+      put(32 * i + kLanes, v.half[1]);
+    }
+  }
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
-    const uint8_t* p = codes + (row * k + k0) / 2;
-    const uint8_t* s = scale + (row * k + k0) / 32;
-    __builtin_prefetch(p + kAhead);
-    const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
     if constexpr (sizeof(E) == 2 && kHasAmx) {
-      if (n == kSegment && decode_e2m1(p, s, out, step)) return;
+      const Segment found = fetch(row, k0);
+      if (k - k0 >= kSegment && decode_e2m1(found.p, found.scale, out, step)) return;
     }
-    for (int64_t i = 0; i < n; i += 32, out += step) {
-      const f32x16 factor = set1(e8m0_decode(s[i / 32]));
-      store(out, load_e2m1(p + i / 2) * factor);
-      store(out + kLanes, load_e2m1(p + i / 2 + kLanes / 2) * factor);
-    }
+    values(row, k0, in_groups(out, step));
   }
 };
 

@@ -12,8 +12,8 @@
 //              + - * /   fma(a, b, c) = a * b + c   max min   sqrt   swap_pairs   swap_lanes<W>   round   exp2i   exp
 //              sigmoid   softplus   reduce_add reduce_max first_lane   rounded<T>   kRegisters
 //              f32part: one of the kParts registers of an f32x16, first lanes first, for sums that would not fit at
-//              once: zero_part() load_part(p) store_part(p, v) fma join_parts(parts) transpose(v[16])   above(v, x): a
-//              bit for every lane that is greater than x or NaN
+//              once: zero_part() load_part(p) store_part(p, v) fma join_parts(parts) split_parts(v, parts)
+//              transpose(v[16])   above(v, x): a bit for every lane that is greater than x or NaN
 //   f32x32     half[2]: two f32x16
 //   bits       keep_bits(v, mask)   join_bits   max_bits: the greater as unsigned, so NaN before infinity
 //   formats    load_e4m3(p): 16 codes   load_e2m1(p): 16 codes in 8 bytes, low nibble first

@@ -16,6 +16,8 @@ using Params = MoeExpertsParams;
 // kGroupPairs or fewer of an expert's pairs, which lie in the order of topk_indices.
 struct Expert {
   int32_t index, first, count, tile;  // pairs [first, first + count); its tiles in the group's packed activations
+
+  int64_t columns() const { return count < kTile ? count : kTile; }
 };
 
 struct Plan {
@@ -112,6 +114,7 @@ template <class T, class E, class MakeRows>
 void run(const Params& p, const MakeRows& rows_of) {
   const MoeWorkspace space(p.num_tokens, p.hidden_size, p.intermediate_size, p.num_experts, p.topk, p.num_workers);
   char* const memory = aligned(p.workspace);
+  using W = decltype(rows_of(nullptr, nullptr, 0, 0, 0, 0));
   const int64_t d = p.hidden_size, width = p.intermediate_size;
   const bool quantise = p.official && p.format != Params::Format::kPlain;
   Plan plan{reinterpret_cast<int32_t*>(memory + space.token), reinterpret_cast<float*>(memory + space.weight),
@@ -145,8 +148,8 @@ void run(const Params& p, const MakeRows& rows_of) {
         const Expert& e = plan.experts[i];
         for (int64_t t = 0; t < e.count; t += kTile) {
           const int64_t left = e.count - t, pair = e.first + t;
-          pack(from, index == nullptr ? nullptr : index + pair, pair - base, left < kTile ? left : kTile,
-               e.count < kTile ? e.count : kTile, kp, packed + (e.tile + t / kTile) * kTile * kp);
+          pack<W>(from, index == nullptr ? nullptr : index + pair, pair - base, left < kTile ? left : kTile,
+                  e.count < kTile ? e.count : kTile, kp, packed + (e.tile + t / kTile) * kTile * kp);
         }
       }
     });
@@ -182,8 +185,8 @@ void run(const Params& p, const MakeRows& rows_of) {
         if (d == 0) std::memset(a, 0, static_cast<size_t>(2 * kBlockTokens * kExpertRows) * sizeof(float));
         for (int64_t r = 0; r < n; r += kBlockRows) {  // 2
           const int64_t rows = n - r < kBlockRows ? n - r : kBlockRows;
-          block(w1, r0 + r, rows, x, m, dp, at(a, kRowTiles, 0, r), kRowTiles);
-          block(w3, r0 + r, rows, x, m, dp, at(u, kRowTiles, 0, r), kRowTiles);
+          block(w1, r0 + r, rows, x, m, e.columns(), dp, at(a, kRowTiles, 0, r), kRowTiles);
+          block(w3, r0 + r, rows, x, m, e.columns(), dp, at(u, kRowTiles, 0, r), kRowTiles);
         }
         for (int64_t t = 0; t < m; ++t) {  // 3, 4
           const int64_t pair = e.first + t0 + t;
@@ -208,8 +211,8 @@ void run(const Params& p, const MakeRows& rows_of) {
           const E* h = packed + (e.tile * kTile + t0) * wp;
           for (int64_t r0 = begin; r0 < end; r0 += kBlockRows) {
             const int64_t rows = end - r0 < kBlockRows ? end - r0 : kBlockRows;
-            block(w2, r0, rows, h, m, wp, c, kBlockRows / kTile);  // 5
-            for (int64_t t = 0; t < m; ++t) {                      // 6
+            block(w2, r0, rows, h, m, e.columns(), wp, c, kBlockRows / kTile);  // 5
+            for (int64_t t = 0; t < m; ++t) {                                   // 6
               float* out = p.out + plan.token[e.first + t0 + t] * d + r0;
               for (int64_t r = 0; r < rows; r += kLanes) {
                 T y[kLanes];

@@ -170,6 +170,10 @@ V4NPU_INLINE f32part load_part(const float* p) { return _mm256_loadu_ps(p); }
 V4NPU_INLINE void store_part(float* p, f32part v) { _mm256_storeu_ps(p, v); }
 V4NPU_INLINE f32part fma(f32part a, f32part b, f32part c) { return _mm256_fmadd_ps(a, b, c); }
 V4NPU_INLINE f32x16 join_parts(const f32part (&parts)[kParts]) { return {parts[0], parts[1]}; }
+V4NPU_INLINE void split_parts(f32x16 v, f32part (&parts)[kParts]) {
+  parts[0] = v.lo;
+  parts[1] = v.hi;
+}
 
 // The code, shifted into a float16, is 2^-8 of its value, subnormals included.
 V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) {
