@@ -44,7 +44,8 @@ def load(
 
     Returns:
         The model, with its tokenizer if there is a tokenizer.json. FP8 and FP4 weights stay packed; mHC
-        weights, sinks and biases stay float32. Host memory stays below 1.2 times the tensors kept.
+        weights, sinks and biases stay float32. Host memory stays below 1.2 times the tensors kept. Its weights want
+        no gradients: where one is recorded the reference runs, not the kernels. `model.requires_grad_()` asks for them.
 
     Raises:
         FileNotFoundError: no such checkpoint, or a shard is missing.
@@ -78,6 +79,7 @@ def load(
             _check_ids(f"{path}: tensor {name}", tensor, checkpoint.config.n_routed_experts)
     if absent := out.missing():
         raise ValueError(f"{path}: tensors are missing: {', '.join(absent[:6])}")
+    out.requires_grad_(False)
     if (path / "tokenizer.json").is_file():
         from v4npu import tokenizer
 

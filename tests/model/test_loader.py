@@ -14,6 +14,7 @@ from v4npu import checkpoint
 from v4npu.checkpoint import Checkpoint
 from v4npu.checkpoint_names import layout, scale_name
 from v4npu.checkpoint_random import random_tensors
+from v4npu.model.linear import QUANTISED
 from v4npu.reference.formats import dequantize_weight
 from v4npu.testing.models import TINY
 
@@ -104,6 +105,24 @@ def test_model_does_not_hang_on_the_file(tmp_path: Path) -> None:
     with file.open("r+b") as stream:
         stream.write(bytes(file.stat().st_size))
     assert torch.equal(model(IDS), before)
+
+
+def test_a_plain_call_is_the_one_of_inference_mode() -> None:
+    model = v4npu.load("nano", strict=True)
+    logits = model(IDS)
+    assert not logits.requires_grad
+    with torch.inference_mode():
+        assert torch.equal(model(IDS[:, :-1]), logits[:, :-1])
+
+
+def test_gradients_are_there_to_be_asked_for(tmp_path: Path) -> None:
+    checkpoint.random(tmp_path / "a", CONFIG)
+    model = v4npu.load(tmp_path / "a", dtype="float32", numerics="exact").requires_grad_()
+    model(IDS).square().mean().backward()
+    for name, p in model.named_parameters():
+        fixed = p.dtype in QUANTISED or p.dtype == torch.int64 or name.endswith("gate.bias")
+        untouched = name.startswith("mtp.") or ".indexer." in name  # these have losses of their own
+        assert (p.grad is None) == (fixed or untouched), name
 
 
 NAN = {

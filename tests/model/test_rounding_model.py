@@ -26,7 +26,7 @@ TIES = 0.002
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("rounding") / "model"
     checkpoint.random(path, CONFIG, seed=2)
-    return v4npu.load(path, device="cpu").requires_grad_(False)
+    return v4npu.load(path, device="cpu")
 
 
 def watched(model, *modules):

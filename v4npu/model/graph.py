@@ -116,7 +116,7 @@ def _key(model: Model, step: Step, store: Store) -> Hashable:
     tokens = len(step.lengths)
     if model.device.type != "cpu" or tokens > MAX_TOKENS or any(n != 1 for n in step.lengths):
         return None
-    if step.tables is None or step.trace is not None or torch.is_grad_enabled() or _watched():
+    if step.tables is None or step.trace is not None or _watched():
         return None
     weights = model.addresses()
     if weights is None:

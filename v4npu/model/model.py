@@ -20,7 +20,7 @@ from v4npu.model.graph import run_step
 from v4npu.model.hyper_connection import add_mixes, collapse
 from v4npu.model.inputs import check_ids, mask_spans
 from v4npu.model.install import install, missing
-from v4npu.model.linear import Linear, Norm
+from v4npu.model.linear import QUANTISED, Linear, Norm
 from v4npu.model.memory import WeightMemory
 from v4npu.model.module import Module
 from v4npu.model.run import advance
@@ -40,7 +40,7 @@ class Model(Module):
         numerics: "official" rounds wherever DeepSeek's code does; "exact" quantises no activation, KV row or index key.
         dtype: of activations and unquantised weights: bfloat16, float32 or float64.
         device: where the weights and caches live.
-        strict: results do not depend on batch and chunks, bit for bit.
+        strict: results do not depend on batch and chunks, bit for bit, where no gradient is recorded.
     """
 
     def __init__(
@@ -85,6 +85,16 @@ class Model(Module):
     def missing(self) -> list[str]:
         """Official names of the tensors not installed yet."""
         return missing(self)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Model:
+        """Asks for gradients of what a loss trains: float weights, but no quantised ones and no bias of a gate.
+
+        Of exact numerics: quantised activations pass none on.
+        """
+        for name, p in self.named_parameters():
+            trained = p.is_floating_point() and p.dtype not in QUANTISED and not name.endswith(".gate.bias")
+            p.requires_grad_(requires_grad and trained)
+        return self
 
     def forward(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -48,7 +49,7 @@ class Module(nn.Module):
 
     def addresses(self) -> tuple[int, ...] | None:
         """Where every parameter and buffer of the tree lies; None where a hook or a `forward` of one object's own is
-        to be called."""
+        to be called, or a gradient to be recorded."""
         tree = self.__dict__.get("_tree")
         if tree is None or tree.children != tree.now():
             tree = self.__dict__["_tree"] = _Tree(self)
@@ -73,4 +74,7 @@ class _Tree:
     def addresses(self) -> tuple[int, ...] | None:
         if any(self._hooks) or any("forward" in kept for kept in self._modules):
             return None
-        return tuple([t.data_ptr() for kept in self._tensors for t in kept.values() if t is not None])
+        tensors = [t for kept in self._tensors for t in kept.values() if t is not None]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return None
+        return tuple([t.data_ptr() for t in tensors])
