@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import subprocess
@@ -61,7 +62,8 @@ def altered(path: Path, change) -> Path:
     header = json.loads(data[8 : 8 + length])
     about = json.loads(header["__metadata__"]["cache"])
     change(about)
-    header["__metadata__"]["cache"] = json.dumps(about)
+    description = json.dumps(about)
+    header["__metadata__"].update(cache=description, sha256=hashlib.sha256(description.encode()).hexdigest())
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     out = path.with_name("altered")
@@ -70,7 +72,7 @@ def altered(path: Path, change) -> Path:
 
 
 CHANGES = [
-    (lambda a: a.update(version=2), "cache version must be 1, got 2"),
+    (lambda a: a.update(version=1), "cache version must be 2, got 1"),
     (lambda a: a.update(model="x"), "the cache's model is 'x', this model's is"),
     (lambda a: a.update(numerics="exact"), "the cache's numerics is 'exact', this model's is 'official'"),
     (lambda a: a.update(dtype="float32"), "the cache's dtype is"),
@@ -98,9 +100,10 @@ def test_a_description_that_does_not_fit_is_refused(model, tmp_path: Path, chang
 def test_corrupt_and_truncated_files_are_refused(model, tmp_path: Path) -> None:
     filled(model).save(tmp_path / "cache")
     data = (tmp_path / "cache").read_bytes()
-    (tmp_path / "flipped").write_bytes(data[:-100] + bytes([data[-100] ^ 1]) + data[-99:])
-    with pytest.raises(ValueError, match="does not match its checksum"):
-        model.load_cache(tmp_path / "flipped")
+    for at in (data.index(b'max_tokens\\": 200') + 14, len(data) - 100):
+        (tmp_path / "flipped").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(ValueError, match="does not match its checksum"):
+            model.load_cache(tmp_path / "flipped")
     for size in (0, 7, 1000, len(data) - 1):
         (tmp_path / "short").write_bytes(data[:size])
         with pytest.raises(ValueError, match="short: "):

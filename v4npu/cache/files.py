@@ -29,7 +29,7 @@ from v4npu.shards import Shard, ShardWriter, parse_json
 if TYPE_CHECKING:
     from v4npu.model import Model
 
-FORMAT, VERSION = "v4npu-cache", 1
+FORMAT, VERSION = "v4npu-cache", 2
 SLAB = 128  # blocks per tensor of the file: what is copied at once
 
 
@@ -57,7 +57,8 @@ def save(path: str | Path, cache: Cache, model: Model) -> None:
                 "sequences": [_numbers(s, live) for s in cache.sequences],
                 "sha256": sums,
             }
-            writer.finish({"format": FORMAT, "cache": json.dumps(about)})
+            text = json.dumps(about)
+            writer.finish({"format": FORMAT, "cache": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
         finally:
             writer.close()
         os.replace(writer.path, path)
@@ -69,9 +70,12 @@ def load(path: str | Path, model: Model, store: Store | None = None) -> Cache:
     shard = Shard(path)
     if shard.metadata.get("format") != FORMAT or "cache" not in shard.metadata:
         raise ValueError(f"{path}: must be a cache that v4npu saved")
-    about = parse_json(path, shard.metadata["cache"].encode())
+    text = shard.metadata["cache"].encode()
+    about = parse_json(path, text)
     if about.get("version") != VERSION:
         raise ValueError(f"{path}: cache version must be {VERSION}, got {about.get('version')!r}")
+    if shard.metadata.get("sha256") != hashlib.sha256(text).hexdigest():
+        raise ValueError(f"{path}: cache description does not match its checksum")
     try:
         if store is None:
             policy = about["window_policy"]
