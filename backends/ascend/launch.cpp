@@ -61,6 +61,10 @@ int64_t head_tile(const Tensor& q, int64_t num_tokens, int64_t num_heads) {
                                num_cores(q, Core::kCube));
 }
 
+AscendTopkPlan topk_plan(const Tensor& q, int64_t num_tokens, int64_t width) {
+  return plan_ascend_topk(num_tokens, width, num_cores(q, Core::kVector));
+}
+
 int64_t blocks_of(const Tensor& x, Core core, int64_t pieces) { return std::min(pieces, num_cores(x, core)); }
 
 void launch_packed(const std::string& kernel, Core core, int64_t pieces, const Tensor& x, void* arguments,

@@ -42,6 +42,9 @@ AscendTiles tiles_of(const Tensor& x, int64_t num_tokens, int64_t num_rows, int6
 // How many heads of a token an attention kernel takes at a time.
 int64_t head_tile(const Tensor& q, int64_t num_tokens, int64_t num_heads);
 
+// How indexer_topk deals its tokens to the vector cores.
+AscendTopkPlan topk_plan(const Tensor& q, int64_t num_tokens, int64_t width);
+
 // How many blocks a launch of that many pieces of work has: at most one to a core.
 int64_t blocks_of(const Tensor& x, Core core, int64_t pieces);
 

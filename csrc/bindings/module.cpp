@@ -114,6 +114,10 @@ PYBIND11_MODULE(_C, m) {
         py::arg("num_rows"), py::arg("groups"), py::arg("num_cores"));
   m.def("plan_ascend_head_tile", &v4npu::plan_ascend_head_tile, py::arg("element_bytes"), py::arg("num_tokens"),
         py::arg("num_heads"), py::arg("num_cores"));
+  py::class_<v4npu::AscendTopkPlan>(m, "AscendTopkPlan")
+      .def_readonly("tokens", &v4npu::AscendTopkPlan::tokens)
+      .def_readonly("parts", &v4npu::AscendTopkPlan::parts);
+  m.def("plan_ascend_topk", &v4npu::plan_ascend_topk, py::arg("num_tokens"), py::arg("width"), py::arg("num_cores"));
   m.def("ascend_architecture", &v4npu::ascend_architecture, py::arg("soc"));
   m.def("plan_cpu_query_tile", &v4npu::plan_cpu_query_tile, py::arg("num_heads"), py::arg("head_dim"), py::arg("caps"));
   m.def("plan_cpu_head_group", &v4npu::plan_cpu_head_group, py::arg("head_dim"), py::arg("caps"));

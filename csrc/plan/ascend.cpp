@@ -42,4 +42,13 @@ int64_t plan_ascend_head_tile(int64_t element_bytes, int64_t num_tokens, int64_t
   return tile;
 }
 
+AscendTopkPlan plan_ascend_topk(int64_t num_tokens, int64_t width, int64_t num_cores) {
+  constexpr int64_t kScores = (int64_t{64} << 20) / 4, kTile = 2048;
+  const auto parts = [](int64_t size, int64_t of) { return (size + of - 1) / of; };
+  int64_t tokens = std::max<int64_t>(1, kScores / std::max<int64_t>(1, width));
+  if (tokens > num_cores) tokens -= tokens % num_cores;
+  tokens = std::max<int64_t>(1, std::min(tokens, num_tokens));
+  return {tokens, std::max<int64_t>(1, std::min(parts(num_cores, tokens), parts(width, kTile)))};
+}
+
 }  // namespace v4npu

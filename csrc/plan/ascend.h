@@ -31,4 +31,11 @@ AscendTiles plan_ascend_tiles(int architecture, int64_t num_tokens, int64_t num_
 // where cores would have nothing to do. No result depends on it.
 int64_t plan_ascend_head_tile(int64_t element_bytes, int64_t num_tokens, int64_t num_heads, int64_t num_cores);
 
+// How indexer_topk goes about tokens that have room for `width` entries each: the scores of some tokens at a time, at
+// most 64 MiB or those of one token, in as many parts as give every vector core one, unless a part is a tile of 2048.
+struct AscendTopkPlan {
+  int64_t tokens, parts;
+};
+AscendTopkPlan plan_ascend_topk(int64_t num_tokens, int64_t width, int64_t num_cores);
+
 }  // namespace v4npu

@@ -182,6 +182,7 @@ def test_no_rows(emulated, op):
         "fp8_linear": (torch.empty(0, 32), None, *quantize_weight_fp8(torch.ones(4, 32)), torch.float32),
         "fp4_linear": (torch.empty(0, 32), None, *quantize_weight_fp4(torch.ones(4, 32)), torch.float32),
         "indexer_scores": indexer_case(torch.float32, 2, 8, lengths=((0, 8), (0, 0))),
+        "indexer_topk": (*indexer_case(torch.float32, 2, 8, lengths=((0, 8), (0, 0)))[:-1], 3, False),
         "moe_experts": (*experts_problem(0, 4, "fp4"), 10.0, True),
         **{a: problem(a, 16, False, False, shape=Shape((0, 0), (8, 9))) for a in ATTENTIONS},
     }

@@ -1,109 +1,116 @@
-"""Sorting and the top-k kernel made of it: exact, the smaller index first among equal scores; its seeded faults."""
+"""The top-k kernels and the sorting in them: exact, the smaller index first among equal scores; seeded faults."""
 
 from __future__ import annotations
-
-import re
-from pathlib import Path
 
 import pytest
 import torch
 from fault_list import Faults, message, mutant
+from indexer_cases import indexer_case
 from test_kernels import ARCHS, normal
 
-from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source, skus
+from v4npu import reference
+from v4npu.testing.ascend import KernelFault, Kernels, Source, skus
+from v4npu.testing.ascend_ops import EmulatedOps
 
-TOPK = Source("topk.asc", Path(__file__).with_name("topk.asc").read_text())
+TOPK = Source.of("indexer_topk")
 
 FAULTS: Faults = {
     "scores not aligned": (
-        "Get<float>(), in, index.ReinterpretCast<uint32_t>(), kTile / kRun",
-        "Get<float>(), in[8], index.ReinterpretCast<uint32_t>(), 1",
+        "Get<float>(), score, index.ReinterpretCast<uint32_t>(), kTopkTile / kRun",
+        "Get<float>(), score[8], index.ReinterpretCast<uint32_t>(), 1",
         r"Sort32 at <AscendC::Sort32> \(pipe V\): misaligned, byte 32 of the VECIN queue of <InitBuffer(score_queue_>,"
         r" buffer 0 is not a multiple of 128 bytes",
     ),
     "pairs not aligned": (
-        "Sort32(pair_buffer_[0].Get<float>(), in, index.ReinterpretCast<uint32_t>(), kTile / kRun",
-        "Sort32(pair_buffer_[0].Get<float>()[8], in, index.ReinterpretCast<uint32_t>(), 1",
+        "Sort32(pair_buffer_[0].Get<float>(), score, index.ReinterpretCast<uint32_t>(), kTopkTile / kRun",
+        "Sort32(pair_buffer_[0].Get<float>()[8], score, index.ReinterpretCast<uint32_t>(), 1",
         r"Sort32 at <AscendC::Sort32> \(pipe V\): misaligned, byte 32 of the buffer of .* not a multiple of 256 bytes",
     ),
     "destination overflows": (
-        "kTile / kRun);", "kTile / kRun + 1);",
-        r"Sort32 at <kTile / kRun> \(pipe V\) overflows by 128 bytes: 8320 from byte 0 of the VECIN queue",
+        "kTopkTile / kRun);", "kTopkTile / kRun + 1);",
+        r"Sort32 at <kTopkTile / kRun> \(pipe V\) overflows by 128 bytes: 8320 from byte 0 of the VECIN queue",
     ),
     "too many repeats": (
-        "best, kept_ / kRun", "best, 256", r"Extract at <best, 256> \(pipe V\): more than 255 repeats",
+        "best(), kept_ / kRun", "best(), 256", r"Extract at <best(), 256> \(pipe V\): more than 255 repeats",
     ),
     "queue too long": (
         "lengths[4] = {kept_, kept_, 0, 0}", "lengths[4] = {4096, kept_, 0, 0}",
-        r"MrgSort at <AscendC::MrgSort(merged> \(pipe V\): a queue of more than 4095 pairs",
+        r"MrgSort at <AscendC::MrgSort(best> \(pipe V\): a queue of more than 4095 pairs",
     ),
     "wrong queues": (
         "MrgSort4Info(lengths, false, 3, 1)", "MrgSort4Info(lengths, false, 2, 1)",
-        r"MrgSort at <AscendC::MrgSort(merged> \(pipe V\): validBit must be 3, 7 or 15",
+        r"MrgSort at <AscendC::MrgSort(best> \(pipe V\): validBit must be 3, 7 or 15",
     ),
     "queue that is not sorted": (
-        "pair_buffer_[1].Get<float>(), 4 * kRun);", "pair_buffer_[1].Get<float>(), 16 * kRun);",
-        r"MrgSort at <AscendC::MrgSort(to> \(pipe V\): a queue that is not sorted",
+        "merge_by_fours(0, 4 * kRun);", "merge_by_fours(0, 16 * kRun);",
+        r"MrgSort at <AscendC::MrgSort(pair> \(pipe V\): a queue that is not sorted",
     ),
     "merge in place": (
-        "(pair_buffer_[1].Get<float>(), pair_buffer_[0]", "(pair_buffer_[0].Get<float>(), pair_buffer_[0]",
-        r"MrgSort at <AscendC::MrgSort(to> \(pipe V\): byte 0 of the buffer of .* overlaps a source",
+        "AscendC::MrgSort(pair_buffer_[to].Get<float>(),", "AscendC::MrgSort(from,",
+        r"MrgSort at <AscendC::MrgSort(from> \(pipe V\): byte 0 of the buffer of .* overlaps a source",
     ),
     "queues apart": (
         "from[step], from[2", "from[step + 2], from[2",
-        r"MrgSort at <AscendC::MrgSort(to> \(pipe V\): repeats want four queues of a length, one behind the other",
+        r"MrgSort at <AscendC::MrgSort(pair> \(pipe V\): repeats want four queues of a length, one behind the other",
     ),
+    "sorts a NaN": ("    put_in_order(score);\n", "", r"Sort32 at <AscendC::Sort32> \(pipe V\): a NaN"),
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def topk(cache):
-    built = {}
-
-    def on(sku, scores, k, suffix="", num_blocks=2, **options):
-        arch = skus()[sku]
-        if arch not in built:
-            mutants = [mutant(TOPK, fault, "topk", f"_{i}") for i, fault in enumerate(FAULTS.values())]
-            built[arch] = Kernels([TOPK, *(mutants if arch == 2201 else [])], arch, cache)
-        rows, n = scores.shape
-        values, indices = torch.full((rows, k), torch.nan), torch.full((rows, k), -7, dtype=torch.int32)
-        arguments = (In(scores), Out(values), Out(indices), rows, n, k)
-        report = built[arch].launch(f"topk{suffix}", sku, num_blocks, *arguments, **options)
-        return values, indices, report
-
-    return on
+def picks(scores, k):
+    """The k best as the contract has them; a NaN is the largest, for torch too."""
+    found, index = (x[:, :k] for x in scores.sort(dim=1, descending=True, stable=True))
+    return torch.nn.functional.pad(index.masked_fill(found == -torch.inf, -1), (0, k - index.shape[1]), value=-1).int()
 
 
-@pytest.mark.parametrize("n,k", [(1, 1), (33, 32), (2047, 5), (2048, 512), (2049, 1024), (6000, 100), (4104, 1)])
+def seen(scores, first=0):
+    """Three queries in a row see all but two of the scores, all but one, and all."""
+    n = scores.shape[1]
+    hidden = torch.arange(n) >= n - 2 + torch.arange(len(scores))[:, None]
+    return (
+        scores.masked_fill(hidden, -torch.inf),
+        torch.tensor([0, first + 3]).int(),
+        torch.tensor([n - 3 - first]).int(),
+    )
+
+
+@pytest.mark.parametrize("n,k,parts", [
+    (3, 1, 1), (33, 32, 1), (2047, 5, 4), (2048, 512, 1), (2050, 1024, 3), (9000, 100, 2), (6200, 2048, 3),
+])  # fmt: skip
 @pytest.mark.parametrize("sku", ARCHS)
-def test_exact_and_the_smaller_index_first(topk, sku, n, k):
+def test_exact_and_the_smaller_index_first(emulated, sku, n, k, parts):
     coarse = (2 * normal(3, n)).round()  # many equal scores, zeros of both signs
     coarse[1, : n // 2] = -torch.inf
-    for scores in (normal(3, n), coarse):
-        values, indices, report = topk(sku, scores, k)
-        exact = scores.sort(dim=1, descending=True, stable=True)
-        assert torch.equal(values, exact.values[:, :k])
-        assert torch.equal(indices.long(), exact.indices[:, :k])
-        stated = int(re.search(r"total (\d+)", TOPK.text)[1])
-        assert report.ub_bytes == stated
+    broken = coarse.clone()
+    broken[:, ::3] = torch.tensor([torch.nan, torch.inf, -torch.nan]).repeat(n)[: len(broken[0, ::3])]
+    for scores in (normal(3, n), coarse, broken):
+        for first in (0, 2):
+            visible, cu, start = seen(scores, first)
+            got = emulated(sku).indexer_select(scores, cu, start, 1, k, first, parts)
+            assert torch.equal(got, picks(visible, k))
+
+
+@pytest.mark.parametrize("dtype,official", [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_picks_of_ragged_queries_however_they_are_dealt(emulated, sku, dtype, official):
+    """Small integers, whose scores are exact and often equal; a token is behind the last sequence."""
+    lengths = ((3, 9000), (0, 9), (7, 20), (1, 8300), (2, 0))
+    q, weights, keys, *rest, _ = indexer_case(dtype, 3, 16, lengths, official=official)
+    args = (q.round(), weights.round(), keys.round(), *rest)
+    for topk, parts, at_a_time in ((512, 1, 13), (40, 2, 4), (512, 3, 13)):
+        wanted = reference.indexer_topk(*args, topk, official)
+        assert torch.equal(emulated(sku).indexer_topk(*args, topk, official, at_a_time, parts), wanted)
+    cu = args[4] - (args[4] == 13).int()
+    got = emulated(sku).indexer_topk(*args[:4], cu, *args[5:], 9, official, 13, 2)
+    assert (got[12] == -1).all() and torch.equal(got[:12], emulated(sku).indexer_topk(*args, 9, official, 13, 1)[:12])
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_fault(topk, fault):
-    suffix = f"_{list(FAULTS).index(fault)}"
-    expected = message(mutant(TOPK, FAULTS[fault], "topk", suffix), FAULTS[fault][2])
-    with pytest.raises(KernelFault, match=expected):
-        topk(ARCHS[0], normal(1, 5000), 64, suffix)
-
-
-def test_nan_is_refused(topk):
-    with pytest.raises(KernelFault, match=r"Sort32 at .*: a NaN"):
-        topk(ARCHS[0], torch.full((1, 4), torch.nan), 1)
-
-
-@pytest.mark.parametrize("sku", ARCHS)
-def test_every_wait_is_missed(topk, sku):
-    scores = normal(5, 5000)
-    for wait in topk(sku, scores, 64, num_blocks=1)[2].waits:
-        with pytest.raises(KernelFault, match=r"race: .* at topk\.asc:\d+ .*: no "):
-            topk(sku, scores, 64, num_blocks=1, ignored_wait=wait)
+def test_fault(cache, fault):
+    mutants = [mutant(TOPK, fault, "indexer_topk_select", f"_{i}") for i, fault in enumerate(FAULTS.values())]
+    place = list(FAULTS).index(fault)
+    ops = EmulatedOps(Kernels(mutants, skus()[ARCHS[0]], cache), ARCHS[0], 2, suffix=f"_{place}")
+    scores = normal(3, 5000)
+    scores[0, 7] = torch.nan
+    with pytest.raises(KernelFault, match=message(mutants[place], FAULTS[fault][2])):
+        ops.indexer_select(scores, *seen(scores)[1:], 1, 64)

@@ -134,6 +134,19 @@ def test_tiles_of_heads_keep_every_cube_core_busy(element: int, tokens: int, hea
     assert _C.plan_ascend_head_tile(element, tokens, heads, 24) == tile
 
 
+@pytest.mark.parametrize(
+    ("tokens", "width", "wanted"),
+    [(1, 262144, (1, 48)), (1, 8192, (1, 4)), (8, 262144, (8, 6)), (4096, 1024, (4096, 1)), (4096, 262144, (48, 1)),
+     (4096, 1 << 23, (2, 24)), (4096, 1 << 26, (1, 48)), (0, 64, (1, 1)), (3, 0, (3, 1))],
+)  # fmt: skip
+def test_scores_to_pick_from_are_bounded_and_every_vector_core_has_some(
+    tokens: int, width: int, wanted: tuple[int, int]
+) -> None:
+    plan = _C.plan_ascend_topk(tokens, width, 48)
+    assert (plan.tokens, plan.parts) == wanted
+    assert plan.tokens == 1 or plan.tokens * width * 4 <= 64 << 20
+
+
 @pytest.mark.parametrize("op", ["", "rms_nor", "rms_norm(", "v4npu::rms_norm"])
 def test_an_unknown_op_is_refused_by_name(op: str) -> None:
     with pytest.raises(ValueError, match=r"op must be a declared operator, got"):

@@ -14,11 +14,11 @@ constexpr int32_t kPlanWords = 1024;
 constexpr int32_t kPlanRecord = 4;
 constexpr int32_t kTileEntries = 64;
 
-// Tokens of sequences; they come in ascending order.
+// Tokens of sequences; they come in ascending order. Token 0 is the call's `first_token`.
 class QueryTokens {
  public:
-  __aicore__ inline QueryTokens(GM_ADDR cu_seqlens_q, GM_ADDR start_pos, int64_t num_seqs)
-      : num_seqs_(static_cast<int32_t>(num_seqs)) {
+  __aicore__ inline QueryTokens(GM_ADDR cu_seqlens_q, GM_ADDR start_pos, int64_t num_seqs, int64_t first_token = 0)
+      : num_seqs_(static_cast<int32_t>(num_seqs)), first_token_(first_token) {
     cu_seqlens_q_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(cu_seqlens_q), num_seqs + 1);
     start_pos_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(start_pos), num_seqs);
     select(0);
@@ -27,8 +27,8 @@ class QueryTokens {
   __aicore__ inline void select(int32_t sequence) {
     sequence_ = sequence;
     if (sequence_ >= num_seqs_) return;
-    first_ = cu_seqlens_q_.GetValue(sequence);
-    last_ = cu_seqlens_q_.GetValue(sequence + 1);
+    first_ = cu_seqlens_q_.GetValue(sequence) - first_token_;
+    last_ = cu_seqlens_q_.GetValue(sequence + 1) - first_token_;
     start_ = start_pos_.GetValue(sequence);
   }
 
@@ -46,7 +46,7 @@ class QueryTokens {
  private:
   AscendC::GlobalTensor<int32_t> cu_seqlens_q_, start_pos_;
   int32_t num_seqs_, sequence_ = 0;
-  int64_t first_ = 0, last_ = 0, start_ = 0;
+  int64_t first_token_, first_ = 0, last_ = 0, start_ = 0;
 };
 
 // The entries that a token sees.
@@ -54,8 +54,8 @@ class VisibleEntries : public QueryTokens {
  public:
   // width: entries that a sequence has room for.
   __aicore__ inline VisibleEntries(GM_ADDR cu_seqlens_q, GM_ADDR start_pos, int64_t num_seqs, int64_t ratio,
-                                   int64_t width)
-      : QueryTokens(cu_seqlens_q, start_pos, num_seqs), ratio_(ratio), width_(width) {}
+                                   int64_t width, int64_t first_token)
+      : QueryTokens(cu_seqlens_q, start_pos, num_seqs, first_token), ratio_(ratio), width_(width) {}
 
   // Of a token of this sequence.
   __aicore__ inline int64_t of(int64_t token) const {

@@ -3,8 +3,9 @@
 //   1 to 5 as in indexer_scores.h   6 the topk largest visible scores, best first; among equal scores the smaller index
 //     A NaN counts as the largest score, and all NaN as equal
 //   7 -1 where fewer than topk entries are visible or their scores are -inf
-// Indices are bitwise equal in every backend for equal scores. The scores of a query never exist all at once: a
-// kernel keeps the running best of a tile, so that memory does not grow with tokens times context.
+// Indices are bitwise equal in every backend for equal scores. The scores of all queries never exist at once: a kernel
+// keeps the running best of a tile, or goes through a bounded number of scores at a time, so that memory does not grow
+// with tokens times context.
 #pragma once
 
 #include <cstdint>
