@@ -76,9 +76,15 @@ def generate(
     loaded = _load(model, device, dtype, numerics)
     ids = _prompt_ids(loaded, prompt, chat, think)
     guesses = Acceptance()
-    sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    speculation = {"draft_tokens": draft_tokens, "acceptance": guesses}
-    tokens = loaded.generate(ids, max_new_tokens=max_new_tokens, **sampling, **speculation)
+    tokens = loaded.generate(
+        ids,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        draft_tokens=draft_tokens,
+        acceptance=guesses,
+    )
     assert loaded.tokenizer is not None
     stream, text, times = loaded.tokenizer.stream(), "", [time.perf_counter()]
     if prompt is not None and not as_json:

@@ -6,11 +6,11 @@ The only module that names devices. A driver or vendor plugin is touched only wh
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import os
 import platform
 import sys
+import textwrap
 import threading
 import warnings
 from collections.abc import Iterator
@@ -75,7 +75,11 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{name:9} {version}" for name, version in self.versions.items()]
         lines += ["", *map(str, self.devices), "", f"operators on {self.device}:"]
-        lines += [f"  {e.op:18} {e.variant:10} {e.reason}" for e in self.ops]
+        alike: dict[str, list[str]] = {}
+        for e in self.ops:
+            alike.setdefault(f"  {e.variant}: {e.reason}", []).append(e.op)
+        for line, ops in alike.items():
+            lines += [line, textwrap.fill(", ".join(ops), 100, initial_indent="    ", subsequent_indent="    ")]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,8 +110,7 @@ def _import_torch_npu() -> str:
 def status(kind: str) -> DeviceStatus:
     """Whether devices of `kind` ("cpu", "cuda", "npu") can be used now."""
     if kind == "cpu":
-        caps = _caps("cpu")
-        isas = _C.cpu_isas()
+        caps, isas = _caps("cpu"), _C.cpu_isas()
         kernels = f"kernels: {caps.only or isas[0]} (V4NPU_CPU_ISA chooses among {', '.join(isas)})"
         return DeviceStatus("cpu", 1, "", (f"{' '.join([caps.name, *caps.features])}; {kernels}",))
     if kind == "cuda":
@@ -182,7 +185,7 @@ def _parse(device: str) -> tuple[str, int]:
     return kind, int(index or 0)
 
 
-def explain(op: str, device: str = "auto", soc: str | None = None, **dims: Any) -> Explanation:
+def explain(op: str, device: str | torch.device = "auto", soc: str | None = None, **dims: Any) -> Explanation:
     """Which kernel would serve `op`, without running it; the device need not be present.
 
     Args:
@@ -196,11 +199,11 @@ def explain(op: str, device: str = "auto", soc: str | None = None, **dims: Any) 
     """
     if op not in _C.op_names():
         raise ValueError(f"v4npu.explain: op must be one of {', '.join(_C.op_names())}, got {op!r}")
-    kind = resolve(device).type if device == "auto" else _parse(device)[0]
+    kind = resolve(device).type if device == "auto" else _parse(str(device))[0]
     caps = _caps(kind)
     if soc is not None:
-        if kind == "cpu":
-            raise ValueError(f"v4npu.explain: soc must be None for the cpu, got {soc!r}")
+        if kind == "cpu" or not soc or not isinstance(soc, str):
+            raise ValueError(f"v4npu.explain: soc must be the name of a chip, None for the cpu, got {soc!r}")
         caps.name, caps.available = soc, True
     plan = _C.plan(op, caps)
     return Explanation(op, kind, soc, plan.variant, plan.reason, dims)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,9 @@ class Sampling:
     """How tokens are chosen, with a random generator of its own."""
 
     def __init__(self, device: torch.device, temperature: float, top_p: float, seed: int | None) -> None:
+        for name, value in (("temperature", temperature), ("top_p", top_p)):
+            if not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number, got {value!r}")
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
         if not 0 < top_p <= 1:
@@ -53,7 +56,7 @@ class Sampling:
         return (int(probs.argmax()) if self.temperature == 0 else self.draw(probs)), probs
 
 
-def prompt_ids(model: Model, prompt: str | list[int] | Tensor, max_new_tokens: int = 0) -> list[int]:
+def prompt_ids(model: Model, prompt: str | Sequence[int] | Tensor, max_new_tokens: int = 0) -> list[int]:
     """The ids of a prompt: text after the token that begins a document, if the tokenizer has one; ids as they are.
 
     Raises:
@@ -61,6 +64,7 @@ def prompt_ids(model: Model, prompt: str | list[int] | Tensor, max_new_tokens: i
     """
     if type(max_new_tokens) is not int or max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be an integer of at least 0, got {max_new_tokens!r}")
+    ids: list[Any]
     if isinstance(prompt, str):
         if model.tokenizer is None:
             raise ValueError("prompt: this checkpoint has no tokenizer.json, give ids instead of text")
@@ -70,10 +74,15 @@ def prompt_ids(model: Model, prompt: str | list[int] | Tensor, max_new_tokens: i
         ids = ([] if bos is None else [bos]) + model.tokenizer.encode(prompt)
     else:
         if isinstance(prompt, Tensor):
-            if prompt.dim() != 1:
-                raise ValueError(f"prompt must be one sequence [num_tokens], got a tensor {list(prompt.shape)}")
-            prompt = prompt.tolist()
-        ids, size = list(prompt), model.config.vocab_size
+            if prompt.dim() != 1 and (prompt.dim() != 2 or len(prompt) != 1):
+                shape = list(prompt.shape)
+                raise ValueError(f"prompt must be one sequence, [num_tokens] or [1, num_tokens], got a tensor {shape}")
+            ids = prompt.flatten().tolist()
+        elif isinstance(prompt, Sequence) and not isinstance(prompt, (bytes, bytearray)):
+            ids = [*prompt]
+        else:
+            raise TypeError(f"prompt must be text or integer ids, got {type(prompt).__name__}")
+        size = model.config.vocab_size
         if not ids:
             raise ValueError("prompt must not be empty")
         if wrong := [i for i in ids if type(i) is not int or not 0 <= i < size]:
@@ -86,7 +95,7 @@ def prompt_ids(model: Model, prompt: str | list[int] | Tensor, max_new_tokens: i
 
 def generate(
     model: Model,
-    prompt: str | list[int] | Tensor,
+    prompt: str | Sequence[int] | Tensor,
     *,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
@@ -99,7 +108,7 @@ def generate(
     """Continues a prompt, piece by piece.
 
     Args:
-        prompt: text (control tokens in it are plain text), or ids.
+        prompt: text (control tokens in it are plain text), or the ids of one sequence, also [1, num_tokens].
         max_new_tokens: how many tokens at most.
         temperature: 0 is greedy.
         top_p: sample from the smallest set of tokens that holds this much probability.

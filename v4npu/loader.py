@@ -57,6 +57,8 @@ def load(
     known = ("auto", *DTYPES, *DTYPES.values())
     if dtype not in known:
         raise ValueError(f"v4npu.load: dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
+    if not isinstance(model, (str, Path)):
+        raise TypeError(f'v4npu.load: model must be "nano" or a directory, got {type(model).__name__}')
     path = NANO if str(model) == "nano" else Path(model)
     target = devices.resolve(device)
     checkpoint = Checkpoint(path)
@@ -72,6 +74,10 @@ def load(
         device=target,
         strict=strict,
     )
+    if (path / "tokenizer.json").is_file():
+        from v4npu import tokenizer
+
+        out.tokenizer = tokenizer.load(path)
     for name in _with_progress(checkpoint):
         tensor = place(out, name, *checkpoint.spec(name))
         checkpoint.copy(name, tensor)
@@ -79,12 +85,7 @@ def load(
             _check_ids(f"{path}: tensor {name}", tensor, checkpoint.config.n_routed_experts)
     if absent := out.missing():
         raise ValueError(f"{path}: tensors are missing: {', '.join(absent[:6])}")
-    out.requires_grad_(False)
-    if (path / "tokenizer.json").is_file():
-        from v4npu import tokenizer
-
-        out.tokenizer = tokenizer.load(path)
-    return out
+    return out.requires_grad_(False)
 
 
 def _check_ids(where: str, ids: Tensor, experts: int) -> None:

@@ -118,8 +118,11 @@ def test_explain_refuses_what_it_does_not_know() -> None:
         v4npu.explain("csa")
     with pytest.raises(ValueError, match="device must be"):
         v4npu.explain("gate", device="tpu")
-    with pytest.raises(ValueError, match="soc must be None for the cpu"):
+    with pytest.raises(ValueError, match="soc must be the name of a chip, None for the cpu"):
         v4npu.explain("gate", device="cpu", soc="ascend950dt")
+    with pytest.raises(ValueError, match="soc must be the name of a chip, None for the cpu, got 950"):
+        v4npu.explain("gate", device="npu", soc=950)  # type: ignore[arg-type]
+    assert v4npu.explain("gate", device=torch.device("cpu")) == v4npu.explain("gate", device="cpu")
 
 
 ASK = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from itertools import pairwise
 
@@ -135,6 +136,8 @@ def test_refusals(model) -> None:
         model(ids(11, 2), cache=cache)
     with pytest.raises(ValueError, match="belongs to another model"):
         models.model(dtype="float32", numerics="exact")(ids(3, 2), cache=cache)
+    with pytest.raises(TypeError, match="cache must be one of new_cache or load_cache, got tuple"):
+        model(ids(3, 2), cache=())
     with pytest.raises(ValueError, match="row 1 is not"):
         model(ids(3, 2), attention_mask=torch.tensor([[1, 1, 0], [1, 0, 1]]), cache=cache)
     with pytest.raises(ValueError, match=r"attention_mask must be \[2, 3\]"):
@@ -159,7 +162,7 @@ def test_a_fork_may_outlive_its_cache_but_not_its_model() -> None:
     with torch.inference_mode():
         cache = model.new_cache(1, 60)
         model(ids(30), cache=cache)
-        fork = cache.fork()
+        fork = copy.deepcopy(copy.copy(cache.fork()))  # copies are forks
         del cache
         assert torch.equal(model(ids(40)[:, 30:], cache=fork).argmax(-1), model(ids(40))[:, 30:].argmax(-1))
     del model

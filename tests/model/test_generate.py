@@ -55,6 +55,7 @@ def test_prefill_then_one_token_at_a_time():
     model = Counter()
     assert list(generate(model, [3, 4, 5], max_new_tokens=4)) == [6, 7, 8, 9]
     assert model.calls == [[[3, 4, 5]], [[6]], [[7]], [[8]]] and model.caches == [(1, 7)]
+    assert list(generate(model, torch.tensor([[3, 4, 5]]), max_new_tokens=2)) == [6, 7]  # as the model takes ids
 
 
 def test_text_in_text_out_and_ids_in_ids_out():
@@ -146,6 +147,18 @@ def test_logits_that_are_not_finite(bad, temperature):
 )  # fmt: skip
 def test_wrong_arguments_are_named_at_once(prompt, options, culprit):
     with pytest.raises(ValueError, match=culprit):
+        generate(Counter(), prompt, **options)
+
+
+@pytest.mark.parametrize(
+    "prompt, options, culprit",
+    [
+        (None, {}, "prompt .* got NoneType"), (b"abc", {}, "prompt .* got bytes"), ({1: 2}, {}, "prompt .* got dict"),
+        ([1], {"temperature": "0"}, "temperature"), ([1], {"top_p": None}, "top_p"),
+    ],
+)  # fmt: skip
+def test_wrong_types_are_named_at_once(prompt, options, culprit):
+    with pytest.raises(TypeError, match=culprit):
         generate(Counter(), prompt, **options)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from v4npu import checkpoint
 from v4npu.checkpoint import Checkpoint
 from v4npu.checkpoint_names import layout, scale_name
 from v4npu.checkpoint_random import random_tensors
+from v4npu.loader import NANO
 from v4npu.model.linear import QUANTISED
 from v4npu.reference.formats import dequantize_weight
 from v4npu.testing.models import TINY
@@ -105,6 +108,20 @@ def test_model_does_not_hang_on_the_file(tmp_path: Path) -> None:
     with file.open("r+b") as stream:
         stream.write(bytes(file.stat().st_size))
     assert torch.equal(model(IDS), before)
+
+
+def test_weights_travel_alone_and_are_not_converted() -> None:
+    model, file = v4npu.load("nano"), io.BytesIO()
+    torch.save(model.state_dict(), file)
+    assert file.tell() < 1.05 * Checkpoint(NANO).nbytes  # no other weight's bytes
+    file.seek(0)
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(torch.load(file))
+    assert torch.equal(copied(IDS), model(IDS))
+    for change in (model.float, model.bfloat16, lambda: model.to("meta")):
+        with pytest.raises(TypeError, match="neither converted nor moved"):
+            change()
+    assert torch.equal(model.to("cpu").share_memory()(IDS), copied(IDS))
 
 
 def test_a_plain_call_is_the_one_of_inference_mode() -> None:

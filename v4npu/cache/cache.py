@@ -52,6 +52,12 @@ class Cache:
             raise ValueError("fork: the model of this cache is gone")
         return Cache(model, self.store, [s.fork() for s in self.sequences], self.max_tokens, self.draft)
 
+    def __copy__(self) -> Cache:
+        return self.fork()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Cache:
+        return self.fork()
+
     def rollback(self, num_tokens: int) -> None:
         """Forgets everything after `num_tokens` tokens of every sequence.
 

@@ -159,6 +159,8 @@ class Config:
             )
         for name in ("rope_theta", "compress_rope_theta"):
             _number(name, getattr(self, name), 1.0)
+        if self.rope_scaling and self.compress_rope_theta == 1:
+            raise ValueError("compress_rope_theta must be above 1 with rope_scaling, got 1")
 
     def _check_choices(self) -> None:
         if self.scoring_func != "sqrtsoftplus":

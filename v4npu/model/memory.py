@@ -23,6 +23,9 @@ class WeightMemory:
         self._device = device
         self._left = torch.empty(0, dtype=torch.uint8)
 
+    def __reduce__(self) -> tuple[type[WeightMemory], tuple[torch.device]]:
+        return WeightMemory, (self._device,)  # copies of a model do not take what is left here
+
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """An uninitialised tensor."""
         if self._device.type != "cpu":
@@ -33,6 +36,6 @@ class WeightMemory:
             self._left = torch.empty(max(taken, self.CHUNK), dtype=torch.uint8)
             _C.advise_large_pages(self._left.data_ptr(), self._left.numel())
         own, self._left = self._left[:size], self._left[taken:]
-        return (
-            own.view(dtype).view(shape).data
-        )  # a version of its own: changing one weight in place is not changing all
+        # A storage and a version of its own: changing, saving or sending one weight concerns no other.
+        at = own.storage_offset()
+        return torch.empty(0, dtype=dtype).set_(own.untyped_storage()[at : at + size]).view(shape)

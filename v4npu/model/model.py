@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from v4npu.cache import Cache, Sequence, Store
 from v4npu.device import fixed_order
+from v4npu.generate import generate
 from v4npu.model.block import Block, MTPBlock
 from v4npu.model.config import Config
 from v4npu.model.graph import run_step
@@ -85,6 +86,13 @@ class Model(Module):
     def missing(self) -> list[str]:
         """Official names of the tensors not installed yet."""
         return missing(self)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Model:
+        """What nn.Module moves and converts by: scales, weights that are kept wider and caches cannot follow."""
+        scale = torch.empty(0, dtype=torch.float8_e8m0fnu, device=self.device)
+        if (after := fn(scale)).dtype != scale.dtype or after.device != scale.device:
+            raise TypeError("a v4npu model is neither converted nor moved: v4npu.load(dtype=..., device=...) it so")
+        return super()._apply(fn, recurse)
 
     def requires_grad_(self, requires_grad: bool = True) -> Model:
         """Asks for gradients of what a loss trains: float weights, but no quantised ones and no bias of a gate.
@@ -224,11 +232,7 @@ class Model(Module):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode() + bytes(sample.cpu().tolist()))
         return digest.hexdigest()
 
-    def generate(self, prompt: str | list[int] | Tensor, **options: Any) -> Iterator[Any]:
-        """Continues a prompt: text in, text pieces out; ids in, ids out. See v4npu.generate.generate."""
-        from v4npu.generate import generate
-
-        return generate(self, prompt, **options)
+    generate = generate
 
     def _streams(
         self, input_ids: Tensor, attention_mask: Tensor | None, cache: Cache | None, trace: Trace | None
@@ -243,6 +247,8 @@ class Model(Module):
         rows = [ids[lo:hi] for ids, (lo, hi) in zip(input_ids.tolist(), spans, strict=True)]
         if cache is None:
             cache = self.new_cache(batch, length)
+        elif not isinstance(cache, Cache):
+            raise TypeError(f"cache must be one of new_cache or load_cache, got {type(cache).__name__}")
         cache.admit(self, [len(ids) for ids in rows])
         packed = self.extend(cache.sequences, rows, trace)
         if attention_mask is None:
