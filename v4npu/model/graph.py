@@ -55,7 +55,7 @@ class _Recorder(TorchDispatchMode):
             return result
         if isinstance(result, Tensor) and not func._schema.is_mutable:
             self.close()
-            self.parts.append(lambda: result.copy_(func(*args, **kwargs)))
+            self.parts.append(_again(func, args, kwargs, result))
         else:
             self.whole = False
         return result
@@ -65,6 +65,15 @@ class _Recorder(TorchDispatchMode):
         if self.capture.size > self._done:
             self.parts.append(functools.partial(self.capture.replay, self._done, self.capture.size))
             self._done = self.capture.size
+
+
+def _again(func: Any, args: Any, kwargs: Any, result: Tensor) -> Callable[[], object]:
+    """The call again, into the same result."""
+    if func is torch.ops.aten._to_copy.default or func is torch.ops.aten.clone.default:
+        return functools.partial(result.copy_, args[0])
+    if func is torch.ops.aten.add.Tensor or func is torch.ops.aten.mul.Tensor:
+        return functools.partial(func.overloadpacket.out, *args, **kwargs, out=result)
+    return lambda: result.copy_(func(*args, **kwargs))
 
 
 class StepGraph:

@@ -131,7 +131,7 @@ class Model(Module):
         streams, last = self._streams(input_ids, attention_mask, cache, trace)
         if not last_only:
             return self.logits(streams)
-        return self.logits(streams[torch.arange(len(streams)), last].unsqueeze(1))
+        return self.logits(streams[:, -1:] if last is None else streams[torch.arange(len(streams)), last].unsqueeze(1))
 
     def streams(
         self,
@@ -236,13 +236,12 @@ class Model(Module):
 
     def _streams(
         self, input_ids: Tensor, attention_mask: Tensor | None, cache: Cache | None, trace: Trace | None
-    ) -> tuple[Tensor, Tensor]:
-        """Streams [batch, num_tokens, m, d] and the last position [batch] that is no padding."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Streams [batch, num_tokens, m, d], and with a mask the last position [batch] that is no padding."""
         batch, length = check_ids("input_ids", input_ids, self.config.vocab_size)
-        last = torch.full((batch,), length - 1)
         if cache is None and attention_mask is None and not self.one_by_one:
             step = Step(input_ids.to(self.device).flatten(), [length] * batch, [0] * batch, trace)
-            return self._layers(step, None).unflatten(0, (batch, length)), last
+            return self._layers(step, None).unflatten(0, (batch, length)), None
         spans = [(0, length)] * batch if attention_mask is None else mask_spans(attention_mask, input_ids)
         rows = [ids[lo:hi] for ids, (lo, hi) in zip(input_ids.tolist(), spans, strict=True)]
         if cache is None:
@@ -252,7 +251,7 @@ class Model(Module):
         cache.admit(self, [len(ids) for ids in rows])
         packed = self.extend(cache.sequences, rows, trace)
         if attention_mask is None:
-            return packed.unflatten(0, (batch, length)), last
+            return packed.unflatten(0, (batch, length)), None
         out = packed.new_zeros(batch, length, *packed.shape[1:])
         for b, part in enumerate(packed.split([len(ids) for ids in rows])):
             out[b, spans[b][0] : spans[b][1]] = part

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -69,12 +72,16 @@ class _Tree:
 
     def now(self) -> list[int]:
         """Who belongs to the tree."""
-        return [id(child) for family in self._families for child in family.values()]
+        return [*map(id, _values(self._families))]
 
     def addresses(self) -> tuple[int, ...] | None:
-        if any(self._hooks) or any("forward" in kept for kept in self._modules):
+        if any(self._hooks) or any(map(operator.contains, self._modules, itertools.repeat("forward"))):
             return None
-        tensors = [t for kept in self._tensors for t in kept.values() if t is not None]
+        tensors = [t for t in _values(self._tensors) if t is not None]
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return None
-        return tuple([t.data_ptr() for t in tensors])
+        return tuple(map(Tensor.data_ptr, tensors))
+
+
+def _values(dictionaries: Iterable[dict[str, Any]]) -> Iterator[Any]:
+    return itertools.chain.from_iterable(map(dict.values, dictionaries))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -49,8 +50,8 @@ class Step:
         ends = [0]
         for n in self.lengths:
             ends.append(ends[-1] + n)
-        spans = [torch.arange(s, s + n) for s, n in zip(self.starts, self.lengths, strict=True)]
-        self.positions = torch.cat(spans).to(device)
+        positions = [p for s, n in zip(self.starts, self.lengths, strict=True) for p in range(s, s + n)]
+        self.positions = torch.tensor(positions, dtype=torch.int64, device=device)
         self.cu_seqlens_q = torch.tensor(ends, dtype=torch.int32, device=device)
         self.start_pos = torch.tensor(self.starts, dtype=torch.int32, device=device)
 
@@ -76,25 +77,22 @@ class Tables:
     def __init__(self, sequences: list[Sequence], lengths: list[int], device: torch.device) -> None:
         self._sequences, self._lengths, self._device = sequences, lengths, device
         self._block = block = sequences[0].store.block_tokens
-        ends = [s.computed + n for s, n in zip(sequences, lengths, strict=True)]
-        shape = (len(sequences), -(-max(ends) // block))
-        entries = torch.full(shape, -1, dtype=torch.int32)
-        windows = torch.full(shape, -1, dtype=torch.int32)
-        for b, s in enumerate(sequences):
-            if s.entry_blocks:
-                known = min(len(s.entry_blocks), shape[1])
-                entries[b, :known] = torch.frombuffer(s.entry_blocks, dtype=torch.int32)[:known]
-            for j, at in s.window_blocks.items():
-                if j < shape[1]:
-                    windows[b, j] = at
+        self._width = width = -(-max(s.computed + n for s, n in zip(sequences, lengths, strict=True)) // block)
+        self._entries = array("i", [-1]) * (len(sequences) * width)
+        windows = self._entries[:]
         slots = []
         for b, (s, n) in enumerate(zip(sequences, lengths, strict=True)):
-            position = torch.arange(s.computed, s.computed + n)
-            slots.append(windows[b, position // block].long() * block + position % block)
-        self._entries = entries
-        self.block_table = entries.to(device)  # int32 [num_seqs, max_blocks], of entries and keys
-        self.window_table = windows.to(device)  # int32 [num_seqs, max_blocks]
-        self.window_slots = torch.cat(slots).to(device)  # int64 [T]
+            known = min(len(s.entry_blocks), width)
+            self._entries[b * width : b * width + known] = s.entry_blocks[:known]
+            for j, at in s.window_blocks.items():
+                if j < width:
+                    windows[b * width + j] = at
+            slots += [windows[b * width + p // block] * block + p % block for p in range(s.computed, s.computed + n)]
+        # int32 [num_seqs, max_blocks], of entries and keys, and of window rows
+        self.block_table, self.window_table = (
+            torch.frombuffer(table, dtype=torch.int32).view(-1, width).to(device) for table in (self._entries, windows)
+        )
+        self.window_slots = torch.tensor(slots, dtype=torch.int64, device=device)  # [T]
         states = [0 if s.state is None else s.state for s in sequences]
         self.state_slots = torch.tensor(states, dtype=torch.int32, device=device)  # int32 [num_seqs]
         self._entry_slots: dict[int, Tensor] = {}
@@ -102,12 +100,12 @@ class Tables:
     def entry_slots(self, ratio: int) -> Tensor:
         """int64 [entries completed in the pass]; -1 for those that are known already."""
         if ratio not in self._entry_slots:
-            per_block, parts = self._block // ratio, []
+            per_block, slots = self._block // ratio, []
             for b, (s, n) in enumerate(zip(self._sequences, self._lengths, strict=True)):
-                entry = torch.arange(s.computed // ratio, (s.computed + n) // ratio)
-                slot = self._entries[b, entry // per_block].long() * per_block + entry % per_block
-                parts.append(torch.where((entry + 1) * ratio <= s.known, -1, slot))
-            self._entry_slots[ratio] = torch.cat(parts).to(self._device)
+                for entry in range(s.computed // ratio, (s.computed + n) // ratio):
+                    slot = self._entries[b * self._width + entry // per_block] * per_block + entry % per_block
+                    slots.append(-1 if (entry + 1) * ratio <= s.known else slot)
+            self._entry_slots[ratio] = torch.tensor(slots, dtype=torch.int64, device=self._device)
         return self._entry_slots[ratio]
 
     def own(self, ratios: Iterable[int], columns: int) -> Tables:
