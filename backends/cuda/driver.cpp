@@ -18,9 +18,9 @@ using Kernel = void*;
 using Context = void*;
 
 // Of cuda.h: CUdevice_attribute and CUfunction_attribute.
-constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76, kMaxSharedBytes = 8;
+constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76, kSharedOptin = 97, kMaxSharedBytes = 8;
 constexpr int kRelaxedCapture = 2;                 // CUstreamCaptureMode
-constexpr int64_t kDefaultSharedBytes = 48 << 10;  // more has to be asked for
+constexpr int64_t kDefaultSharedBytes = 24 << 10;  // more has to be asked for: 48 KiB with what has a static size
 
 template <class Function>
 Function symbol(void* library, const char* name, const char* of) {
@@ -218,6 +218,9 @@ const DeviceCaps& caps_of(const torch::stable::Tensor& t) {
   const auto ask = [&](int& value, int attribute) {
     driver().check(driver().attribute(&value, attribute, handle), "cuDeviceGetAttribute");
   };
+  int shared = 0;
+  ask(shared, kSharedOptin);
+  caps.shared_bytes = shared;
   ask(major, kMajor);
   ask(minor, kMinor);
   ask(caps.num_cores, kMultiprocessors);

@@ -6,11 +6,30 @@
 
 namespace v4npu::cuda {
 
+// Of a value of a matrix; int8 are pairs of e2m1.
+inline int64_t bits_of(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Char ? 4 : 8 * static_cast<int64_t>(t.element_size());
+}
+
+// Shared memory of a launch for stages of operands, and how many. A block of a wide layout has a multiprocessor to
+// itself, for its registers; of a split one there are two.
+struct Stages {
+  int count;
+  int64_t bytes;
+
+  Stages(const GemmSpace& space, bool wide, const Tensor& on)
+      : count(plan_gpu_stages(space.stage, space.widened + space.fixed, wide ? 1 : 2, caps_of(on))),
+        bytes(space.staged ? space.widened + count * space.stage : 0) {}
+};
+
 // `kernel` is <op>_<x>_<weight>; its variant is the plan's, if it may be wide.
-inline void run_gemm(const char* op, const std::string& kernel, const Gemm& p, int64_t groups, const Tensor& on,
-                     bool may_be_wide = true) {
-  const GpuGemmPlan plan = plan_gpu_gemm(p.num_tokens, p.num_rows, groups, may_be_wide, caps_of(on));
-  run(op, kernel + (plan.wide ? "_wide" : "_split"), p, {plan.row_tiles, plan.token_tiles, groups}, kGemmThreads, on);
+inline void run_gemm(const char* op, const std::string& kernel, Gemm p, int64_t groups, const Tensor& x,
+                     const Tensor& weight, bool may_be_wide = true) {
+  const GpuGemmPlan plan = plan_gpu_gemm(p.num_tokens, p.num_rows, groups, may_be_wide, caps_of(x));
+  const Stages stages({plan.wide, plan.wide ? kWideTokens : 16, 1, bits_of(x), bits_of(weight)}, plan.wide, x);
+  p.stages = stages.count;
+  run(op, kernel + (plan.wide ? "_wide" : "_split"), p, {plan.row_tiles, plan.token_tiles, groups}, kGemmThreads, x,
+      stages.bytes);
 }
 
 // All of fp8_linear and fp4_linear.
@@ -27,7 +46,7 @@ inline Tensor launch_quantised(const char* op, const Tensor& x_, const OptTensor
   p.x_scale = pointer<uint8_t>(x_scale), p.weight_scale = pointer<uint8_t>(weight_scale);
   p.x_stride = p.k, p.out_stride = p.num_rows;
   p.out_float32 = out_dtype == ScalarType::Float;
-  run_gemm(op, x_scale ? std::string(op) + "_fp8" : kernel_name(op, dtype_of(x)), p, 1, x);
+  run_gemm(op, x_scale ? std::string(op) + "_fp8" : kernel_name(op, dtype_of(x)), p, 1, x, weight);
   return out;
 }
 

@@ -76,12 +76,16 @@ inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& 
                                 : float32 ? "_fp32_"
                                           : "_bf16_") +
                                format;
+    const bool split = *plan.layout == 's';
+    const Stages stages({!split, plan.tile_tokens, *which == 'u' ? 2 : 1, q ? 8 : bits_of(x), bits_of(w[0].stack)},
+                        !split, x);
+    p.stages = stages.count;
     if (clusters && *which == 'u') {
       const Grid grid{plan.max_tiles, ceil_of(num_rows, kSlice) * kClusterBlocks};
-      run("moe_experts_sm90", kernel + "_cluster", p, grid, kGemmThreads, x);
+      run("moe_experts_sm90", kernel + "_cluster", p, grid, kGemmThreads, x, stages.bytes);
     } else {
-      const Grid grid{plan.max_tiles, ceil_of(num_rows, *plan.layout == 's' ? 16 : block_rows)};
-      run("moe_experts", kernel + "_" + plan.layout + (float32 ? "_fp32" : ""), p, grid, kGemmThreads, x);
+      const Grid grid{plan.max_tiles, ceil_of(num_rows, split ? 16 : block_rows)};
+      run("moe_experts", kernel + "_" + plan.layout + (float32 ? "_fp32" : ""), p, grid, kGemmThreads, x, stages.bytes);
     }
   };
   const auto weight = [&](int set, int matrix) {

@@ -31,7 +31,8 @@ PYBIND11_MODULE(_C, m) {
       .def_readwrite("only", &DeviceCaps::only)
       .def_readwrite("num_cores", &DeviceCaps::num_cores)
       .def_readwrite("memory_bytes", &DeviceCaps::memory_bytes)
-      .def_readwrite("l2_bytes", &DeviceCaps::l2_bytes);
+      .def_readwrite("l2_bytes", &DeviceCaps::l2_bytes)
+      .def_readwrite("shared_bytes", &DeviceCaps::shared_bytes);
   py::class_<Plan>(m, "Plan").def_readonly("variant", &Plan::variant).def_readonly("reason", &Plan::reason);
 
   using v4npu::CacheGeometry, v4npu::CacheLayout, v4npu::LayerLayout, v4npu::RowFormat;
@@ -87,6 +88,8 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("token_tiles", &v4npu::GpuGemmPlan::token_tiles);
   m.def("plan_gpu_gemm", &v4npu::plan_gpu_gemm, py::arg("num_tokens"), py::arg("num_rows"), py::arg("groups"),
         py::arg("may_be_wide"), py::arg("caps"));
+  m.def("plan_gpu_stages", &v4npu::plan_gpu_stages, py::arg("stage_bytes"), py::arg("other_bytes"), py::arg("blocks"),
+        py::arg("caps"));
   py::class_<v4npu::GpuExpertPlan>(m, "GpuExpertPlan")
       .def_readonly("layout", &v4npu::GpuExpertPlan::layout)
       .def_readonly("tile_tokens", &v4npu::GpuExpertPlan::tile_tokens)

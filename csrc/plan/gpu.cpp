@@ -31,6 +31,13 @@ GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, 
   return {false, tiles(num_rows, 16), tiles(num_tokens, 16)};
 }
 
+int plan_gpu_stages(int64_t stage_bytes, int64_t other_bytes, int64_t blocks, const DeviceCaps& caps) {
+  constexpr int64_t kOfSystem = 1024;  // that each block takes of a multiprocessor's besides
+  const int64_t room = (caps.shared_bytes + kOfSystem) / blocks - kOfSystem - other_bytes;
+  const int64_t stages = room / stage_bytes;
+  return static_cast<int>(stages < 2 ? 2 : stages > 4 ? 4 : stages);
+}
+
 GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int64_t width, bool float32,
                                const DeviceCaps& caps) {
   GpuExpertPlan plan;

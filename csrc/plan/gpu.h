@@ -25,6 +25,10 @@ struct GpuGemmPlan {
 GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, bool may_be_wide,
                           const DeviceCaps& caps);
 
+// How many steps of its operands a block has in shared memory, beside `other_bytes`: 2 to 4, as many as `blocks` of
+// them leave room for on a multiprocessor.
+int plan_gpu_stages(int64_t stage_bytes, int64_t other_bytes, int64_t blocks, const DeviceCaps& caps);
+
 // How the routed experts are laid out: their assignments are known to the device alone, so tiles of tokens are launched
 // for the worst case, and those that no expert needs end at once.
 struct GpuExpertPlan {

@@ -20,4 +20,5 @@ def invented(request: pytest.FixtureRequest) -> _C.DeviceCaps:
     """What a plan is told of a GPU."""
     gpu, caps = GPUS[request.param], _C.DeviceCaps()
     caps.kind, caps.name, caps.num_cores = "cuda", f"sm_{gpu.major}{gpu.minor}", gpu.multiprocessors
+    caps.shared_bytes = gpu.shared_bytes
     return caps

@@ -109,6 +109,27 @@ V4NPU_KERNEL(copies_without_barrier, 32, FaultParams) {
   wait_copies<0>();
   p.out[thread_id()] = pieces.values[thread_id()];
 }
+V4NPU_KERNEL(waits_for_what_is_not_committed, 32, FaultParams) {
+  auto& pieces = shared<Pieces>();
+  copy_async<16>(pieces.values + 4 * thread_id(), p.x + 4 * (thread_id() % 16), true);
+  wait_copies<0>();
+  sync_block();
+  p.out[thread_id()] = pieces.values[thread_id()];
+}
+V4NPU_KERNEL(copies_over_what_is_read, 32, FaultParams) {
+  auto& pieces = shared<Pieces>();
+  for (int round = 0; round < 2; ++round) {
+    copy_async<16>(pieces.values + 4 * thread_id(), p.x + 4 * (thread_id() % 16), true);
+    commit_copies();
+    wait_copies<0>();
+    sync_block();
+    p.out[thread_id()] = pieces.values[thread_id()];
+  }
+}
+V4NPU_KERNEL(copies_to_a_crooked_place, 32, FaultParams) {
+  auto& pieces = shared<Pieces>();
+  copy_async<16>(pieces.values + 2 * thread_id(), p.x, true);
+}
 
 // Two blocks hand values on through their shared memory.
 #define V4NPU_FAULT_OF_A_CLUSTER(name, before, after, member)             \

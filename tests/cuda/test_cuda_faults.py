@@ -49,6 +49,15 @@ FAULTS = {
     "shuffle_of_some": ({}, r"divergence: thread 0 waits at shuffle_xor \(faults\.cu:\d+\), thread 7 has ended"),
     "copies_without_waiting": ({}, r"race: byte 0 of shared memory is touched at .* before its copy is waited for"),
     "copies_without_barrier": ({}, r"race: reads byte 4 of shared memory .*, which thread 0"),
+    "waits_for_what_is_not_committed": (
+        {},
+        r"race: byte 0 of shared memory is touched at .* before its copy is waited",
+    ),
+    "copies_over_what_is_read": (
+        {},
+        r"race: .* byte \d+ of shared memory .* thread \d+ at .* (rea|wri)",
+    ),
+    "copies_to_a_crooked_place": ({}, r"misaligned address: 16 bytes at"),
     "copies": ({"shared_bytes": 49 << 10}, r"copies: 50176 bytes of shared memory, 49152 allowed"),
     "hands_on_in_a_cluster": ({"grid": (1, 3, 1)}, r"clusters of 2 in a grid of 3 blocks \(y\)"),
     "reads_a_block_without_barrier": (PAIR, r"race: reads byte 0 of shared .* of another block at .*writes"),

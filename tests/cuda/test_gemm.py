@@ -126,6 +126,18 @@ def test_float32_weights_of_groups(gpu: EmulatedGpu, tokens: int, k: int) -> Non
     assert not gpu.launches()
 
 
+# A stage of few tokens at least, of many at most, and what the kernels have besides (backends/cuda/device/shape.h)
+@pytest.mark.parametrize("stage,other,blocks", [(16 << 10, 8832, 2), (17 << 10, 17536, 2), (40 << 10, 9 << 10, 1)])
+def test_a_plan_has_as_many_stages_as_find_room(invented: _C.DeviceCaps, stage: int, other: int, blocks: int) -> None:
+    stages = _C.plan_gpu_stages(stage, other, blocks, invented)
+    assert 2 <= stages <= 4
+    assert stages * stage + other <= invented.shared_bytes
+    if stages > 2:
+        assert blocks * (stages * stage + other + 1024) <= invented.shared_bytes + 1024
+    if stages < 4:
+        assert blocks * ((stages + 1) * stage + other + 1024) > invented.shared_bytes + 1024
+
+
 @pytest.mark.parametrize("tokens", [1, 16, 17, 128, 4096])
 @pytest.mark.parametrize("rows,groups", [(1, 1), (2048, 1), (4096, 8), (129280, 1)])
 def test_a_plan_covers_the_product_and_fills_the_device_when_it_is_wide(

@@ -95,8 +95,8 @@ inline void copy_async(void* shared, const void* global, bool valid) {
 }
 inline void commit_copies() { emulation::commit_copies(); }
 template <int Pending>
-inline void wait_copies() {
-  emulation::wait_copies(Pending);
+inline void wait_copies(V4NPU_HERE) {
+  emulation::wait_copies(Pending, file, line);
 }
 
 // ---- numbers

@@ -8,6 +8,10 @@
 
 namespace v4npu::cuda {
 
+struct TileRows {
+  int32_t of[kWideTokens];
+};
+
 // The operands of tile block_x() of tokens, which is expert e's.
 template <Format X, Format W, int Sets>
 V4NPU_INLINE Operands<Sets> expert_operands(const ExpertGemm& p, int32_t e) {
@@ -19,16 +23,22 @@ V4NPU_INLINE Operands<Sets> expert_operands(const ExpertGemm& p, int32_t e) {
   Operands<Sets> o{};
   o.x = Sets == 2 ? p.x : row_of<X>(p.x, start, p.k);
   o.x_scale = X != Format::kFloat8 ? nullptr : Sets == 2 ? p.x_scale : p.x_scale + start * slices;
-  o.list = Sets == 2 ? r.list + start : nullptr;
-  o.list_step = p.topk;
   for (int set = 0; set < Sets; ++set) {
     o.weight[set] = row_of<W>(p.weight[set], e * p.rows_apart, p.k);
     o.weight_scale[set] = p.weight_scale[set] + e * scales;
   }
-  o.first_token = (block_x() - r.tile_starts[e]) * r.tile_tokens;
+  o.first_token = (block_x() - r.tile_starts[e]) * static_cast<int>(r.tile_tokens);
   o.num_tokens = r.counts[e];
-  o.num_rows = p.num_rows;
-  o.k = o.x_stride = p.k;
+  o.num_rows = static_cast<int>(p.num_rows);
+  o.k = o.x_stride = static_cast<int>(p.k);
+  o.stages = p.stages;
+  if constexpr (Sets == 2) {  // gathered
+    auto& rows = shared<TileRows>();
+    if (thread_id() < r.tile_tokens && o.first_token + thread_id() < o.num_tokens)
+      rows.of[thread_id()] = r.list[start + o.first_token + thread_id()] / static_cast<int32_t>(p.topk);
+    sync_block();
+    o.rows = rows.of;
+  }
   return o;
 }
 

@@ -44,6 +44,17 @@ V4NPU_INLINE void widen_e2m1(uint32_t codes, uint8_t scale, uint32_t (&pair)[4])
   for (int i = 0; i < 4; ++i) pair[i] = multiply_bf16(pair[i], both(uint32_t{scale} << 7));
 }
 
+V4NPU_INLINE void widen_run(const uint32_t (&e4m3)[4], Run& out) {
+  V4NPU_UNROLL
+  for (int i = 0; i < 4; ++i) widen_e4m3(e4m3[i], out.pair[2 * i], out.pair[2 * i + 1]);
+}
+V4NPU_INLINE void widen_run(const uint32_t (&e2m1)[2], uint8_t scale, Run& out) {
+  uint32_t a[4], b[4];
+  widen_e2m1(e2m1[0], scale, a);
+  widen_e2m1(e2m1[1], scale, b);
+  out = {{a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]}};
+}
+
 // 2^(scale - 127) as bf16, twice.
 V4NPU_INLINE uint32_t scale_pair(uint8_t scale) {
   const uint32_t bits = scale == 255 ? 0x7fc0u : scale == 0 ? 0x0040u : uint32_t{scale} << 7;
@@ -109,8 +120,7 @@ V4NPU_INLINE void load_run(const void* row, const uint8_t* scales, int64_t k0, i
         for (int j = 0; j < 4; ++j) words[i] |= k0 + 4 * i + j < k ? uint32_t{p[4 * i + j]} << (8 * j) : 0;
       }
     }
-    V4NPU_UNROLL
-    for (int i = 0; i < 4; ++i) widen_e4m3(words[i], out[0].pair[2 * i], out[0].pair[2 * i + 1]);
+    widen_run(words, out[0]);
   } else if constexpr (F == Format::kFloat4) {  // k is a multiple of 32
     const auto* p = static_cast<const uint8_t*>(row) + k0 / 2;
     uint32_t words[2] = {0, 0};
@@ -125,10 +135,7 @@ V4NPU_INLINE void load_run(const void* row, const uint8_t* scales, int64_t k0, i
         for (int i = 0; i < 8; ++i) words[i / 4] |= uint32_t{p[i]} << (8 * (i % 4));
       }
     }
-    uint32_t a[4], b[4];
-    widen_e2m1(words[0], scale, a);
-    widen_e2m1(words[1], scale, b);
-    out[0] = {{a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]}};
+    widen_run(words, scale, out[0]);
   } else {
     const auto* p = static_cast<const float*>(row) + k0;
     V4NPU_UNROLL

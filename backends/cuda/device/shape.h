@@ -35,10 +35,25 @@ struct Products {
 };
 
 // Products with many rows of weights, on tensor cores (gemm.cuh). A sum is made of slices of 128 columns.
-constexpr int64_t kSlice = 128;
+constexpr int kSlice = 128;
 constexpr int kGemmThreads = 256;
 constexpr int kGemmWarps = kGemmThreads / 32;
 constexpr int64_t kWideTokens = 32;  // of a block for many tokens, which has 256 rows; else 16 of both (plan/gpu.h)
+
+// What a block has of its operands in shared memory, in bytes (operands.cuh). Few tokens: 16 of them.
+constexpr int kStep = 64;                   // columns
+constexpr int64_t kLeastShared = 99 << 10;  // a block may have on any device
+struct GemmSpace {
+  int64_t stage, widened, fixed;  // a step of the operands; tokens made bf16; what else the kernels have
+  bool staged;                    // float32 is not: two stages must fit everywhere
+
+  constexpr GemmSpace(bool wide, int64_t tokens, int64_t sets, int64_t x_bits, int64_t w_bits)
+      : stage((wide ? 1 : kGemmWarps) * tokens * kStep * x_bits / 8 +
+              kGemmWarps * (wide ? 2 : sets) * 16 * (kStep * w_bits / 8 + (w_bits == 4 ? 4 : 0))),
+        widened(wide && x_bits == 8 ? 2 * tokens * kStep * 2 : 0),
+        fixed(wide ? kGemmWarps * tokens * 4 + tokens * 4 : sets * kGemmWarps * 16 * 17 * 4 + 128),
+        staged(x_bits < 32 && w_bits < 32 && widened + fixed + 2 * stage <= kLeastShared) {}
+};
 
 struct Gemm {
   const void* x;                // [num_tokens, k], rows x_stride elements apart
@@ -50,6 +65,7 @@ struct Gemm {
   int64_t x_stride, out_stride;
   int64_t group_x, group_rows, group_out;  // elements, rows, elements from one group (block z) to the next
   bool out_float32;
+  int stages;
 };
 
 // The routed experts (moe_experts_kernel.cu). An assignment is a token's choice: t * topk + slot.
@@ -75,6 +91,7 @@ struct ExpertGemm {
   uint8_t* out_scale;  // ue8m0 [num_assignments, ceil(num_rows/128)], then
   int64_t num_rows, rows_apart, k, topk;
   float limit;
+  int stages;
 };
 
 struct ExpertSum {

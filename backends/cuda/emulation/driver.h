@@ -25,7 +25,7 @@ struct Kernel {
   size_t params;
   int cluster;
   int shared_limit = 48 << 10;
-  bool loaded = false;
+  bool asked = false, loaded = false;
 };
 
 enum Result : int {
@@ -94,7 +94,7 @@ inline int launch(Kernel& k, Dims grid, int threads, size_t shared, const void* 
   b.num_threads = threads;
   b.members = k.cluster;
   b.dynamic_bytes = shared;
-  b.shared_limit = static_cast<size_t>(device().shared_optin);
+  b.shared_limit = static_cast<size_t>(k.asked ? device().shared_optin : 48 << 10);
   b.shared.resize(static_cast<size_t>(b.members) * b.shared_stride() + 1024);
   b.shared_begin = b.shared.data() + (1024 - reinterpret_cast<uintptr_t>(b.shared.data()) % 1024) % 1024;
   memory().first_serial = serial + 1;
@@ -242,6 +242,7 @@ int cuKernelSetAttribute(int attribute, int value, void* kernel, int) {
   if (attribute != 8 || value > v4npu::cuda::emulation::device().shared_optin)
     return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kInvalidValue, "invalid argument");
   static_cast<v4npu::cuda::emulation::Kernel*>(kernel)->shared_limit = value;
+  static_cast<v4npu::cuda::emulation::Kernel*>(kernel)->asked = true;
   return 0;
 }
 

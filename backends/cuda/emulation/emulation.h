@@ -40,6 +40,6 @@ void* dynamic_shared();
 void check_aligned(const void* p, size_t bytes);
 void copy_async(void* shared, const void* global, int bytes, bool valid);
 void commit_copies();
-void wait_copies(int pending);
+void wait_copies(int pending, const char* file, int line);
 
 }  // namespace v4npu::cuda::emulation

@@ -284,8 +284,11 @@ void commit_copies() {
   thread().uncommitted = 0;
 }
 
-void wait_copies(int pending) {
+void wait_copies(int pending, const char* file, int line) {
   Thread& t = thread();
+  const std::string where = where_of(file, line).text();
+  block().barriers.insert(where);
+  if (where == block().ignored) return;
   while (t.groups.size() > static_cast<size_t>(pending)) {
     for (size_t i = 0; i < t.groups.front(); ++i) {
       const Copy& c = t.copies[i];

@@ -22,7 +22,11 @@ Tensor launch_grouped_linear(const Tensor& x_, const Tensor& weight_, const OptT
   p.group_x = p.k, p.group_rows = p.group_out = p.num_rows;
   p.out_float32 = x.scalar_type() == ScalarType::Float;
   const std::string kernel = kernel_name("grouped_linear", dtype_of(x));
-  run_gemm("grouped_linear", kernel + (weight_scale ? "_fp8" : float32 ? "_fp32" : "_bf16"), p, groups, x, !float32);
+  run_gemm("grouped_linear",
+           kernel + (weight_scale ? "_fp8"
+                     : float32    ? "_fp32"
+                                  : "_bf16"),
+           p, groups, x, weight, !float32);
   return out;
 }
 

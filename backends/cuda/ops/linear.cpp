@@ -25,7 +25,7 @@ Tensor launch_linear(const Tensor& x_, const Tensor& weight_, ScalarType out_dty
   p.num_tokens = tokens, p.num_rows = rows, p.k = k;
   p.x_stride = k, p.out_stride = rows;
   p.out_float32 = out_dtype == ScalarType::Float;
-  run_gemm("linear", kernel, p, 1, x);
+  run_gemm("linear", kernel, p, 1, x, weight);
   return out;
 }
 

@@ -10,7 +10,7 @@
 //   moe_experts_sum               6 a block per token
 // Products as in gemm.cuh: split (16 rows, 16 tokens), narrow (128 or 256 rows, 16 tokens) or wide (likewise, 32
 // tokens), with the same bits. float32 x, ..._split_fp32, has only the split layout.
-// Limits: 240 registers, 0 bytes of stack, 17408 bytes of shared memory.
+// Limits: 240 registers, 0 bytes of stack, 17536 bytes of shared memory.
 #include "v4npu/ops/moe_experts.h"
 
 #include "../device/experts.cuh"
@@ -89,12 +89,12 @@ struct Peaks {
 
 // Steps 2 to 4 of a block's 128 rows and 8 N tokens, which begin at `start` of the list.
 template <Format W, int N>
-V4NPU_INLINE void up_quantised(const ExpertGemm& p, const Operands<2>& o, int64_t start, int64_t row_tile) {
+V4NPU_INLINE void up_quantised(const ExpertGemm& p, const Operands<2>& o, int64_t start, int row_tile) {
   auto& peaks = shared<Peaks<N>>();
   const int g = lane_id() / 4, c = lane_id() % 4;
-  const int64_t row0 = (row_tile * kGemmWarps + warp_id()) * 16;
+  const int row0 = (row_tile * kGemmWarps + warp_id()) * 16;
   Tile<Format::kFloat8, W, 2, 1, N> total;
-  add_slices(o, row0, total);
+  wide_sums(o, row0, total);
   V4NPU_UNROLL
   for (int n = 0; n < N; ++n) {
     V4NPU_UNROLL

@@ -17,6 +17,7 @@ struct DeviceCaps {
   int num_cores = 0;                  // logical cores, multiprocessors or AI cores
   int64_t memory_bytes = 0;           // 0 = unknown
   int64_t l2_bytes = 0;               // of a core's second cache; 0 = unknown
+  int64_t shared_bytes = 0;           // that a block of a GPU may have; 0 = unknown
 
   bool has(const std::string& feature) const {
     for (const std::string& f : features) {
