@@ -111,6 +111,15 @@ V4NPU_INLINE void each_row(const List& l, int64_t begin, const Each& each) {
   }
 }
 
+// Rows that an index picks lie anywhere: those of the next 64 places are on their way while these are worked on.
+V4NPU_INLINE void fetch_rows(const Attention& a, const List& l, int64_t begin) {
+  if (l.picks == nullptr) return;
+  each_row(l, begin, [&](RowAt row) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < a.entry_rows.payload; i += 64) __builtin_prefetch(row.payload + i, 0, 2);
+    if (a.packed) __builtin_prefetch(row.scales, 0, 2);
+  });
+}
+
 V4NPU_INLINE void start(int64_t lanes, float* peak, float* total) {
   for (int64_t h = 0; h < lanes; h += kLanes) {
     store(peak + h, set1(kLowest));
@@ -225,6 +234,7 @@ struct VectorWorker {
       each_row(l, begin, [&](RowAt row) __attribute__((always_inline)) {  // 2 gather kv
         widen_kv<T>(row, a.packed, a.head_dim - a.rope_dim, a.head_dim, s.tile + n++ * stride);
       });
+      fetch_rows(a, l, begin + kPlaces);
       if (n == 0) continue;
       dots_of_tile(s.tile, n, stride, s.q, s.lanes, a.head_dim, s.scores);  // 3 scores
       for (int64_t h = 0; h < s.lanes; h += kLanes) softmax(a, s, h, n);

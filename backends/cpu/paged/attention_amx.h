@@ -241,6 +241,7 @@ struct TileWorker {
     for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
       int64_t n = 0;
       each_row(l, begin, [&](RowAt row) __attribute__((always_inline)) { load_row(row, n++); });
+      fetch_rows(a, l, begin + kPlaces);
       if (n == 0) continue;
       interleave(n);
       score(n);
