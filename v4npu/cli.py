@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from v4npu import __version__
 from v4npu.bench.cli import app as bench
 
 if TYPE_CHECKING:
@@ -35,18 +37,25 @@ NumericsOption = Annotated[str, typer.Option(help="official (all FP8/FP4 roundin
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False))
-
-
-def _load(model: str, device: str, dtype: str, numerics: str) -> Model:
-    from v4npu.loader import load
-
-    return load(model, device=device, dtype=dtype, numerics=numerics)
 
 
 @app.command()
@@ -69,22 +78,19 @@ def generate(
 
     Example: v4npu generate nano --prompt "Call me Ishmael." --max-new-tokens 100
     """
+    from v4npu.loader import load
     from v4npu.speculative import Acceptance
 
     if (prompt is None) == (chat is None):
         raise ValueError("give either --prompt or --chat")
-    loaded = _load(model, device, dtype, numerics)
+    if chat is None and think != "none":
+        raise ValueError("--think goes with --chat")
+    loaded = load(model, device, dtype, numerics)
     ids = _prompt_ids(loaded, prompt, chat, think)
     guesses = Acceptance()
-    tokens = loaded.generate(
-        ids,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        draft_tokens=draft_tokens,
-        acceptance=guesses,
-    )
+    sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    speculation: dict[str, Any] = {"draft_tokens": draft_tokens, "acceptance": guesses}
+    tokens = loaded.generate(ids, max_new_tokens=max_new_tokens, **sampling, **speculation)
     assert loaded.tokenizer is not None
     stream, text, times = loaded.tokenizer.stream(), "", [time.perf_counter()]
     if prompt is not None and not as_json:
@@ -112,10 +118,11 @@ def generate(
         _print_json({"text": text + rest, **report})
         return
     print(rest, flush=True)
+    before, after = (report[f"{part}_tokens_per_second"] for part in ("prefill", "decode"))
     _say(
         f"[device {report['device']}, dtype {report['dtype']}, {report['numerics']} numerics; "
-        f"prompt {len(ids)} tokens at {report['prefill_tokens_per_second']} tokens/s, "
-        f"{made} new at {report['decode_tokens_per_second']} tokens/s"
+        f"prompt {len(ids)} tokens{f' at {before} tokens/s' if before else ''}, "
+        f"{made} new{f' at {after} tokens/s' if after else ''}"
         + (f", {guesses.accepted} of {guesses.drafted} guesses held]" if draft_tokens else "]")
     )
 
@@ -148,13 +155,14 @@ def perplexity(
     from rich.console import Console
     from rich.progress import Progress
 
+    from v4npu.loader import load
     from v4npu.perplexity import perplexity as score
 
     try:
         content = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"--text {text}: {error}") from error
-    loaded = _load(model, device, dtype, numerics)
+    loaded = load(model, device, dtype, numerics)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("scoring")
         result = score(loaded, content, context, lambda done, total: bar.update(task, completed=done, total=total))
@@ -179,7 +187,7 @@ def inspect(
     Example: v4npu inspect pro --context 1048576
     """
     from v4npu.footprint import footprint
-    from v4npu.tables import print_table
+    from v4npu.tables import print_table, short
 
     result = footprint(_config(model), context)
     if as_json:
@@ -187,7 +195,7 @@ def inspect(
         return
     old, kv = result["v3.2"], result["kv_bytes"]
     layers = ", ".join(f"{n} {kind}" for kind, n in result["layers"].items() if n)
-    counts = [(name, f"{n:,}", _short(n, "B")) for name, n in result["parameters"].items()]
+    counts = [(name, f"{n:,}", short(n, "B")) for name, n in result["parameters"].items()]
     print_table(f"{model}: {layers} layers", ("", "parameters", ""), counts)
     others = {f"total, {name}": n for name, n in result["kv_bytes_by_format"].items() if name != result["kv_format"]}
     old_kv = old["kv_bytes"]["total"]
@@ -195,15 +203,8 @@ def inspect(
     print_table(f"cache of {context:,} tokens", (f"rows {result['kv_format']}", "bytes", "GiB", "of V3.2"), sizes)
     print(f"  {result['kv_ratio']['gqa8']:.2%} of a bf16 GQA-8 model of the same depth\n")
     work = {name: (n, old["flops"][name]) for name, n in result["flops"].items()}
-    shares = [(name, _short(a), _short(b), f"{a / b:.1%}" if b else "") for name, (a, b) in work.items()]
+    shares = [(name, short(a), short(b), f"{a / b:.1%}" if b else "") for name, (a, b) in work.items()]
     print_table("work for the next token", ("FLOP", "here", "V3.2", "of V3.2"), shares)
-
-
-def _short(number: float, giga: str = "G") -> str:
-    for size, unit in ((1e9, giga), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            return f"{number / size:,.3f} {unit}"
-    return f"{number:,.0f}"
 
 
 def _config(model: str) -> Config:
@@ -212,8 +213,7 @@ def _config(model: str) -> Config:
 
     if model in ("pro", "flash"):
         return Config.preset(model)
-    path = NANO if model == "nano" else Path(model)
-    return Config.from_file(path / "config.json" if path.is_dir() else path)
+    return Config.from_file(NANO if model == "nano" else model)
 
 
 @app.command()
@@ -264,14 +264,16 @@ def emulate(
     os.execvpe(command[0], command, settings)
 
 
-WRONG_INPUT = (ValueError, TypeError, NotImplementedError)
 WRONG_PATH = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+UNUSABLE = (ValueError, TypeError, NotImplementedError, *WRONG_PATH)
 
 
 def main() -> None:
     """Entry point of the `v4npu` command."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows ?, and nothing breaks
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is None:  # closed by whoever called
+            setattr(sys, name, open(os.devnull, "w"))
+        elif isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows ?, and nothing breaks
             stream.reconfigure(errors="replace")
     try:
         sys.exit(app(standalone_mode=False))  # the status that --help or an interrupt asked for, or None
@@ -285,9 +287,11 @@ def main() -> None:
             raise
         usage = hasattr(error, "format_message")  # click's own: unknown option, bad value
         text = error.format_message() if usage else str(error) or type(error).__name__  # type: ignore[attr-defined]
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
         if text:
-            _say("v4npu: " + " ".join(text.removeprefix("v4npu: ").split()))
-        sys.exit(2 if usage or isinstance(error, (*WRONG_INPUT, *WRONG_PATH)) else 1)
+            _say("v4npu: " + " ".join(re.sub(r"^v4npu[.\w]*: ", "", text).split()))
+        sys.exit(2 if usage or isinstance(error, UNUSABLE) else 1)
 
 
 if __name__ == "__main__":

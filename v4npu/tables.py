@@ -22,3 +22,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_row(*map(Text, row))  # as they are: brackets are no markup
     print(title)
     Console(width=200).print(table)
+
+
+def short(number: float, giga: str = "G") -> str:
+    """1,572.994 B for 1572993941504 with giga "B"."""
+    for size, unit in ((1e9, giga), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:,.3f} {unit}"
+    return f"{number:,.0f}"

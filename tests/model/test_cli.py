@@ -53,7 +53,8 @@ def test_generate_json(v4npu_command):
 
 
 def test_generate_nothing(v4npu_command):
-    assert v4npu_command("generate", "--prompt", "x", "--max-new-tokens", 0)[:2] == (0, "x\n")
+    status, out, err = v4npu_command("generate", "--prompt", "x", "--max-new-tokens", 0)
+    assert (status, out) == (0, "x\n") and "None" not in err
 
 
 def test_chat(v4npu_command, v4_checkpoint):
@@ -90,6 +91,10 @@ def test_inspect(v4npu_command, model, printed):
     assert (status, err) == (0, "") and all(text in out for text in printed)
     report = json.loads(v4npu_command("inspect", model, "--json")[1])
     assert report["context"] == 1048576 and f"{report['kv_bytes']['total']:,}" in out
+
+
+def test_version(v4npu_command):
+    assert v4npu_command("--version")[:2] == (0, f"{v4npu.__version__}\n")
 
 
 def test_doctor(v4npu_command):

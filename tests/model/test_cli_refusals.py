@@ -32,8 +32,10 @@ TINY = Config(
         ("generate --prompt x --device cuda:99", "cuda:99"),
         ("generate --prompt x --device gpu", "gpu"), ("generate --prompt x --dtype int8", "int8"),
         ("generate --prompt x --numerics fast", "fast"), ("generate absent --prompt x", "absent"),
-        ("generate --chat hi", "control tokens"), ("perplexity", "--text"), ("perplexity --text absent", "absent"),
-        ("perplexity --text .", "--text"), ("inspect absent", "absent"), ("inspect pro --context 0", "context"),
+        ("generate --chat hi", "control tokens"), ("generate --prompt x --think max", "--chat"),
+        ("perplexity", "--text"), ("perplexity --text absent", "absent"), ("perplexity --text .", ".: Is a directory"),
+        ("bench compare a.jsonl b.jsonl", "v4npu: a.jsonl: No such file"),
+        ("inspect absent", "absent"), ("inspect pro --context 0", "context"),
         ("inspect --context 1e6", "context"), ("sing", "sing"), ("doctor --loud", "--loud"),
         ("emulate --soc ascend310 -- true", "ascend310"), ("emulate", "COMMAND"),
     ],
@@ -41,7 +43,7 @@ TINY = Config(
 def test_unusable_input(v4npu_command, arguments, culprit):
     status, out, err = v4npu_command(*arguments.split())
     assert (status, out) == (2, "")
-    assert culprit in err and err.count("\n") == 1 and "Traceback" not in err and not err.startswith("v4npu: v4npu:")
+    assert culprit in err and err.count("\n") == 1 and "Traceback" not in err and not err.startswith("v4npu: v4npu")
 
 
 @pytest.fixture(scope="module")

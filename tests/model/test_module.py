@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 import v4npu
 from v4npu.model.linear import Activation, Linear, Norm
 from v4npu.model.module import Module
+from v4npu.testing import models
 
 
 def linear(value: float) -> Linear:
@@ -57,3 +59,10 @@ def test_buffers_and_children_are_found_and_forgotten() -> None:
 def test_every_module_of_the_model_is_one() -> None:
     own = [m for m in v4npu.load("nano").modules() if type(m).__module__.startswith("v4npu.")]
     assert own and all(isinstance(m, Module) for m in own)
+
+
+def test_the_compiler_sees_a_model_as_one_graph() -> None:
+    config = replace(models.TINY, num_hidden_layers=2, compress_ratios=(4, 16), num_nextn_predict_layers=0)
+    model, ids = models.model(config, dtype="bfloat16"), torch.arange(80).view(2, 40) % 48
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(ids), model(ids))

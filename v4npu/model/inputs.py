@@ -14,6 +14,8 @@ def check_ids(name: str, ids: Tensor, vocab_size: int) -> tuple[int, int]:
     batch, length = ids.shape
     if batch == 0 or length == 0:
         raise ValueError(f"{name} must hold at least one token, got {list(ids.shape)}")
+    if torch.compiler.is_compiling():  # no value is known yet, and asking for one would break the graph
+        return batch, length
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocab_size:
         raise ValueError(f"{name} must be in 0..{vocab_size - 1}, got {low}..{high}")
