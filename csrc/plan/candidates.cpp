@@ -48,7 +48,7 @@ const std::vector<Candidate>& candidates() {
          {"rms_norm",      "rope",          "hadamard",      "act_quant",      "fp4_act_quant",  "hc_pre",
           "hc_post",       "hc_head",       "indexer_query", "gate",           "hash_gate",      "swiglu",
           "linear",        "fp8_linear",    "fp4_linear",    "grouped_linear", "indexer_scores", "window_attention",
-          "csa_attention", "hca_attention", "moe_experts",   "qkv_prepare",    "indexer_topk"}) {
+          "csa_attention", "hca_attention", "moe_experts",   "qkv_prepare",    "indexer_topk",   "compressor"}) {
       add_ascendc(all, op, "never run on a device; what is beyond its limits runs the reference");
     }
     add_vendor(all);

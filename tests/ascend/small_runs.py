@@ -21,6 +21,15 @@ def coefficients(op, m, d):
     return 4 * (m * d) ** -0.5 * normal(n, m * d, seed=1), normal(scales, seed=2), normal(n, seed=3)
 
 
+def compressor_case(dim, quant, stored, num_tokens=17):
+    """Two sequences of which one has a state to begin with; five entries, one more than there are."""
+    kv, score, ape = (normal(n, 2 * dim, seed=i) for i, n in enumerate((num_tokens, num_tokens, 4)))
+    where = torch.tensor([0, min(4, num_tokens), num_tokens]).int(), torch.tensor([6, 0]).int()
+    states = normal(2, 2, 8, 2 * dim, seed=4), torch.arange(2).int()
+    rest = (4, True, 1e-6, quant, min(5, num_tokens), torch.bfloat16, *stored)
+    return kv, score, ape, normal(dim, seed=3), rope_frequencies(8, 10000.0), *where, *states, *rest
+
+
 def small_run(ops, op):
     """Arguments that take every branch of a kernel; the outputs as one tuple."""
     bf16 = torch.bfloat16
@@ -48,6 +57,11 @@ def small_run(ops, op):
         slots = torch.tensor([5, -1, 0, 1, 6, 3, 2])
         packed, plain = (torch.zeros(2, 3, 136, dtype=torch.uint8), torch.zeros(2, 3, 96, dtype=bf16))
         runs = [(*given, True, packed, slots), (*given, False, plain, slots)]
+    elif (
+        op == "compressor"
+    ):  # tiles of channels, rows of a state, an entry that is not there; packed keys of either kind
+        pages = torch.zeros(2, 2, 36, dtype=torch.uint8), torch.arange(5)
+        runs = [compressor_case(600, "none", ()), compressor_case(32, "hadamard_fp8", pages)]
     elif op == "hadamard":
         runs = [(normal(37, 128, dtype=bf16),)]
     elif op == "linear":  # panels of the depth of L1, and a ragged one; a product of one row

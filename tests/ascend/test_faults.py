@@ -174,6 +174,7 @@ OPERANDS = ("a1_queue_.template DeQue", "a2 = a2_queue_.template DeQue", "b2 = b
 IMPLIED = {
     "gate": ("x_queue_.template AllocTensor", "bias_queue_.template DeQue"),
     "hc_pre": tuple(f"{queue}_queue_.template AllocTensor" for queue in ("x", "post", "comb")),
+    "compressor": ("ape_ = ape_queue_.template DeQue",),  # so does the wait for rows, which come after
     "hc_head": ("x_queue_.template AllocTensor",),
     **dict.fromkeys(("linear", "fp8_linear", "fp4_linear", "grouped_linear"), OPERANDS),
     "csa_attention": (  # the flags between the cores, and the waits for keys and for the right operand, imply the rest

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from indexer_cases import indexer_case
-from small_runs import coefficients, normal, small_run
+from small_runs import coefficients, compressor_case, normal, small_run
 
 from v4npu import reference
 from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8, round_fp4
@@ -177,6 +177,7 @@ def test_no_rows(emulated, op):
             1e-6,
             True,
         ),
+        "compressor": compressor_case(8, "none", (), num_tokens=0),
         "linear": (torch.empty(0, 8), torch.empty(4, 8), torch.float32),
         "grouped_linear": (torch.empty(0, 2, 8), torch.empty(4, 8), None),
         "fp8_linear": (torch.empty(0, 32), None, *quantize_weight_fp8(torch.ones(4, 32)), torch.float32),

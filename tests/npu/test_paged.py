@@ -7,6 +7,8 @@ import torch
 
 import v4npu
 from v4npu import ops, reference
+from v4npu.reference.pages import read_keys, read_kv
+from v4npu.reference.rope import rope_frequencies
 
 
 @pytest.mark.parametrize(
@@ -20,3 +22,34 @@ def test_picks_are_those_of_all_scores_at_once(start: int, blocks: int) -> None:
     with v4npu.fallback("error"):
         got = ops.indexer_topk(*(t.npu() for t in (q, weights, keys, *where)), 4, 600, False)
     assert torch.equal(got.cpu(), reference.indexer_topk(q, weights, keys, *where, 4, 600, False))
+
+
+@pytest.mark.parametrize(
+    ("quant", "dim", "row"),
+    [("none", 40, 0), ("fp8", 192, 264), ("hadamard_fp4", 128, 68), ("hadamard_fp8", 128, 132), ("fp8", 192, 0)],
+)
+def test_a_captured_compressor_follows_lengths_states_and_slots(quant: str, dim: int, row: int) -> None:
+    """One graph for calls whose entries are as many."""
+    rope_dim, bf16, cols = 64 if quant == "fp8" else 16, torch.bfloat16, 2 * dim
+    kv, score, ape, states = (torch.randn(n, cols) for n in (9, 9, 4, 3 * 2 * 9))
+    cache = torch.zeros(2, 3, row, dtype=torch.uint8) if row else torch.zeros(2, 3, dim, dtype=bf16)
+    cu, start, which, slots = (torch.tensor(x).int() for x in ([0, 4, 9], [6, 0], [2, 0], [4, 1]))
+    given = (kv, score, ape, torch.randn(dim), rope_frequencies(rope_dim, 1e4), cu, start, states.view(3, 2, 9, cols))
+    held = [x.npu() for x in (*given, which, cache, slots.long())]
+    rest, graph = (4, True, 1e-6, quant, 2, bf16), torch.npu.NPUGraph()
+    with v4npu.fallback("error"):
+        ops.compressor(*held[:9], *rest, *held[9:])
+        with torch.npu.graph(graph):
+            captured = ops.compressor(*held[:9], *rest, *held[9:])
+    for lengths, starts, ring, to in (([0, 6, 9], [7, 0], [1, 0], [4, 1]), ([0, 9, 9], [130, 2], [0, 2], [0, -1])):
+        for tensor, value in zip((held[5], held[6], held[8], held[10]), (lengths, starts, ring, to), strict=True):
+            tensor.copy_(torch.tensor(value))
+        held[9].zero_()
+        before = [x.cpu() for x in held]
+        graph.replay()
+        wanted = reference.compressor(*before[:9], *rest)
+        assert torch.equal(held[7].cpu(), before[7])
+        torch.testing.assert_close(captured.cpu(), wanted, rtol=0.3 if "fp4" in quant else 0.07, atol=0.04)
+        at = torch.tensor(to)[torch.tensor(to) >= 0]
+        stored = read_kv(held[9].cpu(), at, dim, rope_dim) if quant == "fp8" else read_keys(held[9].cpu(), at, dim)
+        assert torch.equal(stored, captured.cpu()[torch.tensor(to) >= 0]) and stored.any()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from v4npu.testing.ascend import In, InOut, Out
-from v4npu.testing.ascend_products import DTYPES, EmulatedProducts, output, unharmed
+from v4npu.testing.ascend_indexer import EmulatedIndexer
+from v4npu.testing.ascend_products import DTYPES, output, unharmed
 from v4npu.testing.compare import argument_names
 
 OPS = (
@@ -32,6 +33,7 @@ OPS = (
     "grouped_linear",
     "indexer_scores",
     "indexer_topk",
+    "compressor",
     "window_attention",
     "csa_attention",
     "hca_attention",
@@ -40,7 +42,7 @@ OPS = (
 )
 
 
-class EmulatedOps(EmulatedProducts):
+class EmulatedOps(EmulatedIndexer):
     """Kernels of OPS on one SKU; `report` is what the last launch did."""
 
     def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -76,17 +78,79 @@ class EmulatedOps(EmulatedProducts):
         row = self.rope(self.rms_norm(kv, weight, eps)[:, None], positions, freqs)[:, 0]
         codes = scales = None
         if official:
-            codes, scales = self.act_quant(row, 64)
-            self._run(f"qkv_prepare_round_{DTYPES[q.dtype]}", In(codes), In(scales), InOut(row), tokens, dim, keep)
-            unharmed(row)
+            codes, scales = self._rounded_kv(row, keep)
         if cache is not None:
-            coded = keep if cache.dtype == torch.uint8 else 0
-            sizes = (tokens, dim, coded, kv.itemsize, *cache.shape[:2], cache.stride(0) * cache.itemsize)
-            inputs, page = (row, codes, scales, slots), cache.shape[1:].numel() * cache.itemsize
             before = self.report
-            self._run("qkv_prepare_store", *map(In, inputs), InOut(cache), *sizes, page)
+            self._store(row, codes, scales, keep, cache, slots)
             self.report = replace(before, waits=waits + self.report.waits)
         return rotated, row
+
+    def _rounded_kv(self, row: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+        """Codes and scales of rows, which are rounded where they are."""
+        codes, scales = self.act_quant(row, 64)
+        self._run(f"qkv_prepare_round_{DTYPES[row.dtype]}", In(codes), In(scales), InOut(row), *row.shape, keep)
+        unharmed(row)
+        return codes, scales
+
+    def _store(
+        self, rows: Tensor, codes: Tensor | None, scales: Tensor | None, keep: int, cache: Tensor, slots: Tensor | None
+    ) -> None:
+        """As StoredRows::store of the launchers."""
+
+        def row_bytes(t: Tensor | None) -> int:
+            return 0 if t is None else t.shape[1] * t.itemsize
+
+        (count, dim), packed = rows.shape, cache.dtype == torch.uint8
+        kept = keep if packed else 0
+        tail, coded = (dim - kept) * rows.itemsize, min(row_bytes(codes), kept)
+        padded = cache.shape[2] - coded - tail if packed else 0
+        used = min(row_bytes(scales), kept // 64 if kept < dim else padded)
+        sizes = (count, row_bytes(rows), tail, row_bytes(codes), coded, row_bytes(scales), used, padded)
+        pages = (*cache.shape[:2], cache.stride(0) * cache.itemsize, cache.shape[1:].numel() * cache.itemsize)
+        self._run("qkv_prepare_store", *map(In, (rows, codes, scales, slots)), InOut(cache), *sizes, *pages)
+
+    def compressor(
+        self, kv: Tensor, score: Tensor, ape: Tensor, weight: Tensor, freqs: Tensor, cu: Tensor, start: Tensor,
+        state: Tensor | None, state_slots: Tensor | None, ratio: int, overlap: bool, eps: float, quant: str,
+        num_entries: int, out_dtype: torch.dtype, cache: Tensor | None = None, slots: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """`state` and `cache` are written to; `report` is of the pooling, with the waits of its own kernels."""
+        (tokens, _), dim, kind = kv.shape, len(weight), DTYPES[out_dtype]
+        pooled, positions = output((num_entries, dim), out_dtype), output((num_entries,), torch.int64)
+        inputs = tuple(map(In, (kv, score, ape, cu, start)))
+        windows = (ratio, 1 + overlap)
+        rings = (0, 0, 0) if state is None else (state.shape[2], len(state), state.stride(0))
+        sizes = (tokens, len(start), num_entries, dim, *windows, *rings)
+        self._run(f"compressor_pool_{kind}", *inputs, In(state), In(state_slots), Out(pooled), Out(positions), *sizes)
+        report, waits = self.report, list(self.report.waits)
+        if state is not None:
+            self._run("compressor_state", *inputs, InOut(state), In(state_slots), *sizes[:2], *sizes[3:])
+            waits += self.report.waits
+        if num_entries == 0:
+            self.report = report
+            return pooled
+        rows = self.rms_norm(unharmed(pooled), weight, eps)
+        rows = self.rope(rows[:, None], unharmed(positions), freqs)[:, 0]
+        keep, codes, scales = dim, None, None
+        if quant == "fp8":
+            keep = dim - 2 * len(freqs)
+            codes, scales = self._rounded_kv(rows, keep)
+        elif quant == "hadamard_fp4":
+            transformed, rows = rows, output(rows.shape, out_dtype)
+            self._run(f"indexer_query_{kind}", In(transformed), Out(rows), num_entries, dim, dim**-0.5)
+            codes, scales = self.fp4_act_quant(unharmed(rows))
+        elif quant == "hadamard_fp8":
+            rows = self.hadamard(rows)
+            codes, narrow = self.act_quant(rows, dim)
+            self._run(f"compressor_round_{kind}", In(codes), In(narrow), InOut(rows), num_entries, dim)
+            scales = output((num_entries, 1), torch.float32)
+            self._run("compressor_scales", In(narrow), Out(scales), num_entries)
+            waits += self.report.waits
+            unharmed(scales)
+        if cache is not None:
+            self._store(rows, codes, scales, keep, cache, slots)
+        self.report = replace(report, waits=tuple(waits))
+        return unharmed(rows)
 
     def hadamard(self, x: Tensor) -> Tensor:
         rows, n = x.shape
@@ -189,59 +253,6 @@ class EmulatedOps(EmulatedProducts):
         y = self.expert_product(between, starts, w2, w2_scale, x.dtype)
         self._run(f"moe_experts_sum_{DTYPES[x.dtype]}", In(y), In(places), Out(out), tokens, hidden, y.shape[1], topk)
         self.report = replace(route, waits=waits + route.waits + self.report.waits)
-        return unharmed(out)
-
-    def indexer_plan(self, cu: Tensor, start: Tensor, tokens: int, ratio: int, width: int, first: int = 0) -> Tensor:
-        """The plan for num_blocks blocks, as int32[1024]."""
-        plan, blocks = output((1024,), torch.int32), self.num_blocks
-        arguments = (In(cu), In(start), Out(plan), tokens, len(start), ratio, width, first, blocks)
-        self._run("indexer_scores_plan", *arguments, num_blocks=1)
-        return unharmed(plan)
-
-    def indexer_scores(
-        self, q: Tensor, weights: Tensor, keys: Tensor, block_table: Tensor, cu: Tensor, start: Tensor, ratio: int,
-        official: bool, first: int = 0, hides: bool = True,
-    ) -> Tensor:  # fmt: skip
-        """Of the tokens of q and weights, the call's from `first` on."""
-        (tokens, heads, dim), (blocks, block_size, _), (seqs, max_blocks) = q.shape, keys.shape, block_table.shape
-        plan = self.indexer_plan(cu, start, tokens, ratio, max_blocks * block_size, first)
-        waits = self.report.waits
-        out, workspace = (
-            output((tokens, max_blocks * block_size), torch.float32),
-            torch.empty(self.num_blocks, 2, 64, 64),
-        )
-        inputs, outputs = (q, weights, keys, block_table, cu, start, plan), (Out(workspace), Out(out))
-        sizes = (tokens, heads, dim, blocks, block_size, keys.stride(0), max_blocks, seqs, ratio, first)
-        self._run(f"indexer_scores_{DTYPES[q.dtype]}", *map(In, inputs), *outputs, *sizes, int(hides), int(official))
-        self.report = replace(self.report, waits=waits + self.report.waits)
-        return unharmed(out)
-
-    def indexer_topk(
-        self, q: Tensor, weights: Tensor, keys: Tensor, block_table: Tensor, cu: Tensor, start: Tensor, ratio: int,
-        topk: int, official: bool, at_a_time: int = 5, parts: int = 2,
-    ) -> Tensor:  # fmt: skip
-        """`report` is that of the selection, with the waits of both of its kernels."""
-        found = []
-        for first in range(0, len(q), at_a_time):
-            some = slice(first, first + at_a_time)
-            where = (keys, block_table, cu, start, ratio, official, first)
-            scores = self.indexer_scores(q[some], weights[some], *where, hides=False)
-            found.append(self.indexer_select(scores, cu, start, ratio, topk, first, parts))
-        return torch.cat(found) if found else torch.empty(0, topk, dtype=torch.int32)
-
-    def indexer_select(
-        self, scores: Tensor, cu: Tensor, start: Tensor, ratio: int, topk: int, first: int = 0, parts: int = 1
-    ) -> Tensor:
-        """The picks among the visible ones of given scores."""
-        tokens, width = scores.shape
-        out = output((tokens, topk), torch.int32)
-        lists = output((tokens, parts, -(-topk // 32) * 32, 2), torch.float32)
-        lengths, sizes = (In(cu), In(start)), (tokens, len(start), ratio, width, first, topk, parts)
-        self._run("indexer_topk_select", In(scores), *lengths, Out(lists), Out(out), *sizes)
-        if parts > 1:
-            select = self.report
-            self._run("indexer_topk_merge", In(unharmed(lists)), *lengths, Out(out), *sizes)
-            self.report = replace(select, waits=select.waits + self.report.waits)
         return unharmed(out)
 
     def _attention(self, op: str, *args: Any, tile: int = 32) -> Tensor:

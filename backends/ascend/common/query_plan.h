@@ -39,6 +39,9 @@ class QueryTokens {
   }
 
   __aicore__ inline int32_t sequence() const { return sequence_; }
+  __aicore__ inline int64_t first() const { return first_; }                 // token of this sequence
+  __aicore__ inline int64_t start() const { return start_; }                 // its position
+  __aicore__ inline int64_t end() const { return start_ + last_ - first_; }  // the position behind the last
 
   // Of a token of this sequence.
   __aicore__ inline int64_t position(int64_t token) const { return start_ + token - first_; }

@@ -1,6 +1,7 @@
 #include "v4npu/ops/qkv_prepare.h"
 
 #include "../steps.h"
+#include "../stored_rows.h"
 #include "ops/calls.h"
 
 namespace v4npu::ascend {
@@ -21,31 +22,18 @@ Tensor head_norm(const Tensor& q_, double eps, bool official) {
 
 std::tuple<Tensor, Tensor> launch_qkv_prepare(const Tensor& q, const Tensor& kv_, const Tensor& weight,
                                               const Tensor& positions, const Tensor& freqs, double eps, bool official,
-                                              const OptTensor& cache, const OptTensor& slots_) {
-  check_qkv_prepare(q, kv_, weight, positions, freqs, eps, official, cache, slots_);
-  const int64_t num_tokens = q.size(0), head_dim = q.size(2), rope_dim = 2 * freqs.size(0), keep = head_dim - rope_dim;
+                                              const OptTensor& cache, const OptTensor& slots) {
+  check_qkv_prepare(q, kv_, weight, positions, freqs, eps, official, cache, slots);
+  const int64_t head_dim = q.size(2), rope_dim = 2 * freqs.size(0), keep = head_dim - rope_dim;
   const bool fits = rope_dim > 0 && rope_dim <= 2048 && head_dim <= 2048 && (!official || keep % 64 == 0);
   if (!ready() || !fits || !QkvPrepareCall::takes(q, kv_, weight, cache) ||
       (weight.scalar_type() != q.scalar_type() && !is_float32(weight)))
-    return call_reference<Tensor, Tensor>("qkv_prepare", q, kv_, weight, positions, freqs, eps, official, cache,
-                                          slots_);
+    return call_reference<Tensor, Tensor>("qkv_prepare", q, kv_, weight, positions, freqs, eps, official, cache, slots);
 
-  const Tensor kv = launch_rope(launch_rms_norm(kv_, weight, eps), positions, freqs, false);
-  OptTensor codes, scales;
-  if (official && keep > 0) {
-    std::tie(codes, scales) = launch_act_quant(kv, 64);
-    launch("qkv_prepare_round_" + suffix(kv), ceil_div(num_tokens, 32) * ceil_div(keep, 128), kv, pointer(codes),
-           pointer(scales), pointer(kv), num_tokens, head_dim, keep);
-  }
-  if (cache) {
-    const Tensor slots = dense(*slots_);
-    const auto width = [&](const Tensor& t) { return static_cast<int64_t>(t.element_size()); };
-    const int64_t coded = cache->scalar_type() == ScalarType::Byte ? keep : 0;
-    launch("qkv_prepare_store", num_tokens, kv, pointer(kv), pointer(codes), pointer(scales), pointer(slots),
-           pointer(*cache), num_tokens, head_dim, coded, width(kv), cache->size(0), cache->size(1),
-           cache->stride(0) * width(*cache), cache->size(1) * cache->size(2) * width(*cache));
-  }
-  return {launch_rope(head_norm(q, eps, official), positions, freqs, false), kv};
+  StoredRows kv(launch_rope(launch_rms_norm(kv_, weight, eps), positions, freqs, false));
+  if (official) kv.round_kv(keep);
+  kv.store(cache, slots);
+  return {launch_rope(head_norm(q, eps, official), positions, freqs, false), kv.rows};
 }
 
 }  // namespace v4npu::ascend
