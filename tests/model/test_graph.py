@@ -181,19 +181,19 @@ def test_pages_may_move(nano: Model, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads_replay_their_own(nano: Model) -> None:
-    want = decode(nano, nano.new_cache(1), 0, 40)
-    got: list[Tensor] = []
+    want, got, prefix = decode(nano, nano.new_cache(1), 0, 40), [], nano.new_cache(1)
 
-    def work() -> None:
+    def work(cache: Cache) -> None:
         with torch.no_grad():
-            got.append(decode(nano, nano.new_cache(1), 0, 40))
+            got.append(decode(nano, cache, 0, 40))
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    caches = (nano.new_cache(1), prefix, prefix.fork())  # two of them share pages and graphs
+    threads = [threading.Thread(target=work, args=(cache,)) for cache in caches]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert len(got) == 2 and all(torch.equal(one, want) for one in got)
+    assert len(got) == 3 and all(torch.equal(one, want) for one in got)
 
 
 def test_the_compiler_is_not_imported_for_a_capture() -> None:

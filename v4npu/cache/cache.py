@@ -46,11 +46,15 @@ class Cache:
         return self.store.nbytes
 
     def fork(self) -> Cache:
-        """The same cache again; both share their pages and copy the one they write to."""
+        """The same cache again; both share their pages and copy the one they write to.
+
+        They may be used by several threads, one each, and take turns.
+        """
         model = self.model()
         if model is None:
             raise ValueError("fork: the model of this cache is gone")
-        return Cache(model, self.store, [s.fork() for s in self.sequences], self.max_tokens, self.draft)
+        with self.store.lock:
+            return Cache(model, self.store, [s.fork() for s in self.sequences], self.max_tokens, self.draft)
 
     def __copy__(self) -> Cache:
         return self.fork()
@@ -72,8 +76,9 @@ class Cache:
             raise ValueError(f"rollback: num_tokens must be an integer in 0..{short}, got {num_tokens!r}")
         if self.draft and any(s.replay(num_tokens) for s in self.sequences):
             raise ValueError(f"rollback: a draft cache of {self.num_tokens} tokens cannot go back to {num_tokens}")
-        for s in self.sequences:
-            s.rollback(num_tokens)
+        with self.store.lock:
+            for s in self.sequences:
+                s.rollback(num_tokens)
 
     def save(self, path: str | Path) -> None:
         """Writes the cache as one checksummed safetensors file, whole or not at all; `model.load_cache` reads it."""
@@ -98,6 +103,6 @@ class Cache:
                     f"max_tokens of the cache is {self.max_tokens}: {len(s)} are held, {length} more do not fit"
                 )
 
-    def __del__(self) -> None:
+    def __del__(self) -> None:  # without the lock, for it runs anywhere: letting go of a block is safe at any time
         for s in getattr(self, "sequences", ()):
             s.release()

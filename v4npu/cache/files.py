@@ -102,9 +102,10 @@ def load(path: str | Path, model: Model, store: Store | None = None) -> Cache:
         raise ValueError(f"{path}: {error}") from None
     sequences: list[Sequence] = []
     cache = Cache(model, store, sequences, about["max_tokens"], about["draft"])
-    for b, numbers in enumerate(held):
-        sequences.append(Sequence(store))  # owned before it is filled, so that a failure gives its blocks back
-        _fill(sequences[-1], numbers, shard, f"{b}.", model.config.vocab_size)
+    with store.lock:
+        for b, numbers in enumerate(held):
+            sequences.append(Sequence(store))  # owned before it is filled, so that a failure gives its blocks back
+            _fill(sequences[-1], numbers, shard, f"{b}.", model.config.vocab_size)
     return cache
 
 

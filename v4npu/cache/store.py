@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ class Store:
         self.window_pool: Pool
         self.state_pool: Pool
         self.layers = [self._layer(i) for i in range(len(ratios))]
+        self.lock = threading.RLock()  # passes of caches that share pools and captured steps take turns
         self.graphs: OrderedDict[Hashable, Any] = OrderedDict()  # steps captured over these pools: v4npu/model/graph.py
 
     @property

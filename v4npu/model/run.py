@@ -35,6 +35,13 @@ def advance(
     Raises:
         CacheFull: no room; as with any other exception, every sequence is left as it was.
     """
+    with sequences[0].store.lock:
+        return _advance(model, sequences, rows, layers, trace)
+
+
+def _advance(
+    model: Model, sequences: list[Sequence], rows: list[list[int]], layers: Layers, trace: Trace | None
+) -> Tensor:
     before = [len(s) for s in sequences]
     done: list[list[Tensor]] = [[] for _ in sequences]
     running: list[tuple[Sequence, int]] = []
