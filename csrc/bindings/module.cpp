@@ -103,8 +103,10 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("keys", &v4npu::GpuIndexPlan::keys);
   m.def("plan_gpu_index", &v4npu::plan_gpu_index, py::arg("num_tokens"), py::arg("num_seqs"), py::arg("head_dim"),
         py::arg("caps"));
-  m.def("plan_gpu_topk_parts", &v4npu::plan_gpu_topk_parts, py::arg("num_tokens"), py::arg("num_keys"),
-        py::arg("caps"));
+  py::class_<v4npu::GpuTopkPlan>(m, "GpuTopkPlan")
+      .def_readonly("parts", &v4npu::GpuTopkPlan::parts)
+      .def_readonly("clusters", &v4npu::GpuTopkPlan::clusters);
+  m.def("plan_gpu_topk", &v4npu::plan_gpu_topk, py::arg("num_tokens"), py::arg("num_keys"), py::arg("caps"));
   m.def("plan_gpu_attention_parts", &v4npu::plan_gpu_attention_parts, py::arg("num_tokens"), py::arg("head_tiles"),
         py::arg("segments"), py::arg("caps"));
   py::class_<v4npu::AscendTiles>(m, "AscendTiles")

@@ -62,10 +62,11 @@ GpuIndexPlan plan_gpu_index(int64_t num_tokens, int64_t num_seqs, int64_t head_d
   return {num_seqs > 0 && num_tokens >= 8 * num_seqs && head_dim <= kMostColumns, 256, int64_t{128} * caps.num_cores};
 }
 
-int64_t plan_gpu_topk_parts(int64_t num_tokens, int64_t num_keys, const DeviceCaps& caps) {
+GpuTopkPlan plan_gpu_topk(int64_t num_tokens, int64_t num_keys, const DeviceCaps& caps) {
   const int64_t blocks = num_tokens > 0 ? caps.num_cores / num_tokens : 1, most = num_keys / 2048;
-  const int64_t parts = blocks < most ? blocks : most;
-  return parts > 1 ? parts : 1;
+  const int64_t parts = blocks < most ? blocks : most, whole = parts / 8 * 8;
+  if (cuda_architecture(caps) >= 90 && whole > 0 && 4 * whole >= 3 * parts) return {whole, true};
+  return {parts > 1 ? parts : 1, false};
 }
 
 int64_t plan_gpu_attention_parts(int64_t num_tokens, int64_t head_tiles, int64_t segments, const DeviceCaps& caps) {

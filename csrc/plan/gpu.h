@@ -51,8 +51,13 @@ GpuIndexPlan plan_gpu_index(int64_t num_tokens, int64_t num_seqs, int64_t head_d
 
 // Into how many parts a token's index keys are split, a block to each: as many as fill the device, as long as a part
 // may have 2,048 of the at most `num_keys`. So the lists of the parts are never more than the device has
-// multiprocessors. No split shows in a result (backends/cuda/device/topk.cuh).
-int64_t plan_gpu_topk_parts(int64_t num_tokens, int64_t num_keys, const DeviceCaps& caps);
+// multiprocessors. From sm_90 on 8 neighbours may be a cluster: where whole clusters lose at most a quarter of the
+// blocks. No split shows in a result (backends/cuda/device/topk.cuh).
+struct GpuTopkPlan {
+  int64_t parts = 1;
+  bool clusters = false;
+};
+GpuTopkPlan plan_gpu_topk(int64_t num_tokens, int64_t num_keys, const DeviceCaps& caps);
 
 // Over how many blocks the segments of a token's list are spread, for each tile of 16 heads: as many as there are, as
 // long as all blocks run at once. What a segment is follows from the list's length alone, so results do not change with

@@ -84,6 +84,25 @@ def test_long_lists_split_and_whole(gpu: EmulatedGpu, order: str, topk: int) -> 
     assert torch.equal(split, want)
 
 
+@pytest.mark.parametrize("order,topk", [("rising", 700), ("falling", 1), ("equal", 512), ("random", 2048)])
+def test_lists_of_a_cluster(gpu: EmulatedGpu, order: str, topk: int) -> None:
+    values = ORDERS[order](16_400).float().to(BF16).float()
+    args = listed(values, 1, topk)
+    got, kernels = picks(gpu, args)
+    assert kernels == ["indexer_topk_plain_cluster"] and gpu.launches()[0][1:4] == ["1", "8", "1"]
+    assert torch.equal(got, best_of(values[None], topk))
+    if order != "rising":
+        return
+    args[5].fill_(299)  # two parts are of entries, six of none
+    got, _ = picks(gpu, args)
+    assert torch.equal(got, best_of(values[None, :300], topk))
+    barriers = [barrier for barrier in gpu.barriers() if barrier.startswith("indexer_topk_kernel_sm90")]
+    assert len(barriers) == 2  # between two lists, and before a block ends
+    for barrier in barriers:
+        with pytest.raises(RuntimeError, match="race: "):
+            gpu.run("indexer_topk", args, ignored_barrier=barrier)
+
+
 # Eight tokens of a prompt share keys: 16,896 at a time on an H100, so that two parts are merged, 256 tokens at a time.
 @pytest.mark.parametrize("tokens,count,parts", [(8, 17_000, 2), (258, 90, 1)])
 def test_tokens_of_a_prompt_have_the_picks_of_one_alone(gpu: EmulatedGpu, tokens: int, count: int, parts: int) -> None:
@@ -104,7 +123,8 @@ def test_every_barrier_of_a_tile_is_missed(gpu: EmulatedGpu) -> None:
 
 def test_262144_entries(gpu: EmulatedGpu) -> None:
     values = ORDERS["random"](262_144)
-    got, _ = picks(gpu, listed(values, 1, 1024))
+    got, kernels = picks(gpu, listed(values, 1, 1024))
+    assert kernels == ["indexer_topk_plain_cluster", "indexer_topk_merge"]
     assert gpu.launches()[0][1:4] == ["1", "128", "1"]
     assert torch.equal(got, best_of(values.to(BF16).float()[None], 1024))
 
@@ -164,7 +184,9 @@ def test_keys_are_shared_by_prompts_and_their_scores_stay_bounded(invented: _C.D
 def test_parts_fill_the_device_and_their_lists_stay_bounded(invented: _C.DeviceCaps) -> None:
     for tokens in (0, 1, 2, 31, 32, 128, 4096):
         for keys in (0, 1, 2047, 4096, 65_536, 262_144):
-            parts = _C.plan_gpu_topk_parts(tokens, keys, invented)
+            plan = _C.plan_gpu_topk(tokens, keys, invented)
+            parts = plan.parts
+            assert not plan.clusters or (parts % 8 == 0 and invented.name in ("sm_90", "sm_100"))
             assert parts >= 1 and (parts == 1 or parts * tokens <= invented.num_cores)
             assert parts == 1 or keys // parts >= 2048
             if keys // 2048 >= invented.num_cores and 0 < tokens <= invented.num_cores:

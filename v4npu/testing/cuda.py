@@ -38,7 +38,7 @@ READ, WRITE, READ_WRITE = range(3)
 FLOAT32_ON_TENSOR_CORES = 3.0
 TENSOR_CORE_OPS = {"linear": 1, "fp8_linear": 1, "fp4_linear": 1, "grouped_linear": 1, "moe_experts": 2}
 # Whose kernels an operator launches besides its own.
-BORROWED = {"moe_experts": ("act_quant", "moe_experts_sm90"), "indexer_topk": ("indexer_scores",)}
+BORROWED = {"moe_experts": ("act_quant", "moe_experts_sm90"), "indexer_topk": ("indexer_scores", "indexer_topk_sm90")}
 STREAM = 'extern "C" int aoti_torch_get_current_cuda_stream(int, void** stream) { *stream = nullptr; return 0; }'
 
 

@@ -61,7 +61,12 @@ inline void sync_warp(V4NPU_HERE) { emulation::sync_warp(file, line); }
 // ---- the cluster of a V4NPU_CLUSTER_KERNEL; a block must not end while another may read its shared memory
 inline void sync_cluster(V4NPU_HERE) { emulation::sync_cluster(file, line); }
 // What block `member` of the cluster has where this one has p, in shared memory.
-inline float read_shared(const float* p, int member) { return emulation::read_shared(p, member); }
+template <class T>
+inline T read_shared(const T* p, int member) {
+  T v;
+  emulation::read_shared(p, &v, sizeof(T), member);
+  return v;
+}
 
 // ---- the warp; every lane takes part
 inline uint32_t shuffle_xor(uint32_t v, int mask, V4NPU_HERE) { return emulation::shuffle_xor(v, mask, file, line); }
@@ -144,13 +149,26 @@ V4NPU_INLINE void sync_warp() { __syncwarp(); }
 V4NPU_INLINE void sync_cluster() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-V4NPU_INLINE float read_shared(const float* p, int member) {
+V4NPU_INLINE uint32_t shared_of_block(const void* p, int member) {
   uint32_t there;
-  float v;
   asm("mapa.shared::cluster.u32 %0, %1, %2;"
       : "=r"(there)
       : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(p))), "r"(member));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(there) : "memory");
+  return there;
+}
+V4NPU_INLINE float read_shared(const float* p, int member) {
+  float v;
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(shared_of_block(p, member)) : "memory");
+  return v;
+}
+V4NPU_INLINE int32_t read_shared(const int32_t* p, int member) {
+  int32_t v;
+  asm volatile("ld.shared::cluster.b32 %0, [%1];" : "=r"(v) : "r"(shared_of_block(p, member)) : "memory");
+  return v;
+}
+V4NPU_INLINE uint64_t read_shared(const uint64_t* p, int member) {
+  uint64_t v;
+  asm volatile("ld.shared::cluster.b64 %0, [%1];" : "=l"(v) : "r"(shared_of_block(p, member)) : "memory");
   return v;
 }
 

@@ -101,7 +101,7 @@ struct ExpertSum {
   int64_t hidden_size, topk, num_experts;
 };
 constexpr int64_t kMaxTopk = 64;
-constexpr int kClusterBlocks = 8;  // of 16 rows each, a slice together (moe_experts_kernel_sm90.cu)
+constexpr int kClusterBlocks = 8;  // of 16 rows each, a slice together; or of a part of a query's keys each
 
 constexpr int64_t ceil_of(int64_t n, int64_t by) { return (n + by - 1) / by; }
 

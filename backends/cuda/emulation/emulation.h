@@ -28,7 +28,7 @@ int grid_x();
 void sync_block(const char* file, int line);
 void sync_warp(const char* file, int line);
 void sync_cluster(const char* file, int line);
-float read_shared(const float* p, int member);
+void read_shared(const void* p, void* to, size_t bytes, int member);
 uint32_t shuffle_xor(uint32_t v, int mask, const char* file, int line);
 uint32_t shuffle(uint32_t v, int lane, const char* file, int line);
 uint32_t ballot(bool v, const char* file, int line);

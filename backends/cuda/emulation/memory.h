@@ -220,17 +220,17 @@ void sync_cluster(const char* file, int line) {
 }
 
 // What stands at the place of `p` in the shared memory of another block of the cluster.
-float read_shared(const float* p, int member) {
+void read_shared(const void* p, void* to, size_t bytes, int member) {
   Block& b = block();
   const void* at = __builtin_return_address(0);
-  const auto* own = reinterpret_cast<const unsigned char*>(p);
+  const auto* own = static_cast<const unsigned char*>(p);
   if (!in_shared(own)) fault("read_shared: not of shared memory" + source_of(at));
   if (member < 0 || member >= b.members) fault("read_shared: no block " + std::to_string(member) + " in the cluster");
   const unsigned char* there = own - own_shared() + b.shared_of(member);
-  touch_shared(member, there, sizeof(float), false, at);
+  touch_shared(member, there, bytes, false, at);
   uint32_t& needed = b.needed[static_cast<size_t>(member)];
   needed = std::max(needed, thread().cluster_epoch + 1);
-  return *reinterpret_cast<const float*>(there);
+  std::memcpy(to, there, bytes);
 }
 
 void sync_warp(const char* file, int line) {

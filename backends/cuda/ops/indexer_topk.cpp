@@ -22,14 +22,18 @@ Tensor launch_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor&
     run_topk_tiles(scorer, call.p, plan);
     return out;
   }
-  TopkSearch search{call.p, nullptr, plan_gpu_topk_parts(call.p.num_tokens, call.width(), caps_of(q)), 0};
+  const GpuTopkPlan split = plan_gpu_topk(call.p.num_tokens, call.width(), caps_of(q));
+  const bool clusters = split.clusters && call.p.dtype == Dtype::kBfloat16;
+  const int64_t lists = clusters ? split.parts / kClusterBlocks : split.parts;
+  TopkSearch search{call.p, nullptr, lists, 0};
   OptTensor best;
-  if (search.parts > 1) {
-    best = bytes(call.q, call.p.num_tokens * search.parts * topk * 8);
+  if (lists > 1) {
+    best = bytes(call.q, call.p.num_tokens * lists * topk * 8);
     search.best = writable<uint64_t>(*best);
   }
-  const Grid grid{call.p.num_tokens, search.parts};
-  run("indexer_topk", call.kernel("indexer_topk"), search, grid, kRowThreads, call.q);
+  const Grid grid{call.p.num_tokens, split.parts};
+  run(clusters ? "indexer_topk_sm90" : "indexer_topk", call.kernel("indexer_topk") + (clusters ? "_cluster" : ""),
+      search, grid, kRowThreads, call.q);
   if (best) run("indexer_topk", "indexer_topk_merge", search, {call.p.num_tokens}, kRowThreads, call.q);
   return out;
 }
