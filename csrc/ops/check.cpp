@@ -112,13 +112,21 @@ void Check::rope(const char* arg, const Tensor& x, const Tensor& freqs) {
           describe(freqs) + " (head_dim = " + std::to_string(*head_dim) + ")");
 }
 
-void Check::turned(const Tensor& q, const std::optional<Tensor>& positions, const std::optional<Tensor>& freqs,
-                   Axis& num_tokens) {
-  require(positions.has_value() == freqs.has_value(), "freqs",
-          positions ? "given with positions" : "None without positions", freqs ? describe(*freqs) : "None");
-  if (!positions) return;
-  tensor("positions", *positions, kInt64, num_tokens);
-  rope("q", q, *freqs);
+void Check::attention(const Attention& a, Axis& num_tokens, Axis& head_dim, Axis& num_seqs) {
+  Axis num_heads("num_heads"), max_window_blocks("max_window_blocks");
+  tensor("q", a.q, kFloating, num_tokens, num_heads, head_dim);
+  sequences(a.cu_seqlens_q, a.start_pos, num_seqs);
+  require(a.rope_dim >= 0 && a.rope_dim % 2 == 0 && a.rope_dim <= *head_dim, "rope_dim", "even, 0 to head_dim",
+          a.rope_dim);
+  pages("window_kv", a.window_kv, head_dim, fp8_kv_row(*head_dim, a.rope_dim), a.q.scalar_type());
+  tensor("window_table", a.window_table, kInt32, num_seqs, max_window_blocks);
+  tensor("attn_sink", a.attn_sink, kFloat32, num_heads);
+  positive("window", a.window);
+  require(a.positions.has_value() == a.freqs.has_value(), "freqs",
+          a.positions ? "given with positions" : "None without positions", a.freqs ? describe(*a.freqs) : "None");
+  if (!a.positions) return;
+  tensor("positions", *a.positions, kInt64, num_tokens);
+  rope("q", a.q, *a.freqs);
 }
 
 void Check::sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis& num_seqs) {

@@ -86,9 +86,6 @@ class Check {
 
   // freqs [rope_dim/2] against the last axis of `x`, of which the last rope_dim values turn.
   void rope(const char* arg, const Tensor& x, const Tensor& freqs);
-  // positions [num_tokens] and freqs that turn q's like, or neither.
-  void turned(const Tensor& q, const std::optional<Tensor>& positions, const std::optional<Tensor>& freqs,
-              Axis& num_tokens);
   // cu_seqlens_q int32 [num_seqs+1] and start_pos int32 [num_seqs].
   void sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis& num_seqs);
   // x [num_tokens, k]: float8_e4m3fn with one scale per 128 columns, or floating point without.
@@ -99,6 +96,15 @@ class Check {
   void pages(const char* arg, const Tensor& t, Axis& head_dim, const RowFormat& packed, ScalarType activations);
   // Pages of index keys, which two formats pack: their rows differ in length.
   void keys(const Tensor& t, Axis& head_dim, ScalarType activations);
+
+  // What every attention takes; positions [num_tokens] and freqs that turn q's like, or neither.
+  struct Attention {
+    const Tensor &q, &window_kv, &window_table, &cu_seqlens_q, &start_pos;
+    const std::optional<Tensor>& attn_sink;
+    int64_t window, rope_dim;
+    const std::optional<Tensor>&positions, &freqs;
+  };
+  void attention(const Attention& a, Axis& num_tokens, Axis& head_dim, Axis& num_seqs);
 
   // For what a shape cannot say: `<arg> must be <expected>, got <got>`.
   void require(bool ok, const char* arg, const char* expected, const std::string& got) const {

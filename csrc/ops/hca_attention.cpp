@@ -10,21 +10,12 @@ void check_hca_attention(const Tensor& q, const Tensor& window_kv, const Tensor&
                          int64_t ratio, int64_t rope_dim, bool /*official*/, const OptTensor& positions,
                          const OptTensor& freqs) {
   Check check("hca_attention");
-  Axis num_tokens("num_tokens"), num_heads("num_heads"), head_dim("head_dim"), num_seqs("num_seqs");
-  check.tensor("q", q, kFloating, num_tokens, num_heads, head_dim);
-  check.sequences(cu_seqlens_q, start_pos, num_seqs);
-  check.require(rope_dim >= 0 && rope_dim % 2 == 0 && rope_dim <= *head_dim, "rope_dim", "even, 0 to head_dim",
-                rope_dim);
-  const RowFormat packed = fp8_kv_row(*head_dim, rope_dim);
-  check.pages("window_kv", window_kv, head_dim, packed, q.scalar_type());
-  Axis max_window_blocks("max_window_blocks");
-  check.tensor("window_table", window_table, kInt32, num_seqs, max_window_blocks);
-  check.pages("compressed_kv", compressed_kv, head_dim, packed, q.scalar_type());
+  Axis num_tokens("num_tokens"), head_dim("head_dim"), num_seqs("num_seqs");
+  check.attention({q, window_kv, window_table, cu_seqlens_q, start_pos, attn_sink, window, rope_dim, positions, freqs},
+                  num_tokens, head_dim, num_seqs);
+  check.pages("compressed_kv", compressed_kv, head_dim, fp8_kv_row(*head_dim, rope_dim), q.scalar_type());
   Axis max_blocks("max_blocks");
   check.tensor("block_table", block_table, kInt32, num_seqs, max_blocks);
-  check.tensor("attn_sink", attn_sink, kFloat32, num_heads);
-  check.positive("window", window);
-  check.turned(q, positions, freqs, num_tokens);
   check.positive("ratio", ratio);
 }
 

@@ -1,49 +1,27 @@
 #include "v4npu/ops/indexer_topk.h"
 
+#include <limits>
+
 #include "../paged/launch.h"
-#include "ops/calls.h"
 
 namespace v4npu::cpu {
 
 V4NPU_CPU_KERNEL(indexer_topk, IndexerTopkParams)
 
-Tensor launch_indexer_topk(const Tensor& q_, const Tensor& weights_, const Tensor& keys, const Tensor& block_table,
+Tensor launch_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor& keys, const Tensor& block_table,
                            const Tensor& cu_seqlens_q, const Tensor& start_pos, int64_t ratio, int64_t topk,
                            bool official) {
-  check_indexer_topk(q_, weights_, keys, block_table, cu_seqlens_q, start_pos, ratio, topk, official);
-  const Pages pages(keys, block_table);
-  if (!native(q_) || weights_.scalar_type() != q_.scalar_type() || !pages.native(q_)) {
-    return call_reference<Tensor>("indexer_topk", q_, weights_, keys, block_table, cu_seqlens_q, start_pos, ratio, topk,
+  check_indexer_topk(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, topk, official);
+  if (!IndexerCall<IndexerTopkParams>::takes(q, weights, keys)) {
+    return call_reference<Tensor>("indexer_topk", q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, topk,
                                   official);
   }
-  const Tensor q = dense(q_), weights = dense(weights_);
-  const Sequences seqs(cu_seqlens_q, start_pos, q.size(0));
-  for (int64_t b = 0; b < seqs.count; ++b) {
-    if (seqs.length(b) > 0) pages.check(b, 0, seqs.total(b) / ratio - 1);
-  }
-  Tensor out = uninitialised(q, {q.size(0), topk}, ScalarType::Int);
-  IndexerTopkParams p{};
-  p.q = pointer<void>(q);
-  p.weights = pointer<void>(weights);
-  p.keys = pointer<void>(keys);
-  p.block_table = pointer<int32_t>(pages.table);
-  p.cu_seqlens_q = seqs.end;
-  p.start_pos = seqs.start;
-  p.topk_indices = static_cast<int32_t*>(out.mutable_data_ptr());
-  p.num_tokens = q.size(0);
-  p.num_seqs = seqs.count;
-  p.num_heads = q.size(1);
-  p.head_dim = q.size(2);
-  p.block_size = pages.block_size;
-  p.block_stride = pages.stride;
-  p.max_blocks = pages.max_blocks;
-  p.ratio = ratio;
-  p.topk = topk;
-  p.official = official;
-  p.dtype = dtype_of(q);
-  p.keys_are = key_format(keys, p.head_dim);
-  p.query_tile = plan_cpu_query_tile(p.num_heads, p.head_dim, this_cpu());
-  run_kernel(p);
+  IndexerCall<IndexerTopkParams> call(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official);
+  call.check(std::numeric_limits<int64_t>::max());
+  Tensor out = uninitialised(q, {call.p.num_tokens, topk}, ScalarType::Int);
+  call.p.topk_indices = static_cast<int32_t*>(out.mutable_data_ptr());
+  call.p.topk = topk;
+  run_kernel(call.p);
   return out;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "../launch.h"
+#include "ops/calls.h"
 #include "plan/cpu_tiles.h"
 
 namespace v4npu::cpu {
@@ -61,7 +62,9 @@ struct Pages {
   bool packed() const { return rows.scalar_type() == ScalarType::Byte; }
 
   // Whether the kernel of activations like q can read them.
-  bool native(const Tensor& q) const { return packed() || rows.scalar_type() == q.scalar_type(); }
+  static bool native(const Tensor& pages, const Tensor& q) {
+    return pages.scalar_type() == ScalarType::Byte || pages.scalar_type() == q.scalar_type();
+  }
 
   // Rows that tokens of sequence b pick must exist; negative ones are none.
   void check_picks(int64_t b, const int32_t* picks, int64_t n) const {
@@ -126,6 +129,49 @@ inline void check_compressor_state(const Sequences& seqs, int64_t ratio, bool ov
   }
 }
 
+// What indexer_scores and indexer_topk share; a launcher adds its output.
+template <class Params>
+struct IndexerCall {
+  Tensor q, weights;
+  Sequences seqs;
+  Pages pages;
+  Params p{};
+
+  static bool takes(const Tensor& q, const Tensor& weights, const Tensor& keys) {
+    return native(q) && weights.scalar_type() == q.scalar_type() && Pages::native(keys, q);
+  }
+
+  IndexerCall(const Tensor& q_, const Tensor& weights_, const Tensor& keys, const Tensor& block_table,
+              const Tensor& cu_seqlens_q, const Tensor& start_pos, int64_t ratio, bool official)
+      : q(dense(q_)), weights(dense(weights_)), seqs(cu_seqlens_q, start_pos, q.size(0)), pages(keys, block_table) {
+    p.q = pointer<void>(q);
+    p.weights = pointer<void>(weights);
+    p.keys = pointer<void>(keys);
+    p.block_table = pointer<int32_t>(pages.table);
+    p.cu_seqlens_q = seqs.end;
+    p.start_pos = seqs.start;
+    p.num_tokens = q.size(0);
+    p.num_seqs = seqs.count;
+    p.num_heads = q.size(1);
+    p.head_dim = q.size(2);
+    p.block_size = pages.block_size;
+    p.block_stride = pages.stride;
+    p.max_blocks = pages.max_blocks;
+    p.ratio = ratio;
+    p.official = official;
+    p.dtype = dtype_of(q);
+    p.keys_are = key_format(keys, p.head_dim);
+    p.query_tile = plan_cpu_query_tile(p.num_heads, p.head_dim, this_cpu());
+  }
+  // Entries that exist, the first `most` of each sequence, must have a row.
+  void check(int64_t most) const {
+    for (int64_t b = 0; b < seqs.count; ++b) {
+      const int64_t entries = seqs.total(b) / p.ratio;
+      if (seqs.length(b) > 0) pages.check(b, 0, (entries < most ? entries : most) - 1);
+    }
+  }
+};
+
 // What the three attentions share. The tensors of a launcher's arguments outlive the call; what had to be copied is
 // here.
 template <class Params>
@@ -137,8 +183,7 @@ struct AttentionCall {
   Params p{};
 
   static bool takes(const Tensor& q, const Tensor& window_kv, const OptTensor& sink) {
-    return native(q) && is_float32(sink) &&
-           (window_kv.scalar_type() == ScalarType::Byte || window_kv.scalar_type() == q.scalar_type());
+    return native(q) && is_float32(sink) && Pages::native(window_kv, q);
   }
 
   AttentionCall(const Tensor& q_, const Tensor& window_kv, const Tensor& window_table, const Tensor& cu_seqlens_q,
