@@ -329,39 +329,47 @@ V4NPU_INLINE int64_t blocks_per_item(int64_t tokens, int64_t row_blocks, int64_t
   return share < 1 ? 1 : share < kMost ? share : kMost;
 }
 
-// out[t * ld + n - row_begin] for the weight rows [row_begin, row_end), rounded once.
-template <class E, class X, class W, class Out, class Params>
-void product(const X& x, const W& w, Out* out, int64_t ld, int64_t tokens, int64_t row_begin, int64_t row_end,
+// out[t * ld + n] for the groups [begin, end): of each, x_of(group) times its own weight rows n = group * rows and on.
+template <class E, class XOf, class W, class Out, class Params>
+void product(const XOf& x_of, int64_t begin, int64_t end, const W& w, int64_t rows, Out* out, int64_t ld,
              const Params& p) {
-  const int64_t kp = round_up(x.k, 32), n = row_end - row_begin, tiles = (tokens + kTile - 1) / kTile;
-  if (tokens == 0 || n == 0) return;
+  const int64_t tokens = p.num_tokens, kp = round_up(p.k, 32), tiles = (tokens + kTile - 1) / kTile;
+  if (tokens == 0 || rows == 0 || begin == end) return;
   auto* packed = reinterpret_cast<E*>(aligned(p.workspace));
-  auto* sums = reinterpret_cast<float*>(aligned(p.workspace) + packed_bytes(tokens, kp));
+  auto* sums = reinterpret_cast<float*>(aligned(p.workspace) + (end - begin) * packed_bytes(tokens, kp));
   const int64_t columns = tokens < kTile ? tokens : kTile;
-  parallel_rows(tiles, kTile * kp, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t left = tokens - i * kTile;
-      pack<W>(x, nullptr, i * kTile, left < kTile ? left : kTile, columns, kp, packed + i * kTile * kp);
+  parallel_rows((end - begin) * tiles, kTile * kp, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t t = i % tiles * kTile, left = tokens - t;
+      pack<W>(x_of(begin + i / tiles), nullptr, t, left < kTile ? left : kTile, columns, kp, packed + i * kTile * kp);
     }
   });
 
-  const int64_t step = planned_tokens<E>(p.block_tokens), row_blocks = (n + kBlockRows - 1) / kBlockRows;
-  const int64_t item_rows = blocks_per_item(tokens, row_blocks, p.num_workers) * kBlockRows;
-  const int64_t row_items = (n + item_rows - 1) / item_rows, items = (tokens + step - 1) / step * row_items;
-  each_item(items, workers_for((tokens + 8) * n * kp, p.num_workers), [&](int64_t i, int64_t worker) {
-    const int64_t t0 = i / row_items * step, begin = i % row_items * item_rows;
-    const int64_t m = tokens - t0 < step ? tokens - t0 : step, end = n - begin < item_rows ? n : begin + item_rows;
+  const int64_t step = planned_tokens<E>(p.block_tokens), row_blocks = (rows + kBlockRows - 1) / kBlockRows;
+  const int64_t item_rows = blocks_per_item(tokens, (end - begin) * row_blocks, p.num_workers) * kBlockRows;
+  const int64_t row_items = (rows + item_rows - 1) / item_rows, items = (tokens + step - 1) / step * row_items;
+  const int64_t workers = workers_for((tokens + 8) * (end - begin) * rows * kp, p.num_workers);
+  each_item((end - begin) * items, workers, [&](int64_t i, int64_t worker) {
+    const int64_t group = i / items, t0 = i % items / row_items * step, first = i % row_items * item_rows;
+    const int64_t m = tokens - t0 < step ? tokens - t0 : step;
+    const int64_t last = rows - first < item_rows ? rows : first + item_rows;
+    const E* x = packed + (group * tiles * kTile + t0) * kp;
     float* c = sums + worker * kBlockTokens * kBlockRows;
     if (kp == 0) std::memset(c, 0, static_cast<size_t>(kBlockTokens * kBlockRows) * sizeof(float));
-    for (int64_t r0 = begin; r0 < end; r0 += kBlockRows) {
-      const int64_t rows = end - r0 < kBlockRows ? end - r0 : kBlockRows;
-      block(w, row_begin + r0, rows, packed + t0 * kp, m, columns, kp, c, kBlockRows / kTile);
+    for (int64_t r0 = first; r0 < last; r0 += kBlockRows) {
+      const int64_t row = (begin + group) * rows + r0, n = last - r0 < kBlockRows ? last - r0 : kBlockRows;
+      block(w, row, n, x, m, columns, kp, c, kBlockRows / kTile);
       for (int64_t t = 0; t < m; ++t) {
-        for (int64_t r = 0; r < rows; r += kLanes)
-          store_upto(out + (t0 + t) * ld + r0 + r, load(at(c, kBlockRows / kTile, t, r)), rows - r);
+        for (int64_t r = 0; r < n; r += kLanes)
+          store_upto(out + (t0 + t) * ld + row + r, load(at(c, kBlockRows / kTile, t, r)), n - r);
       }
     }
   });
+}
+// Of one group.
+template <class E, class X, class W, class Out, class Params>
+void product(const X& x, const W& w, Out* out, const Params& p) {
+  product<E>([&](int64_t) { return x; }, 0, 1, w, p.num_rows, out, p.num_rows, p);
 }
 
 // fp8_linear and fp4_linear: x quantised, or plain and taken in the dtype of out.
@@ -370,9 +378,9 @@ void quantised_linear(const Params& p, const W& w) {
   const auto run = [&](auto e, const auto& x) {
     using E = decltype(e);
     if (p.out_dtype == Dtype::kFloat32) {
-      product<E>(x, w, static_cast<float*>(p.out), p.num_rows, p.num_tokens, 0, p.num_rows, p);
+      product<E>(x, w, static_cast<float*>(p.out), p);
     } else {
-      product<E>(x, w, static_cast<bf16*>(p.out), p.num_rows, p.num_tokens, 0, p.num_rows, p);
+      product<E>(x, w, static_cast<bf16*>(p.out), p);
     }
   };
   const bool narrow_out = p.out_dtype == Dtype::kBfloat16;

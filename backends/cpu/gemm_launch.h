@@ -15,12 +15,12 @@ void plan_blocks(Params& p, int64_t k) {
   p.block_tokens[1] = plan_cpu_block_tokens(k, 2, this_cpu());
 }
 
-// Sets workspace, num_workers and block_tokens for one product of these sizes; the result owns the memory.
+// Sets workspace, num_workers and block_tokens for a product of these sizes; the result owns the memory.
 template <class Params>
-Tensor reserve(Params& p, const Tensor& x, int64_t tokens, int64_t k) {
+Tensor reserve(Params& p, const Tensor& x, int64_t tokens, int64_t k, int64_t groups = 1) {
   p.num_workers = num_threads();
   plan_blocks(p, k);
-  Tensor workspace = bytes(x, gemm_workspace(tokens, k, p.num_workers));
+  Tensor workspace = bytes(x, gemm_workspace(tokens, k, p.num_workers, groups));
   p.workspace = workspace.mutable_data_ptr();
   return workspace;
 }

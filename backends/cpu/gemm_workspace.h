@@ -17,9 +17,12 @@ constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * t
 // Packed activations, in float32 at worst.
 constexpr int64_t packed_bytes(int64_t tokens, int64_t k) { return round_up(tokens, kTile) * round_up(k, 32) * 4; }
 
-constexpr int64_t gemm_workspace(int64_t tokens, int64_t k, int64_t workers) {
-  return 64 + packed_bytes(tokens, k) + workers * kBlockTokens * kBlockRows * 4;
+constexpr int64_t gemm_workspace(int64_t tokens, int64_t k, int64_t workers, int64_t groups = 1) {
+  return 64 + groups * packed_bytes(tokens, k) + workers * kBlockTokens * kBlockRows * 4;
 }
+
+// Of few tokens all groups are one piece of work for the threads; of many each is enough, and so is its memory.
+constexpr int64_t groups_together(int64_t tokens, int64_t groups) { return tokens <= kTile ? groups : 1; }
 
 namespace {
 

@@ -88,7 +88,7 @@ void grouped_of(int64_t t, int64_t groups, int64_t rows, int64_t k, Dtype dtype)
     p.num_tokens = t, p.num_groups = groups, p.rows_per_group = rows, p.k = k;
     p.dtype = dtype;
     p.format = packed ? Format::kFp8 : dtype == Dtype::kFloat32 ? Format::kFloat32 : Format::kBfloat16;
-    reserve(c, p, gemm_workspace(t, k, kThreads));
+    reserve(c, p, gemm_workspace(t, k, kThreads, groups_together(t, groups)));
     c.run([&] { kernels::grouped_linear(p); });
   }
 }

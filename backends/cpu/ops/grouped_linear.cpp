@@ -22,7 +22,7 @@ Tensor launch_grouped_linear(const Tensor& x_, const Tensor& weight_, const OptT
   p.k = x.size(2);
   p.rows_per_group = weight.size(0) / p.num_groups;
   Tensor out = uninitialised(x, {p.num_tokens, p.num_groups, p.rows_per_group});
-  const Tensor workspace = reserve(p, x, p.num_tokens, p.k);
+  const Tensor workspace = reserve(p, x, p.num_tokens, p.k, groups_together(p.num_tokens, p.num_groups));
   p.x = pointer<void>(x);
   p.weight = pointer<void>(weight);
   p.weight_scale = pointer<uint8_t>(weight_scale);

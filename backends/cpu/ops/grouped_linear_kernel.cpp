@@ -1,4 +1,4 @@
-// grouped_linear on the CPU: gemm.h, one group after the other.
+// grouped_linear on the CPU: gemm.h, all groups at once or one after the other.
 #include "v4npu/ops/grouped_linear.h"
 
 #include "gemm.h"
@@ -8,12 +8,12 @@ namespace {
 
 template <class E, class T, class W>
 void run(const GroupedLinearParams& p, const W& w) {
-  for (int64_t g = 0; g < p.num_groups; ++g) {
-    const PlainRows<T> x{static_cast<const T*>(p.x) + g * p.k, p.num_groups * p.k, p.k};
-    T* out = static_cast<T*>(p.out) + g * p.rows_per_group;
-    product<E>(x, w, out, p.num_groups * p.rows_per_group, p.num_tokens, g * p.rows_per_group,
-               (g + 1) * p.rows_per_group, p);
-  }
+  const int64_t together = groups_together(p.num_tokens, p.num_groups);
+  const auto x_of = [&](int64_t group) {
+    return PlainRows<T>{static_cast<const T*>(p.x) + group * p.k, p.num_groups * p.k, p.k};
+  };
+  for (int64_t g = 0; g < p.num_groups; g += together)
+    product<E>(x_of, g, g + together, w, p.rows_per_group, static_cast<T*>(p.out), p.num_groups * p.rows_per_group, p);
 }
 
 }  // namespace

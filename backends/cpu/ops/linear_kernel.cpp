@@ -10,7 +10,7 @@ template <class E, class X, class W>
 void run(const LinearParams& p) {
   const PlainRows<X> x{static_cast<const X*>(p.x), p.k, p.k};
   const PlainRows<W> w{static_cast<const W*>(p.weight), p.k, p.k};
-  const auto into = [&](auto* out) { product<E>(x, w, out, p.num_rows, p.num_tokens, 0, p.num_rows, p); };
+  const auto into = [&](auto* out) { product<E>(x, w, out, p); };
   p.out_dtype == Dtype::kFloat32 ? into(static_cast<float*>(p.out)) : into(static_cast<bf16*>(p.out));
 }
 
