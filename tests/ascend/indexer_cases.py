@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from v4npu.reference.pages import write_rows
 from v4npu.testing.cases import Draw
 
 
@@ -16,6 +17,7 @@ def indexer_case(
     ratio: int = 4,
     official: bool = False,
     block_size: int = 24,
+    packed: str = "",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, bool]:
     """Arguments of indexer_scores: sequences of (new, earlier) tokens whose keys lie on pages in any order."""
     new, start = (torch.tensor(x, dtype=torch.int32) for x in zip(*lengths, strict=True))
@@ -31,4 +33,8 @@ def indexer_case(
     for sequence, own in enumerate(order):  # what was never written spoils no score
         for page, number in enumerate(own.tolist()):
             keys[number, max(0, entries[sequence] - page * block_size) :] = torch.nan
+    if packed:  # "fp4" or "fp8"
+        row = dim // 2 + -(-dim // 32) if packed == "fp4" else dim + 4
+        plain, keys = keys.flatten(0, 1), torch.zeros(*keys.shape[:2], row, dtype=torch.uint8)
+        write_rows(keys, plain, torch.arange(len(plain)), 0, f"hadamard_{packed}")
     return draw.normal(tokens, heads, dim), draw.normal(tokens, heads), keys, table, cu, start, ratio, official

@@ -9,6 +9,7 @@ from test_kernels import ARCHS
 from torch import Tensor
 
 from v4npu import reference
+from v4npu.reference.pages import read_keys
 from v4npu.testing.compare import complaint, oracle_args
 from v4npu.testing.tolerances import ERROR_RATIO
 
@@ -29,6 +30,20 @@ def assert_scores(got, args):
 def test_scores(emulated, sku, dtype, official, heads, dim, block_size):
     args = indexer_case(dtype, heads, dim, official=official, block_size=block_size)
     assert_scores(emulated(sku).indexer_scores(*args), args)
+
+
+@pytest.mark.parametrize("heads,dim,block_size", [(64, 128, 32), (20, 70, 24), (1, 32, 5), (3, 64, 128)])
+@pytest.mark.parametrize("packed", ["fp4", "fp8"])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_packed_keys(emulated, sku, packed, heads, dim, block_size):
+    """As their values in plain pages, to the bit; a NaN where nothing was written spoils no score."""
+    for official in (False, True):
+        args = list(indexer_case(torch.bfloat16, heads, dim, official=official, block_size=block_size, packed=packed))
+        got = emulated(sku).indexer_scores(*args)
+        assert_scores(got, args)
+        at = torch.arange(args[2].shape[:2].numel()).view(args[2].shape[:2])
+        args[2] = read_keys(args[2], at, dim)
+        assert torch.equal(got, emulated(sku).indexer_scores(*args))
 
 
 def work(cu: Tensor, start: Tensor, ratio: int, width: int) -> list[tuple[int, int, int]]:

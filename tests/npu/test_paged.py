@@ -7,7 +7,7 @@ import torch
 
 import v4npu
 from v4npu import ops, reference
-from v4npu.reference.pages import read_keys, read_kv
+from v4npu.reference.pages import read_keys, read_kv, write_rows
 from v4npu.reference.rope import rope_frequencies
 
 
@@ -22,6 +22,19 @@ def test_picks_are_those_of_all_scores_at_once(start: int, blocks: int) -> None:
     with v4npu.fallback("error"):
         got = ops.indexer_topk(*(t.npu() for t in (q, weights, keys, *where)), 4, 600, False)
     assert torch.equal(got.cpu(), reference.indexer_topk(q, weights, keys, *where, 4, 600, False))
+
+
+@pytest.mark.parametrize(("quant", "row"), [("hadamard_fp4", 34), ("hadamard_fp8", 68)])
+def test_picks_among_packed_keys(quant: str, row: int) -> None:
+    q, weights, keys = (torch.randint(-3, 4, shape).bfloat16() for shape in ((5, 4, 64), (5, 4), (160, 64)))
+    cache, where = torch.zeros(10, 16, row, dtype=torch.uint8), torch.randperm(160)
+    write_rows(cache, keys, where, 0, quant)
+    given = q, weights, cache, torch.arange(10).int()[None], torch.tensor([0, 5]).int(), torch.tensor([500]).int()
+    with v4npu.fallback("error"):
+        got = ops.indexer_topk(*(t.npu() for t in given), 4, 30, False)
+        scores = ops.indexer_scores(*(t.npu() for t in given), 4, False)
+    assert torch.equal(got.cpu(), reference.indexer_topk(*given, 4, 30, False))
+    assert torch.equal(scores.cpu(), reference.indexer_scores(*given, 4, False))
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,13 @@ class EmulatedIndexer(EmulatedProducts):
         waits = self.report.waits
         out, workspace = (
             output((tokens, max_blocks * block_size), torch.float32),
-            torch.empty(self.num_blocks, 2, 64, 64),
+            torch.empty(self.num_blocks, 2, 64 * 64 + (64 * 64 if keys.dtype == torch.uint8 else 0)),
         )
         inputs, outputs = (q, weights, keys, block_table, cu, start, plan), (Out(workspace), Out(out))
         sizes = (tokens, heads, dim, blocks, block_size, keys.stride(0), max_blocks, seqs, ratio, first)
-        self._run(f"indexer_scores_{DTYPES[q.dtype]}", *map(In, inputs), *outputs, *sizes, int(hides), int(official))
+        packed = {dim // 2 + -(-dim // 32): "fp4", dim + 4: "fp8"}
+        kind = packed[keys.shape[2]] if keys.dtype == torch.uint8 else DTYPES[q.dtype]
+        self._run(f"indexer_scores_{kind}", *map(In, inputs), *outputs, *sizes, int(hides), int(official))
         self.report = replace(self.report, waits=waits + self.report.waits)
         return unharmed(out)
 

@@ -11,22 +11,26 @@
 
 namespace v4npu {
 
-// kGroup values of a row have a scale; 0: a scale for 128 rows of 128.
+// kGroup values of a row have a scale of kScaleBytes, one byte a ue8m0, four an fp32; 0: a scale for 128 rows of 128.
 struct Fp8Weight {
-  static constexpr int32_t kPerByte = 1, kGroup = 0;
+  static constexpr int32_t kPerByte = 1, kGroup = 0, kScaleBytes = 1;
 };
 struct Fp8Rows {
-  static constexpr int32_t kPerByte = 1, kGroup = 128;
+  static constexpr int32_t kPerByte = 1, kGroup = 128, kScaleBytes = 1;
 };
 struct Fp8KvRows {
-  static constexpr int32_t kPerByte = 1, kGroup = 64;
+  static constexpr int32_t kPerByte = 1, kGroup = 64, kScaleBytes = 1;
+};
+struct Fp8KeyRows {
+  static constexpr int32_t kPerByte = 1, kGroup = 128, kScaleBytes = 4;
 };
 struct Fp4Weight {
-  static constexpr int32_t kPerByte = 2, kGroup = 32;
+  static constexpr int32_t kPerByte = 2, kGroup = 32, kScaleBytes = 1;
 };
 
+// A few rows, wherever they lie.
 template <typename Format, typename T>
-class Dequantiser {
+class RowDequantiser {
   using U8 = AscendC::LocalTensor<uint8_t>;
   using F32 = AscendC::LocalTensor<float>;
   using I32 = AscendC::LocalTensor<int32_t>;
@@ -34,22 +38,22 @@ class Dequantiser {
 
  public:
   static constexpr int32_t kRows = 32, kDepth = 128;
+  static constexpr bool kShared = Format::kGroup == 0;
+  static constexpr int32_t kScaled = kShared ? kDepth : Format::kGroup;
 
-  __aicore__ inline Dequantiser(GM_ADDR codes, GM_ADDR scales, int64_t num_rows, int64_t k)
-      : all_codes_(codes), all_scales_(scales), num_rows_(num_rows), k_(k) {
-    row_scales_ = (k + kScaled - 1) / kScaled;
-    select(0, 0);
-    pipe_.InitBuffer(code_queue_, 2, kCount);
-    pipe_.InitBuffer(scale_queue_, 2, kRows * kBlock);
-    pipe_.InitBuffer(out_queue_, 2, kCount * sizeof(T));
-    pipe_.InitBuffer(value_buffer_, kCount * sizeof(float));
-    pipe_.InitBuffer(spread_buffer_, kCount * sizeof(float));
-    pipe_.InitBuffer(offset_buffer_, kCount * sizeof(int32_t));
-    pipe_.InitBuffer(scale_of_buffer_, kCount * sizeof(int32_t));
-    pipe_.InitBuffer(half_buffer_, kCount * sizeof(half));
-    pipe_.InitBuffer(factor_buffer_, kRows * kBlock * sizeof(float));
-    pipe_.InitBuffer(value_table_buffer_, kCodes * sizeof(float));
-    pipe_.InitBuffer(factor_table_buffer_, kCodes * sizeof(float));
+  __aicore__ inline void init(AscendC::TPipe& pipe) {
+    pipe_ = &pipe;
+    pipe.InitBuffer(code_queue_, 2, kCount);
+    pipe.InitBuffer(scale_queue_, 2, kRows * kBlock);
+    pipe.InitBuffer(out_queue_, 2, kCount * sizeof(T));
+    pipe.InitBuffer(value_buffer_, kCount * sizeof(float));
+    pipe.InitBuffer(spread_buffer_, kCount * sizeof(float));
+    pipe.InitBuffer(offset_buffer_, kCount * sizeof(int32_t));
+    pipe.InitBuffer(scale_of_buffer_, kCount * sizeof(int32_t));
+    pipe.InitBuffer(half_buffer_, kCount * sizeof(half));
+    pipe.InitBuffer(factor_buffer_, kRows * kBlock * sizeof(float));
+    pipe.InitBuffer(value_table_buffer_, kCodes * sizeof(float));
+    pipe.InitBuffer(factor_table_buffer_, kCodes * sizeof(float));
     value_ = value_buffer_.template Get<float>();
     spread_ = spread_buffer_.template Get<float>();
     offset_ = offset_buffer_.template Get<int32_t>();
@@ -61,57 +65,35 @@ class Dequantiser {
     make_tables();
   }
 
-  // Goes on to one of several matrices, whose codes lie rows_apart rows apart, their scales one after the other.
-  __aicore__ inline void select(int64_t matrix, int64_t rows_apart) {
-    const int64_t scales = (kShared ? (num_rows_ + kDepth - 1) / kDepth : num_rows_) * row_scales_;
-    codes_.SetGlobalBuffer(all_codes_ + matrix * rows_apart * k_ / Format::kPerByte, num_rows_ * k_ / Format::kPerByte);
-    scales_.SetGlobalBuffer(all_scales_ + matrix * scales, scales);
-  }
-
-  // rows x depth values from [row, start] on, to rows of `stride` values; start is a multiple of 64, and of kDepth
-  // unless depth ends there.
-  __aicore__ inline void run(int64_t row, int32_t rows, int64_t start, int32_t depth,
-                             const AscendC::GlobalTensor<T>& out, int64_t stride) {
-    for (int32_t done = 0; done < rows;) {
-      int32_t count = rows - done < kRows ? rows - done : kRows;
-      const auto left = static_cast<int32_t>(kDepth - (row + done) % kDepth);
-      if (kShared && left < count) count = left;
-      convert(row + done, count, start, depth, out[done * stride], stride);
-      done += count;
-    }
-  }
-
- private:
-  static constexpr bool kShared = Format::kGroup == 0;
-  static constexpr int32_t kScaled = kShared ? kDepth : Format::kGroup;
-  static constexpr int32_t kCount = kRows * kDepth;
-  static constexpr int32_t kBlock = 32;  // bytes
-  static constexpr int32_t kCodes = kByteCodes;
-
-  static __aicore__ inline U32 uint32(const I32& t) { return t.template ReinterpretCast<uint32_t>(); }
-  static __aicore__ inline U32 uint32(const F32& t) { return t.template ReinterpretCast<uint32_t>(); }
-  static __aicore__ inline int32_t blocks(int32_t bytes) { return (bytes + kBlock - 1) / kBlock; }
-
-  __aicore__ inline void convert(int64_t row, int32_t rows, int64_t start, int32_t depth,
-                                 const AscendC::GlobalTensor<T>& out, int64_t stride) {
+  // rows x depth values, at most kRows x kDepth: codes and scales of the first row, bytes from one row to the next, and
+  // where values go, in rows of `stride`. One scale if kShared.
+  __aicore__ inline void convert(const AscendC::GlobalTensor<uint8_t>& codes, int64_t code_stride,
+                                 const AscendC::GlobalTensor<uint8_t>& scales, int64_t scale_stride, int32_t rows,
+                                 int32_t depth, const AscendC::GlobalTensor<T>& out, int64_t stride) {
     const int32_t bytes = depth / Format::kPerByte, pitch = blocks(bytes) * kBlock, width = pitch * Format::kPerByte;
     if (!kShared && width != width_) spread_over(width);
-    const int32_t scales = kShared ? 1 : (depth + kScaled - 1) / kScaled, scale_rows = kShared ? 1 : rows;
-    const int64_t scale_row = kShared ? row / kDepth : row;
-    load(code_queue_, codes_[(row * k_ + start) / Format::kPerByte], rows, bytes, k_ / Format::kPerByte);
-    load(scale_queue_, scales_[scale_row * row_scales_ + start / kScaled], scale_rows, scales, row_scales_);
-    look_up<false>(scale_queue_, factor_, factor_table_, scale_rows * kBlock);
+    const int32_t scale_rows = kShared ? 1 : rows;
+    const int32_t scale_bytes = kShared ? 1 : (depth + kScaled - 1) / kScaled * Format::kScaleBytes;
+    load(code_queue_, codes, rows, bytes, code_stride);
+    load(scale_queue_, scales, scale_rows, scale_bytes, scale_stride);
+    F32 factor = factor_;
+    if constexpr (kWideScales) {
+      factor = scale_queue_.template DeQue<float>();
+    } else {
+      look_up<false>(scale_queue_, factor, factor_table_, scale_rows * kBlock);
+    }
     float shared = 0.0f;
     if constexpr (kShared) {
-      pass<AscendC::HardEvent::V_S>(pipe_);
-      shared = factor_.GetValue(0);
+      pass<AscendC::HardEvent::V_S>(*pipe_);
+      shared = factor.GetValue(0);
     }
     look_up<Format::kPerByte == 2>(code_queue_, value_, value_table_, rows * pitch);
     if constexpr (kShared) {
       AscendC::PipeBarrier<PIPE_V>();
       AscendC::Muls(value_, value_, shared, rows * width);
     } else {
-      AscendC::Gather(spread_, factor_, uint32(scale_of_), 0, rows * width);
+      AscendC::Gather(spread_, factor, uint32(scale_of_), 0, rows * width);
+      if constexpr (kWideScales) scale_queue_.FreeTensor(factor);
       AscendC::PipeBarrier<PIPE_V>();
       AscendC::Mul(value_, value_, spread_, rows * width);
     }
@@ -127,6 +109,17 @@ class Dequantiser {
                                                     static_cast<uint32_t>((stride - depth) * kSize), 0));
     out_queue_.FreeTensor(result);
   }
+
+ private:
+  static constexpr int32_t kCount = kRows * kDepth;
+  static constexpr int32_t kBlock = 32;  // bytes
+  static constexpr int32_t kCodes = kByteCodes;
+  static constexpr bool kWideScales = Format::kScaleBytes == 4;
+  static constexpr int32_t kScalePitch = kWideScales ? kBlock / 4 : kBlock;  // floats between the scales of two rows
+
+  static __aicore__ inline U32 uint32(const I32& t) { return t.template ReinterpretCast<uint32_t>(); }
+  static __aicore__ inline U32 uint32(const F32& t) { return t.template ReinterpretCast<uint32_t>(); }
+  static __aicore__ inline int32_t blocks(int32_t bytes) { return (bytes + kBlock - 1) / kBlock; }
 
   // Rows of bytes, each filled up with zeros to whole blocks.
   template <typename Queue>
@@ -161,13 +154,13 @@ class Dequantiser {
     }
   }
 
-  // Where the scale of each value lies, in bytes of factor_; rows are `width` values apart.
+  // Where the scale of each value lies, in bytes of the scales in fp32; rows are `width` values apart.
   __aicore__ inline void spread_over(int32_t width) {
     width_ = width;
     for (int32_t row = 0; row < kRows; ++row) {
       for (int32_t at = 0; at < width; at += kScaled) {
         const int32_t count = width - at < kScaled ? width - at : kScaled;
-        AscendC::Duplicate(scale_of_[row * width + at], (row * kBlock + at / kScaled) * 4, count);
+        AscendC::Duplicate(scale_of_[row * width + at], (row * kScalePitch + at / kScaled) * 4, count);
       }
     }
   }
@@ -176,9 +169,9 @@ class Dequantiser {
   __aicore__ inline void make_tables() {
     const I32 index = offset_, value = value_table_.template ReinterpretCast<int32_t>();
     const I32 factor = factor_table_.template ReinterpretCast<int32_t>();
-    make_scale_table(pipe_, factor, index);
+    make_scale_table(*pipe_, factor, index);
     if constexpr (Format::kPerByte == 1) {
-      make_e4m3_table(pipe_, value, index, spread_);
+      make_e4m3_table(*pipe_, value, index, spread_);
     } else {
       make_e2m1(value);
     }
@@ -190,27 +183,70 @@ class Dequantiser {
     constexpr int32_t kNibbles = 16;
     const I32 low = spread_.template ReinterpretCast<int32_t>();
     for (int32_t i = 0; i < kNibbles; ++i) low.SetValue(i, kMagnitudes[i % 8] + (i < 8 ? 0 : 0x8000));
-    pass<AscendC::HardEvent::S_V>(pipe_);
+    pass<AscendC::HardEvent::S_V>(*pipe_);
     for (int32_t i = 0; i < kNibbles; ++i) {
       const uint32_t high = static_cast<uint32_t>(kMagnitudes[i % 8] + (i < 8 ? 0 : 0x8000)) << 16;
       AscendC::Adds(value[i * kNibbles], low, static_cast<int32_t>(high), kNibbles);
     }
   }
 
-  AscendC::TPipe pipe_;
+  AscendC::TPipe* pipe_ = nullptr;
   AscendC::TQue<AscendC::TPosition::VECIN, 1> code_queue_, scale_queue_;
   AscendC::TQue<AscendC::TPosition::VECOUT, 1> out_queue_;
   AscendC::TBuf<AscendC::TPosition::VECCALC> value_buffer_, spread_buffer_, offset_buffer_, scale_of_buffer_;
   AscendC::TBuf<AscendC::TPosition::VECCALC> half_buffer_, factor_buffer_, value_table_buffer_, factor_table_buffer_;
-  AscendC::GlobalTensor<uint8_t> codes_;   // [num_rows, k / kPerByte]
-  AscendC::GlobalTensor<uint8_t> scales_;  // [num_rows or num_rows / 128, row_scales]
   F32 value_, spread_, factor_, value_table_, factor_table_;
   I32 offset_, scale_of_;
   AscendC::LocalTensor<half> half_;
+  int32_t width_ = 0;
+};
+
+// Rows of matrices [num_rows, k].
+template <typename Format, typename T>
+class Dequantiser {
+  using Rows = RowDequantiser<Format, T>;
+
+ public:
+  static constexpr int32_t kRows = Rows::kRows, kDepth = Rows::kDepth;
+
+  __aicore__ inline Dequantiser(GM_ADDR codes, GM_ADDR scales, int64_t num_rows, int64_t k)
+      : all_codes_(codes), all_scales_(scales), num_rows_(num_rows), k_(k) {
+    row_scales_ = (k + Rows::kScaled - 1) / Rows::kScaled;
+    select(0, 0);
+    rows_.init(pipe_);
+  }
+
+  // Goes on to one of several matrices, whose codes lie rows_apart rows apart, their scales one after the other.
+  __aicore__ inline void select(int64_t matrix, int64_t rows_apart) {
+    const int64_t scales = (Rows::kShared ? (num_rows_ + kDepth - 1) / kDepth : num_rows_) * row_scales_;
+    codes_.SetGlobalBuffer(all_codes_ + matrix * rows_apart * k_ / Format::kPerByte, num_rows_ * k_ / Format::kPerByte);
+    scales_.SetGlobalBuffer(all_scales_ + matrix * scales, scales);
+  }
+
+  // rows x depth values from [row, start] on, to rows of `stride` values; start is a multiple of 64, and of kDepth
+  // unless depth ends there.
+  __aicore__ inline void run(int64_t row, int32_t rows, int64_t start, int32_t depth,
+                             const AscendC::GlobalTensor<T>& out, int64_t stride) {
+    for (int32_t done = 0; done < rows;) {
+      int32_t count = rows - done < kRows ? rows - done : kRows;
+      const auto left = static_cast<int32_t>(kDepth - (row + done) % kDepth);
+      if (Rows::kShared && left < count) count = left;
+      const int64_t scale_row = Rows::kShared ? (row + done) / kDepth : row + done;
+      rows_.convert(codes_[((row + done) * k_ + start) / Format::kPerByte], k_ / Format::kPerByte,
+                    scales_[scale_row * row_scales_ + start / Rows::kScaled], row_scales_, count, depth,
+                    out[done * stride], stride);
+      done += count;
+    }
+  }
+
+ private:
+  AscendC::TPipe pipe_;
+  Rows rows_;
+  AscendC::GlobalTensor<uint8_t> codes_;   // [num_rows, k / kPerByte]
+  AscendC::GlobalTensor<uint8_t> scales_;  // [num_rows or num_rows / 128, row_scales]
   GM_ADDR all_codes_;
   GM_ADDR all_scales_;
   int64_t num_rows_, k_, row_scales_;
-  int32_t width_ = 0;
 };
 
 }  // namespace v4npu
