@@ -17,7 +17,8 @@ struct IndexerCall {
     const KeyFormat format = key_format(keys, q.size(2));
     return runs(q) && weights.scalar_type() == q.scalar_type() &&
            (format != KeyFormat::kPlain || keys.scalar_type() == q.scalar_type()) &&
-           (format != KeyFormat::kFp4 || q.size(2) % 32 == 0);
+           (format != KeyFormat::kFp4 || q.size(2) % 32 == 0) &&
+           (format == KeyFormat::kPlain || q.size(2) <= kMaxIndexHead);
   }
 
   IndexerCall(const Tensor& q_, const Tensor& weights_, const Tensor& keys, const Tensor& block_table_,
@@ -37,6 +38,11 @@ struct IndexerCall {
   }
   // Whether tokens share keys.
   bool tiled(const GpuIndexPlan& plan) const { return plan.tiled && p.dtype == Dtype::kBfloat16; }
+  // Of the packed keys that a block of indexer_topk scores at a time.
+  int64_t stage_bytes() const {
+    if (p.keys_are == KeyFormat::kPlain) return 0;
+    return kRowWarps * key_stage_bytes(p.head_dim, p.keys_are == KeyFormat::kFp4 ? 4 : 8);
+  }
   int64_t width() const { return p.max_blocks * p.block_size; }
   std::string kernel(const char* op) const {
     if (p.dtype == Dtype::kFloat32) return std::string(op) + "_fp32";

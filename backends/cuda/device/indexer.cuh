@@ -5,8 +5,8 @@
 // query and key alone. float32 is for comparing numbers: a lane takes a key.
 #pragma once
 
-#include "formats.cuh"
 #include "pages.cuh"
+#include "staging.cuh"
 
 namespace v4npu::cuda {
 
@@ -56,6 +56,77 @@ struct PageKeys {
     if constexpr (K == Format::kFloat8) scale_run(load_float(row.scales), out[0]);
   }
   V4NPU_INLINE void run(int n, int64_t k0, Run (&out)[1]) const { widen(rows[n], k0, dim, out); }
+};
+
+// Packed keys [first, first + 32) of a sequence, copied to the shared memory of the warp in the background: while it
+// scores those before, if there is room for both. A barrier of the block lies between two calls of next().
+template <Format K>
+class StagedKeys {
+ public:
+  template <class Params>
+  V4NPU_INLINE StagedKeys(const Params& p, int64_t sequence, int64_t first, int64_t end, int stages)
+      : dim(static_cast<int>(p.head_dim)), both(stages > 1), bytes(static_cast<int>(key_stage_bytes(dim, kBits<K>))) {
+    if (both) copy(p, sequence, first, end);
+  }
+  // Until the keys from `first` on are there.
+  template <class Params>
+  V4NPU_INLINE void next(const Params& p, int64_t sequence, int64_t first, int64_t end) {
+    used = both ? 1 - used : 0;
+    if (both) {
+      copy(p, sequence, first + kRowThreads, end);
+      wait_copies<1>();
+    } else {
+      copy(p, sequence, first, end);
+      wait_copies<0>();
+    }
+    sync_warp();
+  }
+  V4NPU_INLINE void run(int n, int64_t k0, Run (&out)[1]) const {
+    const unsigned char* keys = stage(used);
+    const unsigned char* scales = keys + scales_at() + (n * 8 + lane_id() / 4) * words() * 4;
+    const uint8_t scale = K == Format::kFloat4 && k0 < dim ? scales[k0 / 32] : uint8_t{0};
+    staged_run<K>(keys + (k0 / kStep * kKeyTiles + n) * kGroupBytes<K>, scale, out[0]);
+    if constexpr (K == Format::kFloat8) scale_run(load_as<float>(scales), out[0]);
+  }
+
+ private:
+  V4NPU_INLINE int words() const { return K == Format::kFloat4 ? (dim + 127) / 128 : 1; }
+  V4NPU_INLINE int scales_at() const { return (dim + kStep - 1) / kStep * kKeyTiles * kGroupBytes<K>; }
+  V4NPU_INLINE unsigned char* stage(int i) const { return dynamic_shared() + (warp_id() * (both ? 2 : 1) + i) * bytes; }
+
+  template <class Params>
+  V4NPU_INLINE void copy(const Params& p, int64_t sequence, int64_t first, int64_t end) {
+    if (first < end) {
+      const PageRow row = PageKeys<K>::row(p, sequence, first + lane_id(), end);  // a key to a lane
+      const auto at = reinterpret_cast<uintptr_t>(row.payload);
+      const auto low = static_cast<uint32_t>(at), high = static_cast<uint32_t>(uint64_t{at} >> 32);
+      const auto row_at = [&](int key) {
+        const uint64_t of = shuffle(low, key) | uint64_t{shuffle(high, key)} << 32;
+        return reinterpret_cast<const void*>(static_cast<uintptr_t>(of));
+      };
+      const uint64_t places = reinterpret_cast<uintptr_t>(p.keys) | static_cast<uint64_t>(p.block_stride);
+      const int row_bytes = dim * kBits<K> / 8, scale_bytes = K == Format::kFloat4 ? dim / 32 : 4;
+      unsigned char* to = stage(both ? 1 - used : 0);
+      for (int column = 0; column < dim; column += kStep)
+        copy_rows<K, kWarpKeys>(to + column / kStep * kKeyTiles * kGroupBytes<K>, row_at, column, dim,
+                                places % 16 == 0 && row_bytes % 16 == 0);
+      to += scales_at() + lane_id() * words() * 4;
+      const bool whole = places % 4 == 0 && row_bytes % 4 == 0 && scale_bytes % 4 == 0;
+      for (int i = 0; i < words() * 4; i += 4) {
+        if (whole) {
+          copy_async<4>(to + i, row.scales + i, row.payload != nullptr);
+          continue;
+        }
+        for (int j = i; j < i + 4; ++j) to[j] = row.payload != nullptr && j < scale_bytes ? row.scales[j] : uint8_t{0};
+      }
+    }
+    commit_copies();
+  }
+
+  const int dim;
+  const bool both;
+  const int bytes;  // of a stage
+  int used = 1;     // stage
 };
 
 // Keys that the block has widened, 64 to a tile, zeros where there is none and behind their ends.

@@ -173,14 +173,6 @@ class Staged {
   int free = 0, used = o.stages - 1, half = 0;  // stages; which half of its slice the step is
 };
 
-template <bool Stages, class Through, class Straight>
-struct Choice {
-  using Type = Through;
-};
-template <class Through, class Straight>
-struct Choice<false, Through, Straight> {
-  using Type = Straight;
-};
 template <Format X, Format W, int Sets, int M, int N, bool Wide>
 using SourceOf = typename Choice<GemmSpace(Wide, N * 8, Sets, kBits<X>, kBits<W>).staged,
                                  Staged<X, W, Sets, M, N, Wide>, Direct<X, W, Sets>>::Type;

@@ -28,15 +28,23 @@ V4NPU_INLINE void hand_on(const IndexerTopkParams& p, int64_t t, uint64_t* lists
   leave(lists + (t * parts + part) * p.topk, p.topk, best);
 }
 
+struct Nothing {
+  template <class... Any>
+  V4NPU_INLINE explicit Nothing(const Any&...) {}
+};
+
 // The best of part block_y() of `parts` of the keys of token block_x().
 template <Format K, bool Official>
-V4NPU_INLINE void search_part(const IndexerTopkParams& p, int64_t parts, Best& best) {
+V4NPU_INLINE void search_part(const IndexerTopkParams& p, int64_t parts, int stages, Best& best) {
+  constexpr bool kPacked = K == Format::kFloat4 || K == Format::kFloat8;
   const int64_t t = block_x(), part = block_y();
   const QueryPlace place = place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, t);
   const int64_t visible = visible_entries(p, place);
   const int64_t step = ceil_of(ceil_of(visible, parts), kRowThreads) * kRowThreads;
   const int64_t end = (part + 1) * step < visible ? (part + 1) * step : visible;
   const int g = lane_id() / 4, c = lane_id() % 4;
+  typename Choice<kPacked, StagedKeys<K>, Nothing>::Type keys(p, place.sequence, part * step + warp_id() * kWarpKeys,
+                                                              end, stages);
   for (int64_t tile = part * step; tile < end; tile += kRowThreads) {
     const int64_t first = tile + warp_id() * kWarpKeys;
     int64_t key = first + g / 2 * 8 + 2 * c + g % 2;  // a key to a lane
@@ -46,7 +54,12 @@ V4NPU_INLINE void search_part(const IndexerTopkParams& p, int64_t parts, Best& b
       score = float_score(p, t, PageKeys<K>::row(p, place.sequence, key, end));
     } else if (first < end) {
       float total[kKeyTiles][2];
-      key_scores<Official>(p, t, PageKeys<K>(p, place.sequence, first, end), total);  // 1 to 5
+      if constexpr (kPacked) {
+        keys.next(p, place.sequence, first, end);
+        key_scores<Official>(p, t, keys, total);  // 1 to 5
+      } else {
+        key_scores<Official>(p, t, PageKeys<K>(p, place.sequence, first, end), total);
+      }
       V4NPU_UNROLL
       for (int i = 0; i < 2 * kKeyTiles; ++i) score = g == i ? total[i / 2][i % 2] : score;
     }

@@ -126,7 +126,13 @@ struct TopkSearch {
   uint64_t* best;  // [num_tokens, parts, topk]   of each part, 0 = none; unused where parts is 1
   int64_t parts;
   int64_t first_token;  // of those that are merged
+  int stages = 0;       // of packed keys, 1 or 2, in shared memory (indexer.cuh)
 };
+constexpr int64_t kTopkBytes = kTopkList * 8 + 256;  // of shared memory besides
+// Of 32 packed keys, in bytes: values up to a whole step, and scales, four to a word.
+constexpr int64_t key_stage_bytes(int64_t head_dim, int64_t bits) {
+  return kWarp * (ceil_of(head_dim, kStep) * kStep * bits / 8 + (bits == 4 ? ceil_of(head_dim, 128) * 4 : 4));
+}
 
 // Attention over pages (attention.cuh): 16 heads of a token, in blocks of 64 places of its list.
 struct Attention {

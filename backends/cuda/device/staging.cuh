@@ -64,6 +64,15 @@ V4NPU_INLINE void store_staged_run(unsigned char* rows, const Run& run) {  // as
   store_as(rows + (kWarp + (lane_id() ^ 4)) * 16, u32x4{p[4], p[5], p[6], p[7]});
 }
 
+template <bool Stages, class Through, class Straight>
+struct Choice {
+  using Type = Through;
+};
+template <class Through, class Straight>
+struct Choice<false, Through, Straight> {
+  using Type = Straight;
+};
+
 // Until at most `pending` of the groups that this thread committed are on their way: 0, 1 or 2.
 V4NPU_INLINE void wait_copies_but(int pending) {
   if (pending == 0) {

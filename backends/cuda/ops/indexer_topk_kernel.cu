@@ -1,10 +1,10 @@
 // indexer_topk on CUDA (sm_80 and later), bfloat16 and float32. indexer_topk_<keys>: a block of 8 warps takes a part of
-// the keys of a query, 256 at a time (device/indexer.cuh), and keeps the best of them (device/topk.cuh). A query of one
-// part is done by that; else indexer_topk_merge, a block to a query, takes the best of its parts. From sm_90 on 8 parts
-// may be a cluster, and merge their own (indexer_topk_kernel_sm90.cu). For long prompts
-// indexer_scores_tile_... stores the scores of some tokens and keys (plan/gpu.h), and indexer_topk_select, a block to a
-// token, takes the best of them as a part.
-// Limits: 168 registers, 0 bytes of stack, 32832 bytes of shared memory.
+// the keys of a query, 256 at a time (device/indexer.cuh; packed ones are copied while those before are scored), and
+// keeps the best of them (device/topk.cuh). A query of one part is done by that; else indexer_topk_merge, a block to a
+// query, takes the best of its parts. From sm_90 on 8 parts may be a cluster, and merge their own
+// (indexer_topk_kernel_sm90.cu). For long prompts indexer_scores_tile_... stores the scores of some tokens and keys
+// (plan/gpu.h), and indexer_topk_select, a block to a token, takes the best of them as a part.
+// Limits: 168 registers, 0 bytes of stack, 32896 bytes of shared memory.
 #include "v4npu/ops/indexer_topk.h"
 
 #include "../device/search.cuh"
@@ -14,7 +14,7 @@ namespace v4npu::cuda {
 template <Format K, bool Official>
 V4NPU_DEVICE void search(const TopkSearch& search) {
   Best best{shared<TopkSpace>(), static_cast<int>(search.call.topk)};
-  search_part<K, Official>(search.call, search.parts, best);
+  search_part<K, Official>(search.call, search.parts, search.stages, best);
   hand_on(search.call, block_x(), search.best, search.parts, block_y(), best);
 }
 

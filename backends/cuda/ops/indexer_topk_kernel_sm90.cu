@@ -17,7 +17,7 @@ V4NPU_DEVICE void search_cluster(const TopkSearch& search) {
   auto& space = shared<TopkSpace>();
   auto& listed = shared<Listed>();
   Best best{space, static_cast<int>(search.call.topk)};
-  search_part<K, Official>(search.call, search.parts * kClusterBlocks, best);
+  search_part<K, Official>(search.call, search.parts * kClusterBlocks, search.stages, best);
   const int member = block_y() % kClusterBlocks;
   for (int apart = 1; apart < kClusterBlocks; apart *= 2) {
     best.finish();
