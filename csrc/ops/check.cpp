@@ -54,6 +54,7 @@ bool is_number(const char* text) { return *text >= '0' && *text <= '9'; }
 }  // namespace
 
 std::string describe(const Tensor& t) {
+  if (!t.defined()) return "None";  // Python's, where a tensor is wanted
   std::string text = dtype_name(t.scalar_type()) + " [";
   for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
   return text + "]";
@@ -76,6 +77,7 @@ void Check::dtype(const char* arg, ScalarType type, const Dtypes& dtypes) const 
 
 void Check::tensor(const char* arg, const Tensor& t, const Dtypes& dtypes, bool leading,
                    std::initializer_list<Axis*> axes) {
+  if (!t.defined()) fail(arg, expected_shape(dtypes, leading, axes), describe(t));
   const auto rank = static_cast<int64_t>(axes.size());
   const bool rank_ok = leading ? t.dim() >= rank : t.dim() == rank;
   bool ok = rank_ok && dtypes.has(t.scalar_type());
@@ -135,7 +137,7 @@ void Check::sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis&
 }
 
 void Check::pages(const char* arg, const Tensor& t, Axis& head_dim, const RowFormat& packed, ScalarType activations) {
-  const bool bytes = t.scalar_type() == ScalarType::Byte;
+  const bool bytes = t.defined() && t.scalar_type() == ScalarType::Byte;
   require(!bytes || activations == ScalarType::BFloat16, arg, "floating point: packed rows are for bfloat16",
           describe(t) + " with " + dtype_name(activations));
   Axis num_blocks("num_blocks"), block_size("block_size"), row_bytes("row_bytes", packed.row());
@@ -151,8 +153,9 @@ void Check::pages(const char* arg, const Tensor& t, Axis& head_dim, const RowFor
 
 void Check::keys(const Tensor& t, Axis& head_dim, ScalarType activations) {
   const RowFormat fp4 = fp4_key_row(*head_dim), fp8 = fp8_key_row(*head_dim);
-  const bool is_fp8 = t.dim() == 3 && t.size(2) == fp8.row();
-  const bool packed = t.scalar_type() == ScalarType::Byte && t.dim() == 3;
+  const bool three = t.defined() && t.dim() == 3;
+  const bool is_fp8 = three && t.size(2) == fp8.row();
+  const bool packed = three && t.scalar_type() == ScalarType::Byte;
   require(!packed || is_fp8 || t.size(2) == fp4.row(), "keys",
           ("packed rows of " + std::to_string(fp4.row()) + " (FP4) or " + std::to_string(fp8.row()) + " (FP8) bytes")
               .c_str(),
@@ -166,7 +169,7 @@ void Check::activation(const Tensor& x, const std::optional<Tensor>& x_scale, Ax
 }
 
 void check_weight(Check& check, const Weight& w, Axis* expert, Axis& rows, Axis& cols, bool fp4) {
-  const ScalarType type = w.weight.scalar_type();
+  const ScalarType type = w.weight.defined() ? w.weight.scalar_type() : ScalarType::Undefined;
   const bool packed = fp4 && type == ScalarType::Char;
   const bool quantised = packed || type == ScalarType::Float8_e4m3fn;
   if (!quantised && !kFloating.has(type)) {

@@ -114,7 +114,11 @@ class Check {
     if (!ok) fail(arg, expected, std::to_string(got));
   }
   void require(bool ok, const char* arg, const char* expected, double got) const;
-  void positive(const char* arg, int64_t value) const { require(value > 0, arg, "positive", value); }
+  // A length: loops run over it and products are made of it.
+  void positive(const char* arg, int64_t value) const {
+    require(value > 0, arg, "positive", value);
+    require(value <= 1 << 20, arg, "at most 1048576", value);
+  }
   void dtype(const char* arg, ScalarType type, const Dtypes& dtypes) const;
   [[noreturn]] void fail(const char* arg, const std::string& expected, const std::string& got) const;
 

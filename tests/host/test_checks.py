@@ -97,6 +97,7 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("grouped_linear", "weight_scale", None, "weight_scale must be given with a quantised weight, got None"),
     ("hc_pre", "fn", t(7, 16), "fn must be float32 or float64 [(2+hc_mult)*hc_mult, hc_mult*hidden_size], g"),
     ("hc_pre", "sinkhorn_iters", 0, "sinkhorn_iters must be positive, got 0"),
+    ("hc_pre", "sinkhorn_iters", 2**32 + 20, "sinkhorn_iters must be at most 1048576, got 4294967316"),
     ("hc_post", "comb", t(3, 2, 3), "comb must be float32 or float64 [num_tokens, hc_mult, hc_mult], got"),
     ("hc_head", "scale", t(3), "scale must be float32 or float64 [1], got float32 [3]"),
     ("qkv_prepare", "kv", t(2, 8), "kv must be floating point [num_tokens, head_dim], got float32 [2, 8] (n"),
@@ -119,6 +120,7 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("indexer_topk", "topk", 0, "topk must be positive, got 0"),
     ("indexer_topk", "ratio", -4, "ratio must be positive, got -4"),
     ("window_attention", "window", 0, "window must be positive, got 0"),
+    ("window_attention", "window", 2**20 + 1, "window must be at most 1048576, got 1048577"),
     ("window_attention", "attn_sink", t(3), "attn_sink must be float32 or float64 [num_heads], got float32"),
     ("window_attention", "freqs", t(4), "freqs must be None without positions, got float32 [4]"),
     ("window_attention", "start_pos", t(2, dtype=I64), "start_pos must be int32 [num_seqs], got int64 [2]"),
@@ -159,6 +161,14 @@ def test_the_wrong_call_is_refused_by_name(op: str, arg: str, value: Any, messag
     with pytest.raises(ValueError) as caught:
         getattr(torch.ops.v4npu, op)(**{**VALID[op], arg: value})
     assert str(caught.value).startswith(f"v4npu.{op}: {message}")
+
+
+@pytest.mark.parametrize("op", VALID)
+def test_no_tensor_is_refused_by_name(op: str) -> None:
+    schema = getattr(torch.ops.v4npu, op).default._schema
+    for arg in (a.name for a in schema.arguments if str(a.type) == "Tensor"):
+        with pytest.raises(ValueError, match=rf"v4npu\.{op}: {arg} must be .* got None"):
+            getattr(torch.ops.v4npu, op)(**{**VALID[op], arg: None})
 
 
 @pytest.mark.parametrize("op", VALID)
