@@ -111,17 +111,10 @@ struct E4m3Rows {
   uint8_t scale_of(int64_t row, int64_t k0) const { return scale[(row >> row_shift) * ((k + 127) / 128) + k0 / 128]; }
   const void* begin(int64_t row) const { return codes + row * k; }
 
-  // Rows are read a segment at a time, many at once: more streams than the hardware follows.
-  V4NPU_MEMBER const uint8_t* fetch(int64_t row, int64_t k0) const {
-    const uint8_t* p = codes + row * k + k0;
-    __builtin_prefetch(p + kAhead);
-    __builtin_prefetch(p + kAhead + 64);
-    return p;
-  }
   template <class Put>
   V4NPU_MEMBER void values(int64_t row, int64_t k0, const Put& put) const {
     const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
-    const uint8_t* p = fetch(row, k0);
+    const uint8_t* p = codes + row * k + k0;
     uint8_t tail[kSegment];
     if (n < kSegment) {
       std::memset(tail, 0, sizeof tail);
@@ -141,13 +134,17 @@ struct E4m3Rows {
     const bool finite = factor <= 0x1.fffffep127f;
     if (k - k0 < kSegment || !subnormals || !finite || !has_e4m3_units(codes + row * k + k0, kSegment))
       return values(row, k0, put);
-    const uint8_t* p = fetch(row, k0);
+    const uint8_t* p = codes + row * k + k0;
     for (int64_t i = 0; i < kSegment; i += kLanes) put(i, fma(load_e4m3_units(p + i), set1(factor), zero()));
   }
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
     if constexpr (sizeof(E) == 2 && kHasAmx) {
-      if (k - k0 >= kSegment && decode_e4m3<kSegment / 32>(fetch(row, k0), scale_of(row, k0), out, step)) return;
+      // Rows are read a segment at a time, many at once: more streams than the hardware follows.
+      const uint8_t* p = codes + row * k + k0;
+      __builtin_prefetch(p + kAhead);
+      __builtin_prefetch(p + kAhead + 64);
+      if (k - k0 >= kSegment && decode_e4m3<kSegment / 32>(p, scale_of(row, k0), out, step)) return;
     }
     values(row, k0, in_groups(out, step));
   }
@@ -203,15 +200,10 @@ struct E2m1Rows {
   }
   const void* begin(int64_t row) const { return codes + row * k / 2; }
 
-  V4NPU_MEMBER Segment fetch(int64_t row, int64_t k0) const {
-    const Segment found = segment(row, k0);
-    __builtin_prefetch(found.p + kAhead);
-    return found;
-  }
   template <class Put>
   V4NPU_MEMBER void values(int64_t row, int64_t k0, const Put& put) const {
     const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
-    const Segment found = fetch(row, k0);
+    const Segment found = segment(row, k0);
     for (int64_t i = 0; i < n; i += 32) {
       const f32x16 factor = set1(e8m0_decode(found.scale[i / 32]));
       put(i, load_e2m1(found.p + i / 2) * factor);
@@ -222,7 +214,7 @@ struct E2m1Rows {
   V4NPU_MEMBER void arranged(int64_t row, int64_t k0, bool /*subnormals*/, const Put& put) const {
     if (k - k0 < kSegment || !direct(row, k0, kSegment))
       return values(row, k0, [&](int64_t i, f32x16 v) __attribute__((always_inline)) { put(i, Order::arrange(v)); });
-    const Segment found = fetch(row, k0);
+    const Segment found = segment(row, k0);
 #pragma GCC unroll 4
     for (int64_t i = 0; i < kSegment / 32; ++i) {
       const f32x32 v = found.at(i);
@@ -233,7 +225,8 @@ struct E2m1Rows {
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
     if constexpr (sizeof(E) == 2 && kHasAmx) {
-      const Segment found = fetch(row, k0);
+      const Segment found = segment(row, k0);
+      __builtin_prefetch(found.p + kAhead);
       if (k - k0 >= kSegment && decode_e2m1(found.p, found.scale, out, step)) return;
     }
     values(row, k0, in_groups(out, step));
