@@ -43,12 +43,18 @@ int64_t plan_ascend_head_tile(int64_t element_bytes, int64_t num_tokens, int64_t
 }
 
 AscendTopkPlan plan_ascend_topk(int64_t num_tokens, int64_t width, int64_t num_cores) {
-  constexpr int64_t kScores = (int64_t{64} << 20) / 4, kTile = 2048;
+  constexpr int64_t kScores = (int64_t{64} << 20) / 4, kTile = 2048, kTileCost = 6;
   const auto parts = [](int64_t size, int64_t of) { return (size + of - 1) / of; };
   int64_t tokens = std::max<int64_t>(1, kScores / std::max<int64_t>(1, width));
   if (tokens > num_cores) tokens -= tokens % num_cores;
   tokens = std::max<int64_t>(1, std::min(tokens, num_tokens));
-  return {tokens, std::max<int64_t>(1, std::min(parts(num_cores, tokens), parts(width, kTile)))};
+  const int64_t tiles = parts(width, kTile), most = std::min(parts(num_cores, tokens), tiles);
+  AscendTopkPlan best{tokens, 1};
+  for (int64_t count = 2, least = kTileCost * tiles; count <= most; ++count) {
+    const int64_t cost = kTileCost * parts(tiles, count) + count;
+    if (cost < least) best.parts = count, least = cost;
+  }
+  return best;
 }
 
 }  // namespace v4npu

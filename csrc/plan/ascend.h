@@ -32,7 +32,8 @@ AscendTiles plan_ascend_tiles(int architecture, int64_t num_tokens, int64_t num_
 int64_t plan_ascend_head_tile(int64_t element_bytes, int64_t num_tokens, int64_t num_heads, int64_t num_cores);
 
 // How indexer_topk goes about tokens that have room for `width` entries each: the scores of some tokens at a time, at
-// most 64 MiB or those of one token, in as many parts as give every vector core one, unless a part is a tile of 2048.
+// most 64 MiB or those of one token, in at most as many parts as give every vector core one. A part is whole tiles of
+// 2048, of which one takes as long to sort, by the time model, as six of the lists that parts leave take to merge.
 struct AscendTopkPlan {
   int64_t tokens, parts;
 };

@@ -136,10 +136,10 @@ def test_tiles_of_heads_keep_every_cube_core_busy(element: int, tokens: int, hea
 
 @pytest.mark.parametrize(
     ("tokens", "width", "wanted"),
-    [(1, 262144, (1, 48)), (1, 8192, (1, 4)), (8, 262144, (8, 6)), (4096, 1024, (4096, 1)), (4096, 262144, (48, 1)),
-     (4096, 1 << 23, (2, 24)), (4096, 1 << 26, (1, 48)), (0, 64, (1, 1)), (3, 0, (3, 1))],
+    [(1, 262144, (1, 26)), (1, 65536, (1, 16)), (1, 8192, (1, 4)), (8, 262144, (8, 6)), (4096, 1024, (4096, 1)),
+     (4096, 262144, (48, 1)), (4096, 1 << 23, (2, 24)), (4096, 1 << 26, (1, 48)), (0, 64, (1, 1)), (3, 0, (3, 1))],
 )  # fmt: skip
-def test_scores_to_pick_from_are_bounded_and_every_vector_core_has_some(
+def test_scores_to_pick_from_are_bounded_and_long_lists_are_the_work_of_several_cores(
     tokens: int, width: int, wanted: tuple[int, int]
 ) -> None:
     plan = _C.plan_ascend_topk(tokens, width, 48)
