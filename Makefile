@@ -52,7 +52,7 @@ emulated: .venv/built
 	$(BIN)/python -c "from v4npu.testing.ascend import all_kernels as a; a(2201); a(3510)"
 
 test-npu: .venv/built .venv/tools .venv-npu/runtime
-	OMP_NUM_THREADS=1 V4NPU_TEST_DEVICE=npu:0 $(NPU) v4npu.cli emulate --soc $(SOC) -- \
+	OMP_NUM_THREADS=1 V4NPU_TEST_DEVICE=npu:0 $(NPU) v4npu emulate --soc $(SOC) -- \
 		$(NPU) pytest tests/npu tests/ops/test_operators.py -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 sanitize neon:
@@ -132,7 +132,7 @@ clean:
 
 # The emulated NPU's own libraries, which two runs of test-npu would each compile.
 .venv-npu/runtime: .venv-npu/built .venv/built
-	$(NPU) v4npu.cli emulate --soc $(SOC) -- true
+	$(NPU) v4npu emulate --soc $(SOC) -- true
 	@touch $@
 
 # The dependencies alone: asking for the package with its extra would compile it a second time.

@@ -292,7 +292,3 @@ def main() -> None:
         if text:
             _say("v4npu: " + " ".join(re.sub(r"^v4npu[.\w]*: ", "", text).split()))
         sys.exit(2 if usage or isinstance(error, UNUSABLE) else 1)
-
-
-if __name__ == "__main__":
-    main()

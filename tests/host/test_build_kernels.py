@@ -97,7 +97,7 @@ def command(*arguments: str, **environ: str) -> tuple[int, str, str]:
     """Status, stdout and stderr of the command line, without CANN in its environment."""
     base = {k: v for k, v in os.environ.items() if not k.startswith(("ASCEND_", "SOC_VERSION", "V4NPU_"))}
     done = subprocess.run(
-        [sys.executable, "-m", "v4npu.cli", "build-kernels", *arguments],
+        [sys.executable, "-m", "v4npu", "build-kernels", *arguments],
         env={**base, **environ}, capture_output=True, text=True,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr

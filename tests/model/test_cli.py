@@ -125,7 +125,7 @@ def test_other_ends(v4npu_command, monkeypatch, error, expected):
 
 
 def test_as_a_process_with_a_poor_terminal():
-    command = [sys.executable, "-m", "v4npu.cli", "generate", "--prompt", "é 深", "--max-new-tokens", "1"]
+    command = [sys.executable, "-m", "v4npu", "generate", "--prompt", "é 深", "--max-new-tokens", "1"]
     done = subprocess.run(
         command, capture_output=True, env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)}
     )
