@@ -53,7 +53,9 @@ FAULTS: Faults = {
         "from[step], from[2", "from[step + 2], from[2",
         r"MrgSort at <AscendC::MrgSort(pair> \(pipe V\): repeats want four queues of a length, one behind the other",
     ),
-    "sorts a NaN": ("    put_in_order(score);\n", "", r"Sort32 at <AscendC::Sort32> \(pipe V\): a NaN"),
+    "sorts a NaN": (
+        "    put_in_order(score, what);\n", "    (void)what;\n", r"Sort32 at <AscendC::Sort32> \(pipe V\): a NaN",
+    ),
 }  # fmt: skip
 
 
@@ -82,8 +84,10 @@ def test_exact_and_the_smaller_index_first(emulated, sku, n, k, parts):
     coarse = (2 * normal(3, n)).round()  # many equal scores, zeros of both signs
     coarse[1, : n // 2] = -torch.inf
     broken = coarse.clone()
-    broken[:, ::3] = torch.tensor([torch.nan, torch.inf, -torch.nan]).repeat(n)[: len(broken[0, ::3])]
-    for scores in (normal(3, n), coarse, broken):
+    largest = torch.finfo(torch.float32).max
+    odd = torch.tensor([largest, torch.nan, torch.inf, -torch.nan, -0.0, -largest])
+    broken[:, ::3] = odd.repeat(n)[: len(broken[0, ::3])]
+    for scores in (normal(3, n), coarse, broken, broken.nan_to_num(-torch.inf, torch.inf, -torch.inf)):
         for first in (0, 2):
             visible, cu, start = seen(scores, first)
             got = emulated(sku).indexer_select(scores, cu, start, 1, k, first, parts)

@@ -65,6 +65,6 @@ class EmulatedIndexer(EmulatedProducts):
         self._run("indexer_topk_select", In(scores), *lengths, Out(lists), Out(out), *sizes)
         if parts > 1:
             select = self.report
-            self._run("indexer_topk_merge", In(unharmed(lists)), *lengths, Out(out), *sizes)
+            self._run("indexer_topk_merge", In(scores), In(unharmed(lists)), *lengths, Out(out), *sizes)
             self.report = replace(select, waits=select.waits + self.report.waits)
         return unharmed(out)

@@ -7,14 +7,6 @@ namespace v4npu {
 
 constexpr int32_t kByteCodes = 256;
 
-// Lets the event's second pipe see what the first one has done.
-template <AscendC::HardEvent kEvent>
-__aicore__ inline void pass(AscendC::TPipe& pipe) {
-  const AscendC::TEventID id = pipe.FetchEventID(kEvent);
-  AscendC::SetFlag<kEvent>(id);
-  AscendC::WaitFlag<kEvent>(id);
-}
-
 // ue8m0: 2^(i - 127). index: scratch, which then holds 0 to 255.
 __aicore__ inline void make_scale_table(AscendC::TPipe& pipe, const AscendC::LocalTensor<int32_t>& table,
                                         const AscendC::LocalTensor<int32_t>& index) {

@@ -25,6 +25,14 @@ __aicore__ inline AscendC::DataCopyExtParams one_run(int64_t count) {
   return AscendC::DataCopyExtParams(1, static_cast<uint32_t>(count * sizeof(T)), 0, 0, 0);
 }
 
+// Lets the event's second pipe see what the first one has done.
+template <AscendC::HardEvent kEvent>
+__aicore__ inline void pass(AscendC::TPipe& pipe) {
+  const AscendC::TEventID id = pipe.FetchEventID(kEvent);
+  AscendC::SetFlag<kEvent>(id);
+  AscendC::WaitFlag<kEvent>(id);
+}
+
 // Conversions of a scalar to bfloat16_t differ between compilers; all types agree on what zero bits mean.
 template <typename T>
 __aicore__ inline T zero() {

@@ -30,8 +30,8 @@ Tensor launch_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor&
            pointer(call.start_pos), pointer(lists), indices, tokens, call.num_seqs, ratio, call.width, first, topk,
            plan.parts);
     if (!lists) continue;
-    launch("indexer_topk_merge", tokens, q, pointer(lists), pointer(call.cu_seqlens_q), pointer(call.start_pos),
-           indices, tokens, call.num_seqs, ratio, call.width, first, topk, plan.parts);
+    launch("indexer_topk_merge", tokens, q, pointer(scores), pointer(lists), pointer(call.cu_seqlens_q),
+           pointer(call.start_pos), indices, tokens, call.num_seqs, ratio, call.width, first, topk, plan.parts);
   }
   return out;
 }
