@@ -272,9 +272,10 @@ void attentions_of(const Batch& batch, const Heads& h, Dtype dtype) {
 void paged(Dtype dtype) {
   using Quant = CompressorParams::Quant;
   const bool narrow = dtype == Dtype::kBfloat16;
-  // Nothing, a sequence of its own, a ragged batch, and a context long enough for parts of its keys.
+  // Nothing, a sequence of its own, a ragged batch, and contexts long enough for parts of
+  // keys, and for parts of a token's rows and dims.
   const std::vector<Batch> batches = {{{0}, {0}}, {{1}, {6}}, {{3, 0, 9, 1, 37}, {0, 5, 130, 251, 2}}};
-  const Batch far = {{2}, {9000}};
+  const Batch far = {{2}, {9000}}, decode = {{1}, {9000}};
   for (const int64_t t : {0, 1, 19}) {
     for (const bool official : {false, true}) {
       qkv_of(t, 3, 80, 16, official, official && narrow, dtype);
@@ -301,6 +302,7 @@ void paged(Dtype dtype) {
   }
   indexer_of(far, 4, 32, narrow ? KeyFormat::kFp4 : KeyFormat::kPlain, true, dtype);
   attentions_of(far, {16, 64, 32, narrow, true}, dtype);
+  attentions_of(decode, {5, 80, 16, narrow, true}, dtype);
 }
 
 }  // namespace test

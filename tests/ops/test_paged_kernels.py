@@ -108,6 +108,35 @@ def test_neither_chunks_nor_pages_nor_threads_show(op: str, how: tuple) -> None:
 
 @pytest.mark.parametrize("how", KINDS, ids=str)
 @pytest.mark.parametrize("op", ATTENTIONS)
+def test_one_token_by_all_threads_is_as_by_one(op: str, how: tuple) -> None:
+    """A decode step of few heads and many rows: its places and its dims are shared out."""
+    dtype, official, packed = how
+    draw, heads, dim, seen = Draw(dtype, 4), 9, 208, 203
+    rows, entries = draw.normal(seen, dim), draw.normal(seen, dim)
+    if packed:
+        rows, entries = (round_kv(r, ROPE) for r in (rows, entries))
+    kind = "fp8_kv" if packed else ""
+    window, known = paged(rows, 16, 0, kind), paged(entries, 16, 1, kind)
+    picks = draw.distinct(seen, 1, 190)
+    picks[0, 3:20] = -1
+    args = [draw.normal(1, heads, dim), window[0], window[1][None]]
+    args += [known[0], known[1][None]] if op != "window_attention" else []
+    args += [picks] if op == "csa_attention" else []
+    args += [int32(0, 1), int32(seen - 1), torch.linspace(-2, 3, heads), dim**-0.5, seen if len(args) < 4 else WINDOW]
+    args += [1] if op == "hca_attention" else []
+    args += [ROPE, official, torch.tensor([seen - 1]), rope_frequencies(24, 160000.0)]
+    threads, out = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            out.append(getattr(torch.ops.v4npu, op)(*args))
+    finally:
+        torch.set_num_threads(threads)
+    assert not out[0].isnan().any() and torch.equal(out[1], out[0]) and torch.equal(out[2], out[0])
+
+
+@pytest.mark.parametrize("how", KINDS, ids=str)
+@pytest.mark.parametrize("op", ATTENTIONS)
 def test_a_result_is_turned_back_as_by_rope(op: str, how: tuple) -> None:
     data, freqs = problem(op, how[0], how[2]), rope_frequencies(24, 160000.0)
     turned = call(op, data, cuts(1), 7, 0, how, freqs)

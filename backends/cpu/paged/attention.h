@@ -99,10 +99,10 @@ V4NPU_INLINE List list_of(const Attention& a, int64_t token) {
   return l;
 }
 
-// The rows that exist among the 64 places from `begin`.
+// The rows that exist among the places [begin, end).
 template <class Each>
-V4NPU_INLINE void each_row(const List& l, int64_t begin, const Each& each) {
-  for (int64_t place = begin; place < begin + kPlaces && place < l.places; ++place) {
+V4NPU_INLINE void each_row(const List& l, int64_t begin, int64_t end, const Each& each) {
+  for (int64_t place = begin; place < end && place < l.places; ++place) {
     const bool entry = place >= l.width;
     int64_t i = l.first + place;
     if (entry) i = l.picks == nullptr ? place - l.width : l.picks[place - l.width];
@@ -111,10 +111,10 @@ V4NPU_INLINE void each_row(const List& l, int64_t begin, const Each& each) {
   }
 }
 
-// Rows that an index picks lie anywhere: those of the next 64 places are on their way while these are worked on.
-V4NPU_INLINE void fetch_rows(const Attention& a, const List& l, int64_t begin) {
+// Rows that an index picks lie anywhere: those of the next places are on their way while these are worked on.
+V4NPU_INLINE void fetch_rows(const Attention& a, const List& l, int64_t begin, int64_t end) {
   if (l.picks == nullptr) return;
-  each_row(l, begin, [&](RowAt row) __attribute__((always_inline)) {
+  each_row(l, begin, end, [&](RowAt row) __attribute__((always_inline)) {
     for (int64_t i = 0; i < a.entry_rows.payload; i += 64) __builtin_prefetch(row.payload + i, 0, 2);
     if (a.packed) __builtin_prefetch(row.scales, 0, 2);
   });
@@ -153,6 +153,7 @@ struct State {
 
 // 4 online softmax, for 16 heads: scores [n, lanes] become probabilities.
 V4NPU_INLINE void softmax(const Attention& a, const State& s, int64_t h, int64_t n) {
+  if (n == 0) return;
   const f32x16 scale = set1(a.scale), old = load(s.peak + h);
   f32x16 peak = old;
   for (int64_t k = 0; k < n; ++k) peak = max(peak, load(s.scores + k * s.lanes + h) * scale);
@@ -193,9 +194,26 @@ static void accumulate(const State& s, int64_t h, int64_t d, int64_t n, int64_t 
 
 template <int VECTORS>
 V4NPU_INLINE void accumulate_heads(const State& s, int64_t heads, int64_t d, int64_t n, int64_t stride) {
-  int64_t h = 0;
-  for (; h + 6 <= heads; h += 6) accumulate<6, VECTORS>(s, h, d, n, stride);
-  for (; h < heads; ++h) accumulate<1, VECTORS>(s, h, d, n, stride);
+  in_steps<6>(heads, [&](auto number, int64_t h)
+                         __attribute__((always_inline)) { accumulate<number, VECTORS>(s, h, d, n, stride); });
+}
+
+V4NPU_INLINE void accumulate_all(const State& s, int64_t heads, int64_t n, int64_t stride) {
+  if (n == 0) return;
+  int64_t d = 0;
+  for (; kRegisters >= 32 && d + 4 * kLanes <= s.row; d += 4 * kLanes) accumulate_heads<4>(s, heads, d, n, stride);
+  for (; d < s.row; d += kLanes) accumulate_heads<1>(s, heads, d, n, stride);
+}
+
+// 7 one rounding: `dims` of each head, which lie `stride` apart.
+template <class T>
+V4NPU_INLINE void store_out(const State& s, int64_t heads, T* out, int64_t stride, int64_t dims) {
+  for (int64_t h = 0; h < heads; ++h) {
+    const f32x16 total = set1(s.total[h]);
+    for (int64_t d = 0; d < dims; d += kLanes) {
+      store_upto(out + h * stride + d, load(s.sums + h * s.row + d) / total, dims - d);
+    }
+  }
 }
 
 // What attends on one thread: the heads [head, head + heads) of a token, at most `group` of them.
@@ -231,25 +249,16 @@ struct VectorWorker {
     std::memset(s.sums, 0, static_cast<size_t>(s.lanes * s.row) * sizeof(float));
     for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
       int64_t n = 0;
-      each_row(l, begin, [&](RowAt row) __attribute__((always_inline)) {  // 2 gather kv
-        widen_kv<T>(row, a.packed, a.head_dim - a.rope_dim, a.head_dim, s.tile + n++ * stride);
+      each_row(l, begin, begin + kPlaces, [&](RowAt row) __attribute__((always_inline)) {  // 2 gather kv
+        widen_kv<T>(row, a.packed, a.head_dim - a.rope_dim, 0, a.head_dim, s.tile + n++ * stride);
       });
-      fetch_rows(a, l, begin + kPlaces);
-      if (n == 0) continue;
+      fetch_rows(a, l, begin + kPlaces, begin + 2 * kPlaces);
       dots_of_tile(s.tile, n, stride, s.q, s.lanes, a.head_dim, s.scores);  // 3 scores
       for (int64_t h = 0; h < s.lanes; h += kLanes) softmax(a, s, h, n);
-      int64_t d = 0;
-      for (; kRegisters >= 32 && d + 4 * kLanes <= s.row; d += 4 * kLanes) accumulate_heads<4>(s, heads, d, n, stride);
-      for (; d < s.row; d += kLanes) accumulate_heads<1>(s, heads, d, n, stride);
+      accumulate_all(s, heads, n, stride);
     }
     add_sink(a, head, heads, s.lanes, s.peak, s.total);
-    for (int64_t h = 0; h < heads; ++h) {
-      const f32x16 total = set1(s.total[h]);
-      T* out = static_cast<T*>(a.out) + at + h * a.head_dim;
-      for (int64_t d = 0; d < a.head_dim; d += kLanes) {
-        store_upto(out + d, load(s.sums + h * s.row + d) / total, a.head_dim - d);  // 7 one rounding
-      }
-    }
+    store_out(s, heads, static_cast<T*>(a.out) + at, a.head_dim, a.head_dim);
   }
 };
 
@@ -258,6 +267,7 @@ struct VectorWorker {
 #ifdef V4NPU_HAS_AMX
 #include "paged/attention_amx.h"
 #endif
+#include "paged/attention_split.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
 
@@ -291,11 +301,14 @@ void attend_all(const Attention& a) {
 }
 
 V4NPU_INLINE void run(const Attention& a, Dtype dtype) {
-  if (dtype == Dtype::kFloat32) return attend_all<VectorWorker<float>>(a);
+  if (dtype == Dtype::kFloat32) {
+    if (!attend_split<float>(a)) attend_all<VectorWorker<float>>(a);
+    return;
+  }
 #ifdef V4NPU_HAS_AMX
   if (a.round_p) return attend_all<TileWorker>(a);
 #endif
-  attend_all<VectorWorker<bf16>>(a);
+  if (!attend_split<bf16>(a)) attend_all<VectorWorker<bf16>>(a);
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA

@@ -89,7 +89,7 @@ struct TileWorker {
       const auto* turned = reinterpret_cast<const bf16*>(row.payload + keep);
       return copy_groups(turned, a.rope_dim, to + keep / 32 * kTileValues);
     }
-    widen_kv<bf16>(row, true, keep, a.head_dim, wide);
+    widen_kv<bf16>(row, true, keep, 0, a.head_dim, wide);
     for (int64_t d = 0; d < 32 * steps; d += kLanes) {
       store(to + d / 32 * kTileValues + d % 32, d < a.head_dim ? load(wide + d) : zero());
     }
@@ -240,8 +240,8 @@ struct TileWorker {
     bool first = true;
     for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
       int64_t n = 0;
-      each_row(l, begin, [&](RowAt row) __attribute__((always_inline)) { load_row(row, n++); });
-      fetch_rows(a, l, begin + kPlaces);
+      each_row(l, begin, begin + kPlaces, [&](RowAt row) __attribute__((always_inline)) { load_row(row, n++); });
+      fetch_rows(a, l, begin + kPlaces, begin + 2 * kPlaces);
       if (n == 0) continue;
       interleave(n);
       score(n);

@@ -185,11 +185,10 @@ template <Lane L, int VECTORS>
 V4NPU_INLINE void dots_of_columns(const IndexerTile& tile, int64_t first, int64_t columns, int64_t key) {
   const float *q = tile.q + first * tile.padded, *keys = tile.keys + key * tile.padded;
   float* out = tile.dots + key;
-  constexpr int kMost = VECTORS == 2 ? 12 : 6, kFew = VECTORS == 2 ? 4 : 2;  // 24 sums in 32 registers, or 6 in 8
-  int64_t c = 0;
-  for (; c + kMost <= columns; c += kMost) dots<L, kMost, VECTORS>(tile, q + c * tile.padded, keys, out + c * kKeyTile);
-  for (; c + kFew <= columns; c += kFew) dots<L, kFew, VECTORS>(tile, q + c * tile.padded, keys, out + c * kKeyTile);
-  for (; c < columns; ++c) dots<L, 1, VECTORS>(tile, q + c * tile.padded, keys, out + c * kKeyTile);
+  in_steps<VECTORS == 2 ? 12 : 6>(columns, [&](auto number, int64_t c) __attribute__((always_inline)) {
+    dots<L, number, VECTORS>(tile, q + c * tile.padded, keys,
+                             out + c * kKeyTile);  // 24 sums in 32 registers, or 6 in 8
+  });
 }
 
 // 1 dot: the columns from `first` on with the first n keys.

@@ -44,19 +44,22 @@ V4NPU_INLINE f32x16 load_e4m3_upto(const uint8_t* codes, int64_t n) {
   return load_e4m3(tail);
 }
 
-// A KV row, plain or fp8_kv (keep e4m3 values, then bf16 ones), widened; `out` has whole vectors, zero behind dim.
+// The dims [begin, end) of a KV row, plain or fp8_kv (keep e4m3 values, then bf16 ones), widened; `out` has whole
+// vectors, zero behind the last. begin is a multiple of 64.
 template <class T>
-V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t dim, float* out) {
+V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t begin, int64_t end, float* out) {
+  out -= begin;
+  int64_t i = begin;
   if (!packed) {
     const auto* x = reinterpret_cast<const T*>(row.payload);
-    for (int64_t i = 0; i < dim; i += kLanes) store(out + i, load_upto(x + i, dim - i));
+    for (; i < end; i += kLanes) store(out + i, load_upto(x + i, end - i));
     return;
   }
-  for (int64_t i = 0; i < keep; i += kLanes) {
-    store(out + i, load_e4m3_upto(row.payload + i, keep - i) * set1(e8m0_decode(row.scales[i / kFp8Block])));
+  for (const int64_t codes = keep < end ? keep : end; i < codes; i += kLanes) {
+    store(out + i, load_e4m3_upto(row.payload + i, codes - i) * set1(e8m0_decode(row.scales[i / kFp8Block])));
   }
   const auto* turned = reinterpret_cast<const bf16*>(row.payload + keep);
-  for (int64_t i = keep; i < dim; i += kLanes) store(out + i, load_upto(turned + i - keep, dim - i));
+  for (i = begin > keep ? begin : keep; i < end; i += kLanes) store(out + i, load_upto(turned + i - keep, end - i));
 }
 
 // Bytes of an index key and of its scales.
@@ -73,7 +76,7 @@ V4NPU_INLINE KeyRow key_row(KeyFormat format, int64_t dim) {
 // An index key widened likewise.
 template <class T>
 V4NPU_INLINE void widen_key(RowAt row, KeyFormat format, int64_t dim, float* out) {
-  if (format == KeyFormat::kPlain) return widen_kv<T>(row, false, dim, dim, out);
+  if (format == KeyFormat::kPlain) return widen_kv<T>(row, false, dim, 0, dim, out);
   if (format == KeyFormat::kFp8) {
     float factor;
     std::memcpy(&factor, row.scales, sizeof factor);
@@ -100,8 +103,17 @@ V4NPU_INLINE int64_t tile_stride(int64_t dim) { return whole_vectors(dim) + kLan
 // Heads become lanes: q [heads, dim] to out [dim, lanes], zero behind the last head.
 template <class T>
 V4NPU_INLINE void transpose_heads(const T* q, int64_t heads, int64_t lanes, int64_t dim, float* out) {
-  for (int64_t h = 0; h < lanes; ++h) {
-    for (int64_t d = 0; d < dim; ++d) out[d * lanes + h] = h < heads ? widen(q[h * dim + d]) : 0.0f;
+  for (int64_t h = 0; h < lanes; h += kLanes) {
+    for (int64_t d = 0; d < dim; d += kLanes) {
+      f32x16 v[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) v[i] = h + i < heads ? load_upto(q + (h + i) * dim + d, dim - d) : zero();
+      transpose(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        if (d + i < dim) store(out + (d + i) * lanes + h, v[i]);
+      }
+    }
   }
 }
 
@@ -143,42 +155,56 @@ V4NPU_INLINE void turn_rows(const float* const (&rows)[kLanes], int64_t n, float
   }
 }
 
-// out[key][head] = <key, q[head]> of KEYS keys and VECTORS vectors of heads, summed over dim in ascending order.
+template <int N>
+struct Number {
+  constexpr operator int() const { return N; }
+};
+
+// each(number, at) over [0, n) in steps of MOST, and of 4, 2 and 1 for the rest: a step's number is a constant, so that
+// all its sums are registers.
+template <int MOST, class Each>
+V4NPU_INLINE void in_steps(int64_t n, const Each& each, int64_t at = 0) {
+  for (; at + MOST <= n; at += MOST) each(Number<MOST>{}, at);
+  if constexpr (MOST > 1) in_steps<(MOST > 4 ? 4 : MOST / 2)>(n, each, at);
+}
+
+// out[key][head] = <key, q[head]> of KEYS keys and VECTORS vectors of heads, of the dims [first, end); it is added to
+// what lies there unless they are the first.
 template <int KEYS, int VECTORS>
-static void head_dots(const float* keys, int64_t key_stride, const float* q, int64_t lanes, int64_t dim, float* out) {
-  for (int64_t first = 0; first < dim; first += kDotDims) {
-    const int64_t end = first + kDotDims < dim ? first + kDotDims : dim;
-    f32x16 sum[KEYS][VECTORS];
+static void head_dots(const float* keys, int64_t key_stride, const float* q, int64_t lanes, int64_t first, int64_t end,
+                      float* out) {
+  f32x16 sum[KEYS][VECTORS];
+  for (int k = 0; k < KEYS; ++k) {
+    for (int v = 0; v < VECTORS; ++v) sum[k][v] = zero();
+  }
+  for (int64_t d = first; d < end; ++d) {
+    f32x16 heads[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) heads[v] = load(q + d * lanes + v * kLanes);
     for (int k = 0; k < KEYS; ++k) {
-      for (int v = 0; v < VECTORS; ++v) sum[k][v] = zero();
+      const f32x16 key = set1(keys[k * key_stride + d]);
+      for (int v = 0; v < VECTORS; ++v) sum[k][v] = fma(key, heads[v], sum[k][v]);
     }
-    for (int64_t d = first; d < end; ++d) {
-      f32x16 heads[VECTORS];
-      for (int v = 0; v < VECTORS; ++v) heads[v] = load(q + d * lanes + v * kLanes);
-      for (int k = 0; k < KEYS; ++k) {
-        const f32x16 key = set1(keys[k * key_stride + d]);
-        for (int v = 0; v < VECTORS; ++v) sum[k][v] = fma(key, heads[v], sum[k][v]);
-      }
-    }
-    for (int k = 0; k < KEYS; ++k) {
-      for (int v = 0; v < VECTORS; ++v) {
-        float* to = out + k * lanes + v * kLanes;
-        store(to, first == 0 ? sum[k][v] : load(to) + sum[k][v]);
-      }
+  }
+  for (int k = 0; k < KEYS; ++k) {
+    for (int v = 0; v < VECTORS; ++v) {
+      float* to = out + k * lanes + v * kLanes;
+      store(to, first == 0 ? sum[k][v] : load(to) + sum[k][v]);
     }
   }
 }
 
+// Summed over dim in ascending order; 64 dims of all keys and heads stay in the first cache.
 template <int VECTORS>
 V4NPU_INLINE void dots_of_all_keys(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
                                    int64_t dim, float* out) {
   // 24, 16 or 8 sums, and the vectors of heads, in 32 registers; 6 where there are 8 of 16 lanes.
   constexpr int kKeys = VECTORS == 4 || kRegisters < 32 ? 6 : 8;
-  int64_t k = 0;
-  for (; k + kKeys <= n; k += kKeys) {
-    head_dots<kKeys, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
+  for (int64_t first = 0; first < dim; first += kDotDims) {
+    const int64_t end = first + kDotDims < dim ? first + kDotDims : dim;
+    in_steps<kKeys>(n, [&](auto number, int64_t k) __attribute__((always_inline)) {
+      head_dots<number, VECTORS>(keys + k * key_stride, key_stride, q, lanes, first, end, out + k * lanes);
+    });
   }
-  for (; k < n; ++k) head_dots<1, VECTORS>(keys + k * key_stride, key_stride, q, lanes, dim, out + k * lanes);
 }
 
 // out [n, lanes] of n keys and all heads.
