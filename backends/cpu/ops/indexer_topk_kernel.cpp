@@ -12,7 +12,7 @@
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
 
-constexpr int64_t kLeastKeys = 1024;  // of a part: below, waking a thread costs more
+constexpr int64_t kLeastKeys = 256;  // of a part: below, waking a thread costs more
 
 // 6 best first   7 -1 where there are fewer
 V4NPU_INLINE void write(const IndexerTopkParams& p, int64_t token, uint64_t* best, int64_t count) {
@@ -88,8 +88,9 @@ void indexer_topk(const IndexerTopkParams& p) {
     keys = all > keys ? all : keys;
   }
   Parts parts{nullptr, 1};
-  if (count > 0 && count < threads && keys >= 2 * kLeastKeys) {
-    parts.parts = (threads + count - 1) / count < keys / kLeastKeys ? (threads + count - 1) / count : keys / kLeastKeys;
+  const int64_t least = p.topk > kLeastKeys ? p.topk : kLeastKeys;  // nor is there more to merge than to score
+  if (count > 0 && count < threads && keys >= 2 * least) {
+    parts.parts = (threads + count - 1) / count < keys / least ? (threads + count - 1) / count : keys / least;
     const int64_t size = count * parts.parts * p.query_tile * p.topk * static_cast<int64_t>(sizeof(uint64_t));
     parts.best = static_cast<uint64_t*>(scratch(Scratch::kCall, size));
   }
