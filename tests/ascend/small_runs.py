@@ -75,8 +75,9 @@ def small_run(ops, op):
         weight = quantise(normal(50, 800, seed=1))
         runs = [(normal(3, 800, dtype=bf16), None, *weight, bf16), (*act_quant(normal(3, 800), 128), *weight, bf16)]
     elif op == "indexer_scores":
-        runs = [indexer_case(bf16, 5, 70, official=True), indexer_case(bf16, 1, 20, lengths=((2, 700), (1, 0)))]
-        runs += [indexer_case(bf16, 5, 32, packed=packed) for packed in ("fp4", "fp8")]
+        shared = ((3, 1500), (2, 700), (1, 8), (1, 8))  # tiles by queries that are taken together, and of one each
+        runs = [indexer_case(bf16, 5, 70, shared, official=True), indexer_case(bf16, 1, 20, ((2, 700), (1, 0)))]
+        runs += [indexer_case(bf16, 5, 32, shared, packed=packed) for packed in ("fp4", "fp8")]
     elif op == "indexer_topk":  # parts of several tiles; nothing to see
         runs = [(*indexer_case(bf16, 1, 16, lengths=((1, 16500), (1, 0)), official=True)[:-1], 40, True, 2, n)
                 for n in (1, 2)]  # fmt: skip

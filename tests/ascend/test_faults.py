@@ -181,7 +181,8 @@ IMPLIED = {
         *(f"{queue}_queue_.template AllocTensor" for queue in ("score", "weight", "sink")),
         *(f"{queue}_queue_.template DeQue" for queue in ("left", "= q")),
     ),
-    "indexer_scores": ("return q2_queue_.template DeQue",),  # so does the wait for the keys here
+    # Of q and keys the one that comes after implies the other; the last flags are taken that none be left.
+    "indexer_scores": ("q1_queue_.template DeQue", "key2_queue_.template DeQue", "i < kDotSlots && i < step"),
 }
 
 

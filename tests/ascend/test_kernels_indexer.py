@@ -46,12 +46,25 @@ def test_packed_keys(emulated, sku, packed, heads, dim, block_size):
         assert torch.equal(got, emulated(sku).indexer_scores(*args))
 
 
-def work(cu: Tensor, start: Tensor, ratio: int, width: int) -> list[tuple[int, int, int]]:
-    """(sequence, token, tile) of every tile that a query sees."""
+@pytest.mark.parametrize("dtype,packed", [(torch.float32, ""), (torch.bfloat16, "fp4"), (torch.bfloat16, "fp8")])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_queries_that_share_a_tile_of_keys_score_as_those_that_do_not(emulated, sku, dtype, packed):
+    """Of the first queries of a sequence some see no entry, of all some see but half a tile."""
+    args = indexer_case(dtype, 5, 32, ((13, 500), (17, 0), (1, 9)), official=True, packed=packed)
+    cu, start, ratio, width = *args[4:7], args[3].shape[1] * args[2].shape[1]
+    together = [emulated(sku, n).indexer_plan(cu, start, 31, ratio, width)[3] for n in (1, 255)]
+    assert together == [8, 1]
+    got = emulated(sku, 1).indexer_scores(*args)
+    assert_scores(got, args)
+    assert torch.equal(got, emulated(sku, 255).indexer_scores(*args))
+
+
+def work(cu: Tensor, start: Tensor, ratio: int, width: int, together: int) -> list[tuple[int, int, int]]:
+    """(sequence, token, tile) of every tile that the last query of those taken together sees."""
     found = []
     for b, (lo, hi) in enumerate(zip(cu[:-1].tolist(), cu[1:].tolist(), strict=True)):
-        for token in range(lo, hi):
-            visible = min((int(start[b]) + token - lo + 1) // ratio, width)
+        for token in range(lo, hi, together):
+            visible = min((int(start[b]) + min(token + together, hi) - lo) // ratio, width)
             found += [(b, token, tile) for tile in range(-(-visible // TILE))]
     return found
 
@@ -63,7 +76,9 @@ def test_the_plan_deals_every_tile_once_and_evenly(emulated, lengths, blocks):
     tokens, width = int(cu[-1]), 40000
     plan = emulated(ARCHS[0], blocks).indexer_plan(cu, start, tokens, ratio, width)
     records = plan[: RECORD * (blocks + 1)].view(-1, RECORD).tolist()
-    wanted = work(cu, start, ratio, width)
+    together = records[0][3]
+    wanted = work(cu, start, ratio, width, together)
+    assert together == 1 or len(wanted) >= 8 * blocks
     begins = [wanted.index((b, t, tile)) if t < tokens else len(wanted) for b, t, tile, _ in records]
     assert begins == [len(wanted) * c // blocks for c in range(blocks + 1)]
     assert not plan[RECORD * (blocks + 1) :].any()

@@ -8,6 +8,7 @@ namespace v4npu {
 
 constexpr int32_t kMaxIndexHeads = 64;
 constexpr int32_t kMaxIndexDim = 128;
+constexpr int32_t kIndexQueries = 8;                         // at most that share a tile of keys
 constexpr int32_t kHalfTile = kTileEntries / 2;              // of a vector core
 constexpr int32_t kDotSlots = 2;                             // of the workspace of a block
 constexpr int32_t kDotSlot = kMaxIndexHeads * kTileEntries;  // floats
@@ -97,8 +98,8 @@ class PackedIndexKeys {
 
   __aicore__ inline void init(AscendC::TPipe& pipe) { rows_.init(pipe); }
 
-  // This core's half of a tile, into a slot whose keys the cube core has taken.
-  __aicore__ inline void expand(const PlannedTiles& tiles, int64_t step) {
+  // This core's half of the tile of that number, into a slot whose keys the cube core has taken.
+  __aicore__ inline void expand(const PlannedTiles& tiles, int64_t number_of_tile) {
     const int32_t first = static_cast<int32_t>(AscendC::GetSubBlockIdx()) * kHalfTile;
     const bool wanted = first < tiles.entries();
     TileRows rows(tiles, shape_.block_size, first, wanted ? first + kHalfTile : first);
@@ -107,7 +108,7 @@ class PackedIndexKeys {
       const int64_t page = number * shape_.block_stride, behind = page + shape_.block_size * payload_;
       rows_.convert(keys_[page + rows.place() * payload_], payload_, keys_[behind + rows.place() * scales_], scales_,
                     rows.count(), static_cast<int32_t>(shape_.head_dim),
-                    slots_.keys[step % kDotSlots * kKeySlot + rows.row() * shape_.head_dim], shape_.head_dim);
+                    slots_.keys[number_of_tile % kDotSlots * kKeySlot + rows.row() * shape_.head_dim], shape_.head_dim);
     }
     AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(kIndexKeysFull);
   }

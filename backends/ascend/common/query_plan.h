@@ -3,7 +3,9 @@
 // the plan, and graphs that hold both launches can be replayed on other lengths.
 //
 // The plan is int32[kPlanWords], whatever the lengths. Record c, kPlanRecord words of it, is where block c begins and
-// block c - 1 ends: the sequence, its token and the tile of its work. No two blocks differ by more than one tile.
+// block c - 1 ends: the sequence, its token and the tile of its work. No two blocks differ by more than one tile. Where
+// tokens of a sequence are taken together, a tile is one for them all, the token their first; the last word of a record
+// is how many they are at most.
 #pragma once
 
 #include "rows.h"
@@ -38,6 +40,13 @@ class QueryTokens {
     return sequence_ < num_seqs_ && token >= first_;
   }
 
+  __aicore__ inline void take_together(int64_t tokens) { together_ = tokens; }
+
+  // Of a token of this sequence and of those taken together with it: where they end.
+  __aicore__ inline int64_t behind(int64_t token) const {
+    return token + together_ < last_ ? token + together_ : last_;
+  }
+
   __aicore__ inline int32_t sequence() const { return sequence_; }
   __aicore__ inline int64_t first() const { return first_; }                 // token of this sequence
   __aicore__ inline int64_t start() const { return start_; }                 // its position
@@ -49,7 +58,7 @@ class QueryTokens {
  private:
   AscendC::GlobalTensor<int32_t> cu_seqlens_q_, start_pos_;
   int32_t num_seqs_, sequence_ = 0;
-  int64_t first_token_, first_ = 0, last_ = 0, start_ = 0;
+  int64_t first_token_, first_ = 0, last_ = 0, start_ = 0, together_ = 1;
 };
 
 // The entries that a token sees.
@@ -71,12 +80,13 @@ class VisibleEntries : public QueryTokens {
   int64_t ratio_, width_;
 };
 
-// Writes the plan for `blocks` blocks of tokens that have tiles(token) of work; one vector core. UB: 4096 bytes.
+// Writes the plan for `blocks` blocks of tokens that have tiles(token) of work; one vector core. UB: 4096 bytes. At
+// most `together` tokens are taken together: fewer where that left a block less than kFewTiles tiles.
 template <typename Work>
 class QueryPlan {
  public:
-  __aicore__ inline QueryPlan(GM_ADDR plan, const Work& work, int64_t num_tokens, int64_t blocks)
-      : work_(work), num_tokens_(num_tokens), blocks_(blocks) {
+  __aicore__ inline QueryPlan(GM_ADDR plan, const Work& work, int64_t num_tokens, int64_t blocks, int64_t together = 1)
+      : work_(work), num_tokens_(num_tokens), blocks_(blocks), together_(together) {
     plan_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(plan), kPlanWords);
     pipe_.InitBuffer(buffer_, kPlanWords * sizeof(int32_t));
     words_ = buffer_.template Get<int32_t>();
@@ -87,11 +97,11 @@ class QueryPlan {
     const AscendC::TEventID clear = pipe_.FetchEventID(AscendC::HardEvent::V_S);
     AscendC::SetFlag<AscendC::HardEvent::V_S>(clear);
     AscendC::WaitFlag<AscendC::HardEvent::V_S>(clear);
-    const int64_t all = total();
-    int64_t done = 0, block = 0;
+    int64_t all = total(), done = 0, block = 0;
+    for (; together_ > 1 && all < kFewTiles * blocks_; all = total()) together_ /= 2;
     work_.select(0);
-    for (int64_t token = 0; token < num_tokens_ && done < all; ++token) {
-      const int64_t tiles = tiles_of(token);
+    for (int64_t token = 0, behind = 0; token < num_tokens_ && done < all; token = behind) {
+      const int64_t tiles = tiles_of(token, behind);
       for (; block < blocks_ && all * block / blocks_ < done + tiles; ++block)
         record(block, work_.sequence(), token, all * block / blocks_ - done);
       done += tiles;
@@ -104,10 +114,24 @@ class QueryPlan {
   }
 
  private:
-  __aicore__ inline int64_t tiles_of(int64_t token) { return work_.reach(token) ? work_.tiles(token) : 0; }
+  static constexpr int64_t kFewTiles = 8;
+
+  // Those of the last token of them that are taken together, which end at `behind`.
+  __aicore__ inline int64_t tiles_of(int64_t token, int64_t& behind) {
+    behind = token + 1;
+    if (!work_.reach(token)) return 0;
+    behind = work_.behind(token) < num_tokens_ ? work_.behind(token) : num_tokens_;
+    return work_.tiles(behind - 1);
+  }
   __aicore__ inline int64_t total() {
-    int64_t sum = 0;
-    for (int64_t token = 0; token < num_tokens_; ++token) sum += tiles_of(token);
+    int64_t sum = 0, most = 1;
+    work_.take_together(together_);
+    work_.select(0);
+    for (int64_t token = 0, behind = 0; token < num_tokens_; token = behind) {
+      sum += tiles_of(token, behind);
+      if (behind - token > most) most = behind - token;
+    }
+    together_ = most;
     return sum;
   }
   __aicore__ inline void record(int64_t block, int32_t sequence, int64_t token, int64_t tile) {
@@ -115,6 +139,7 @@ class QueryPlan {
     words_.SetValue(at, sequence);
     words_.SetValue(at + 1, static_cast<int32_t>(token));
     words_.SetValue(at + 2, static_cast<int32_t>(tile));
+    words_.SetValue(at + 3, static_cast<int32_t>(together_));
   }
 
   AscendC::TPipe pipe_;
@@ -122,17 +147,19 @@ class QueryPlan {
   AscendC::GlobalTensor<int32_t> plan_;
   AscendC::LocalTensor<int32_t> words_;
   Work work_;
-  int64_t num_tokens_, blocks_;
+  int64_t num_tokens_, blocks_, together_;
 };
 
 // The tiles of one block, in order.
 class PlannedTiles {
  public:
-  __aicore__ inline PlannedTiles(GM_ADDR plan, const VisibleEntries& visible, int64_t block) : visible_(visible) {
+  __aicore__ inline PlannedTiles(GM_ADDR plan, const VisibleEntries& visible, int64_t num_tokens, int64_t block)
+      : visible_(visible), num_tokens_(num_tokens) {
     AscendC::GlobalTensor<int32_t> words;
     words.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(plan), kPlanWords);
     const int64_t at = block * kPlanRecord;
     visible_.select(words.GetValue(at));
+    visible_.take_together(words.GetValue(at + 3));
     token_ = words.GetValue(at + 1);
     tile_ = words.GetValue(at + 2);
     last_token_ = words.GetValue(at + kPlanRecord + 1);
@@ -144,23 +171,31 @@ class PlannedTiles {
     if (begun_) ++tile_;
     begun_ = true;
     while (token_ < last_token_ || (token_ == last_token_ && tile_ < last_tile_)) {
-      if (visible_.reach(token_) && tile_ * kTileEntries < visible_.of(token_)) return true;
-      ++token_;
+      behind_ = token_ + 1;
+      if (visible_.reach(token_)) {
+        behind_ = visible_.behind(token_) < num_tokens_ ? visible_.behind(token_) : num_tokens_;
+        if (entries(behind_ - 1) > 0) return true;
+      }
+      token_ = behind_;
       tile_ = 0;
     }
     return false;
   }
   __aicore__ inline int32_t sequence() const { return visible_.sequence(); }
-  __aicore__ inline int64_t token() const { return token_; }
+  __aicore__ inline int64_t token() const { return token_; }                // the first of those taken together
+  __aicore__ inline int64_t behind() const { return behind_; }              // their end
   __aicore__ inline int64_t entry() const { return tile_ * kTileEntries; }  // the first
-  __aicore__ inline int32_t entries() const {
-    const int64_t left = visible_.of(token_) - entry();
+  __aicore__ inline int32_t entries() const { return entries(behind_ - 1); }
+
+  // Those that one of the tokens sees, none or less among them; the later sees no fewer.
+  __aicore__ inline int32_t entries(int64_t token) const {
+    const int64_t left = visible_.of(token) - entry();
     return static_cast<int32_t>(left < kTileEntries ? left : kTileEntries);
   }
 
  private:
   VisibleEntries visible_;
-  int64_t token_, tile_, last_token_, last_tile_;
+  int64_t num_tokens_, token_, tile_, last_token_, last_tile_, behind_ = 0;
   bool begun_ = false;
 };
 
