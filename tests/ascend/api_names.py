@@ -13,7 +13,7 @@ FILES = (*sorted(ASCEND.glob("ops/*.asc")), *sorted(HERE.glob("*.asc")), *sorted
 # How the vendor's names look: CamelCase, camelCase, CAPITALS, __words__, and types and functions by prefix or suffix.
 # Our constants begin with k, the rest of ours is snake_case or declared in our text.
 _VENDOR = re.compile(r"(?!k[A-Z])([A-Z]\w*|[a-z]+[A-Z]\w*|__\w+__|asc_\w+|half|bfloat16_t|fp[48]\w*_t|event_t|pipe_t)")
-_OURS = re.compile(r"\b(?:enum class|class|struct|enum|typename|using|Args)\s+(\w+)")
+_OURS = re.compile(r"(?:#define|\b(?:enum class|class|struct|enum|typename|using|Args))\s+(\w+)")
 _NAME = re.compile(r"(\.\s*|->\s*)?(?:template\s+)?((?:\w+::)*\w+)")
 
 

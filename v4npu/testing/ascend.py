@@ -21,6 +21,7 @@ from v4npu.kernel_cache import ASCEND, ROOT, built, cache_folder, kernel_ops, ke
 INCLUDES = (ASCEND / "emulation", ASCEND / "ops", ROOT / "csrc/include")
 FLAGS = ("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread", "-ffp-contract=off")
 _ENTRY = re.compile(r'extern "C" __global__ __aicore__ void (\w+)\(([^)]*)\) \{\s*KERNEL_TASK_TYPE_DEFAULT\((\w+)\);')
+_PARAMETERS = re.compile(r"#define (\w+_PARAMETERS)\s((?:.*\\\n)*.*)")
 _SCALARS = {"int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32, "float": ctypes.c_float}
 
 
@@ -70,10 +71,12 @@ class Source:
         return Source(path.name, path.read_text())
 
     def entries(self) -> dict[str, list[tuple[str, str]]]:
-        """Kernel name -> [(type, argument name)]."""
+        """Kernel name -> [(type, argument name)]; what several kernels take may be a macro."""
         found = {}
+        texts = (self.text, *(path.read_text() for path in ASCEND.glob("common/*.h")))
+        shared = {name: value.replace("\\\n", " ") for text in texts for name, value in _PARAMETERS.findall(text)}
         for name, arguments, _ in _ENTRY.findall(self.text):
-            pairs = [tuple(a.split()) for a in arguments.split(",")]
+            pairs = [tuple(a.split()) for a in shared.get(arguments, arguments).split(",")]
             found[name + self.suffix] = [(kind, argument) for kind, argument in pairs]
         return found
 

@@ -313,3 +313,23 @@ __aicore__ inline void attention(GM_ADDR q, GM_ADDR window_kv, GM_ADDR window_ta
 }
 
 }  // namespace v4npu
+
+// What the kernels of the three take and hand on.
+#define ATTENTION_PLAN_PARAMETERS                                                                              \
+  GM_ADDR cu_seqlens_q, GM_ADDR start_pos, GM_ADDR plan, int64_t num_tokens, int64_t num_seqs, int64_t window, \
+      int64_t width, int64_t topk, int64_t ratio, int64_t tiles, int64_t blocks
+#define ATTENTION_PLAN_ARGUMENTS \
+  cu_seqlens_q, start_pos, plan, num_tokens, num_seqs, window, width, topk, ratio, tiles, blocks
+#define ATTENTION_PARAMETERS                                                                                        \
+  GM_ADDR q, GM_ADDR window_kv, GM_ADDR window_table, GM_ADDR compressed_kv, GM_ADDR block_table,                   \
+      GM_ADDR topk_indices, GM_ADDR cu_seqlens_q, GM_ADDR start_pos, GM_ADDR attn_sink, GM_ADDR plan,               \
+      GM_ADDR workspace, GM_ADDR out, int64_t num_tokens, int64_t num_seqs, int64_t num_heads, int64_t head_dim,    \
+      int64_t window_pages, int64_t window_block, int64_t window_stride, int64_t max_window_blocks, int64_t window, \
+      int64_t entry_pages, int64_t block_size, int64_t block_stride, int64_t max_blocks, int64_t rope_dim,          \
+      int64_t topk, int64_t ratio, int64_t tile, float scale, int32_t official
+#define ATTENTION_ARGUMENTS                                                                                       \
+  q, window_kv, window_table, compressed_kv, block_table, topk_indices, cu_seqlens_q, start_pos, attn_sink, plan, \
+      workspace, out, {num_tokens,    num_seqs,          num_heads, head_dim,    window_pages, window_block,      \
+                       window_stride, max_window_blocks, window,    entry_pages, block_size,   block_stride,      \
+                       max_blocks,    rope_dim,          topk,      ratio,       tile},                           \
+      scale, official != 0

@@ -111,3 +111,10 @@ __aicore__ inline void dequantise_all(GM_ADDR codes, GM_ADDR scales, GM_ADDR out
 }
 
 }  // namespace v4npu
+
+// What kernels of one weight take and hand on.
+#define DEQUANTISED_PRODUCT_PARAMETERS                                                                 \
+  GM_ADDR x, GM_ADDR weight, GM_ADDR weight_scale, GM_ADDR workspace, GM_ADDR out, int64_t num_tokens, \
+      int64_t num_rows, int64_t k, int64_t groups, int32_t tile_rows, int32_t tile_columns
+#define DEQUANTISED_PRODUCT_ARGUMENTS \
+  x, weight, weight_scale, workspace, out, { num_tokens, num_rows, k, groups, tile_rows, tile_columns }
