@@ -1,5 +1,7 @@
 // 16 consecutive values of a row as 8 registers of two bf16, from any stored format. Exact: e4m3 and e2m1 are bf16
-// values, and so is their product with a power of two; a float32 is the sum of three.
+// values, and so is their product with a power of two; a float32 is the sum of three. Pairs are neighbours, of e2m1
+// values four apart: then what a lane loads is its fragment of an mma, no weight is packed anew, and the few that it is
+// multiplied with take the same order (pair_like).
 #pragma once
 
 #include "rows.cuh"
@@ -30,14 +32,16 @@ V4NPU_INLINE void widen_e4m3(uint32_t bytes, uint32_t& low, uint32_t& high) {
   if ((b & 0x7f000000u) == 0x7f000000u) high |= 0x7fc00000u;
 }
 
-// Eight e2m1 codes times 2^(scale - 127). Placed likewise they are 2^-126 of the value.
+// Eight e2m1 codes times 2^(scale - 127). A pair is codes i and i + 4, each where its half of the word has it, so that
+// bits of both move at once: 15 operations for the eight, fewer than a table of bytes takes. Placed so they are 2^-126
+// of the value.
 V4NPU_INLINE void widen_e2m1(uint32_t codes, uint8_t scale, uint32_t (&pair)[4]) {
   const auto both = [](uint32_t half) { return half | half << 16; };
   const uint32_t first = scale == 255 ? both(0x7fc0u) : scale <= 128 ? both((scale + 126u) << 7) : both(253u << 7);
   V4NPU_UNROLL
   for (int i = 0; i < 4; ++i) {
-    const uint32_t b = codes >> (8 * i);
-    pair[i] = multiply_bf16((b & 8u) << 12 | (b & 7u) << 6 | (b & 0x80u) << 24 | (b & 0x70u) << 18, first);
+    const uint32_t magnitude = i < 2 ? codes << (6 - 4 * i) : codes >> (4 * i - 6);
+    pair[i] = multiply_bf16((codes << (12 - 4 * i) & both(0x8000u)) | (magnitude & both(0x01c0u)), first);
   }
   if (scale <= 128 || scale == 255) return;
   V4NPU_UNROLL
@@ -53,6 +57,19 @@ V4NPU_INLINE void widen_run(const uint32_t (&e2m1)[2], uint8_t scale, Run& out) 
   widen_e2m1(e2m1[0], scale, a);
   widen_e2m1(e2m1[1], scale, b);
   out = {{a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]}};
+}
+
+// The pairs of a run as e2m1 has them, of which those of `Other` are.
+template <Format Other>
+V4NPU_INLINE void pair_like(Run& run) {
+  if constexpr (Other == Format::kFloat4) {
+    V4NPU_UNROLL
+    for (int i = 0; i < kRun / 2; i += 4) {
+      const uint32_t a = run.pair[i], b = run.pair[i + 1], c = run.pair[i + 2], d = run.pair[i + 3];
+      run.pair[i] = pick_bytes(a, c, 0x5410), run.pair[i + 1] = pick_bytes(a, c, 0x7632);
+      run.pair[i + 2] = pick_bytes(b, d, 0x5410), run.pair[i + 3] = pick_bytes(b, d, 0x7632);
+    }
+  }
 }
 
 // 2^(scale - 127) as bf16, twice.

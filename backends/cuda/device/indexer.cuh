@@ -29,6 +29,7 @@ V4NPU_INLINE int64_t visible_entries(const Params& p, QueryPlace place) {
 // Where the keys [first, first + 32) of a sequence lie; none from `end` on.
 template <Format K>
 struct PageKeys {
+  static constexpr Format kFormat = K;
   PageRow rows[kKeyTiles];
   int64_t dim;
 
@@ -63,6 +64,7 @@ struct PageKeys {
 template <Format K>
 class StagedKeys {
  public:
+  static constexpr Format kFormat = K;
   template <class Params>
   V4NPU_INLINE StagedKeys(const Params& p, int64_t sequence, int64_t first, int64_t end, int stages)
       : dim(static_cast<int>(p.head_dim)), both(stages > 1), bytes(static_cast<int>(key_stage_bytes(dim, kBits<K>))) {
@@ -135,7 +137,9 @@ struct KeyTile {
   static constexpr int kStride = kMaxIndexHead + kPadding;
   bf16 row[kTileKeys][kStride];
 };
+template <Format K>
 struct TileKeys {
+  static constexpr Format kFormat = K;
   const bf16* first;  // of this lane
 
   V4NPU_INLINE void run(int n, int64_t k0, Run (&out)[1]) const {
@@ -166,6 +170,7 @@ V4NPU_INLINE void key_scores(const Params& p, int64_t t, const Keys& keys, float
         const int64_t head = head0 + half * 8 + g;
         a[half][0] = {};
         if (head < p.num_heads) load_run<Format::kBfloat16>(q + head * dim, nullptr, k0, dim, q_aligned, a[half]);
+        pair_like<Keys::kFormat>(a[half][0]);
       }
       V4NPU_UNROLL
       for (int n = 0; n < kKeyTiles; ++n) {

@@ -52,6 +52,8 @@ struct Direct {
   // Runs of this lane, of 8 tokens and of 8 rows of a tile.
   V4NPU_INLINE void x_run(int n, Run (&out)[kPlanes<X>]) const {
     load<X>(o.template x_row<X>(n * 8 + lane_id() / 4), nullptr, x_aligned, out);
+    V4NPU_UNROLL
+    for (int p = 0; p < kPlanes<X>; ++p) pair_like<W>(out[p]);
   }
   V4NPU_INLINE void w_run(int tile, int half, Run (&out)[kPlanes<W>]) const {
     const int row = row0 + tile / Sets * 16 + half * 8 + lane_id() / 4;
@@ -96,6 +98,7 @@ class Staged {
       if (warp_id() < N) {  // what this lane copied itself
         Run run;
         staged_run<X>(tokens(used) + warp_id() * kGroupBytes<X>, 0, run);
+        pair_like<W>(run);
         store_staged_run(widened() + warp_id() * kGroupBytes<Format::kBfloat16>, run);
       }
     }
@@ -111,6 +114,7 @@ class Staged {
       staged_run<Format::kBfloat16>(widened() + n * kGroupBytes<Format::kBfloat16>, 0, out[0]);
     } else {
       staged_run<X>(tokens(used) + n * kGroupBytes<X>, 0, out[0]);
+      pair_like<W>(out[0]);
     }
   }
   V4NPU_INLINE void w_run(int tile, int eight, Run (&out)[1]) const {

@@ -71,7 +71,7 @@ V4NPU_DEVICE void score_tile(const ScoreTile& s) {
       const int64_t first = first_key + half * kWarpKeys;
       float total[kKeyTiles][2] = {};
       if (first < visible && together) {
-        key_scores<Official>(p, t, TileKeys{tile.row[half * kWarpKeys + lane_id() / 4]}, total);
+        key_scores<Official>(p, t, TileKeys<K>{tile.row[half * kWarpKeys + lane_id() / 4]}, total);
       } else if (first < visible) {
         key_scores<Official>(p, t, PageKeys<K>(p, place.sequence, first, visible), total);
       }
