@@ -63,120 +63,47 @@ constexpr bool kWhole = kOneOf<T, int8_t, uint8_t, int16_t, uint16_t, int32_t, u
 
 }  // namespace detail
 
-// ---- two registers
+// ---- two registers a and b, as W
 
-template <typename T = DefaultType, MaskMergeMode mode = MaskMergeMode::ZEROING, typename U>
-void Add(U& dstReg, U& srcReg0, U& srcReg1, MaskReg& mask,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using E = Element<T, U>;
-  static_assert(detail::kNumber<E>);
-  using W = detail::Wide<E>;
-  detail::binary<E, mode>("Reg::Add", detail::kArithmeticCycles<E>, dstReg, srcReg0, srcReg1, mask, at,
-                          [](W a, W b) -> W { return a + b; });
-}
+#define REG_BINARY(name, cycles, W, expression, types)                                         \
+  template <typename T = DefaultType, MaskMergeMode mode = MaskMergeMode::ZEROING, typename U> \
+  void name(U& dstReg, U& srcReg0, U& srcReg1, MaskReg& mask,                                  \
+            const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {          \
+    using namespace detail;                                                                    \
+    using E = Element<T, U>;                                                                   \
+    static_assert(types<E>);                                                                   \
+    binary<E, mode>("Reg::" #name, cycles, dstReg, srcReg0, srcReg1, mask, at,                 \
+                    [](W a, W b) -> W { return expression; });                                 \
+  }
 
-template <typename T = DefaultType, MaskMergeMode mode = MaskMergeMode::ZEROING, typename U>
-void Sub(U& dstReg, U& srcReg0, U& srcReg1, MaskReg& mask,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using E = Element<T, U>;
-  static_assert(detail::kNumber<E>);
-  using W = detail::Wide<E>;
-  detail::binary<E, mode>("Reg::Sub", detail::kArithmeticCycles<E>, dstReg, srcReg0, srcReg1, mask, at,
-                          [](W a, W b) -> W { return a - b; });
-}
+REG_BINARY(Add, kArithmeticCycles<E>, Wide<E>, a + b, kNumber)
+REG_BINARY(Sub, kArithmeticCycles<E>, Wide<E>, a - b, kNumber)
+REG_BINARY(Mul, kArithmeticCycles<E>, Wide<E>, a* b, kNumber)
+REG_BINARY(Div, kRootCycles<E>, float, a / b, v4npu::emulation::kFloating)
+REG_BINARY(Max, 1, E, a > b ? a : b, kNumber)
+REG_BINARY(And, 1, E, a& b, kWhole)
+REG_BINARY(Or, 1, E, a | b, kWhole)
+REG_BINARY(Xor, 1, E, a ^ b, kWhole)
+#undef REG_BINARY
 
-template <typename T = DefaultType, MaskMergeMode mode = MaskMergeMode::ZEROING, typename U>
-void Mul(U& dstReg, U& srcReg0, U& srcReg1, MaskReg& mask,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using E = Element<T, U>;
-  static_assert(detail::kNumber<E>);
-  using W = detail::Wide<E>;
-  detail::binary<E, mode>("Reg::Mul", detail::kArithmeticCycles<E>, dstReg, srcReg0, srcReg1, mask, at,
-                          [](W a, W b) -> W { return a * b; });
-}
+// ---- a register a and a scalar b, as W
 
-template <typename T = DefaultType, MaskMergeMode mode = MaskMergeMode::ZEROING, typename U>
-void Div(U& dstReg, U& srcReg0, U& srcReg1, MaskReg& mask,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using E = Element<T, U>;
-  static_assert(v4npu::emulation::kFloating<E>);
-  detail::binary<E, mode>("Reg::Div", detail::kRootCycles<E>, dstReg, srcReg0, srcReg1, mask, at,
-                          [](float a, float b) { return a / b; });
-}
+#define REG_SCALAR(name, cycles, W, expression)                                                            \
+  template <typename T = DefaultType, typename U, MaskMergeMode mode = MaskMergeMode::ZEROING, typename S> \
+  void name(S& dstReg, S& srcReg, U scalarValue, MaskReg& mask,                                            \
+            const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {                      \
+    using namespace detail;                                                                                \
+    using E = Element<T, S>;                                                                               \
+    static_assert(kNumber<E>);                                                                             \
+    const W b = static_cast<E>(scalarValue);                                                               \
+    unary<E, mode>("Reg::" #name, cycles, dstReg, srcReg, mask, at, [b](W a) -> W { return expression; }); \
+  }
 
-template <typename T = DefaultType, MaskMergeMode mode = MaskMergeMode::ZEROING, typename U>
-void Max(U& dstReg, U& srcReg0, U& srcReg1, MaskReg& mask,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using E = Element<T, U>;
-  static_assert(detail::kNumber<E>);
-  detail::binary<E, mode>("Reg::Max", 1, dstReg, srcReg0, srcReg1, mask, at, [](E a, E b) { return a > b ? a : b; });
-}
-
-template <typename T = DefaultType, MaskMergeMode mode = MaskMergeMode::ZEROING, typename U>
-void And(U& dstReg, U& srcReg0, U& srcReg1, MaskReg& mask,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using E = Element<T, U>;
-  static_assert(detail::kWhole<E>);
-  detail::binary<E, mode>("Reg::And", 1, dstReg, srcReg0, srcReg1, mask, at, [](E a, E b) { return a & b; });
-}
-
-template <typename T = DefaultType, MaskMergeMode mode = MaskMergeMode::ZEROING, typename U>
-void Or(U& dstReg, U& srcReg0, U& srcReg1, MaskReg& mask,
-        const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using E = Element<T, U>;
-  static_assert(detail::kWhole<E>);
-  detail::binary<E, mode>("Reg::Or", 1, dstReg, srcReg0, srcReg1, mask, at, [](E a, E b) { return a | b; });
-}
-
-template <typename T = DefaultType, MaskMergeMode mode = MaskMergeMode::ZEROING, typename U>
-void Xor(U& dstReg, U& srcReg0, U& srcReg1, MaskReg& mask,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using E = Element<T, U>;
-  static_assert(detail::kWhole<E>);
-  detail::binary<E, mode>("Reg::Xor", 1, dstReg, srcReg0, srcReg1, mask, at, [](E a, E b) { return a ^ b; });
-}
-
-// ---- a register and a scalar
-
-template <typename T = DefaultType, typename U, MaskMergeMode mode = MaskMergeMode::ZEROING, typename S>
-void Adds(S& dstReg, S& srcReg, U scalarValue, MaskReg& mask,
-          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using E = Element<T, S>;
-  static_assert(detail::kNumber<E>);
-  using W = detail::Wide<E>;
-  const W b = static_cast<E>(scalarValue);
-  detail::unary<E, mode>("Reg::Adds", detail::kArithmeticCycles<E>, dstReg, srcReg, mask, at,
-                         [b](W a) -> W { return a + b; });
-}
-
-template <typename T = DefaultType, typename U, MaskMergeMode mode = MaskMergeMode::ZEROING, typename S>
-void Muls(S& dstReg, S& srcReg, U scalarValue, MaskReg& mask,
-          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using E = Element<T, S>;
-  static_assert(detail::kNumber<E>);
-  using W = detail::Wide<E>;
-  const W b = static_cast<E>(scalarValue);
-  detail::unary<E, mode>("Reg::Muls", detail::kArithmeticCycles<E>, dstReg, srcReg, mask, at,
-                         [b](W a) -> W { return a * b; });
-}
-
-template <typename T = DefaultType, typename U, MaskMergeMode mode = MaskMergeMode::ZEROING, typename S>
-void Maxs(S& dstReg, S& srcReg, U scalarValue, MaskReg& mask,
-          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using E = Element<T, S>;
-  static_assert(detail::kNumber<E>);
-  const E b = static_cast<E>(scalarValue);
-  detail::unary<E, mode>("Reg::Maxs", 1, dstReg, srcReg, mask, at, [b](E a) { return a > b ? a : b; });
-}
-
-template <typename T = DefaultType, typename U, MaskMergeMode mode = MaskMergeMode::ZEROING, typename S>
-void Mins(S& dstReg, S& srcReg, U scalarValue, MaskReg& mask,
-          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using E = Element<T, S>;
-  static_assert(detail::kNumber<E>);
-  const E b = static_cast<E>(scalarValue);
-  detail::unary<E, mode>("Reg::Mins", 1, dstReg, srcReg, mask, at, [b](E a) { return a < b ? a : b; });
-}
+REG_SCALAR(Adds, kArithmeticCycles<E>, Wide<E>, a + b)
+REG_SCALAR(Muls, kArithmeticCycles<E>, Wide<E>, a* b)
+REG_SCALAR(Maxs, 1, E, a > b ? a : b)
+REG_SCALAR(Mins, 1, E, a < b ? a : b)
+#undef REG_SCALAR
 
 // Unsigned only, as in vector.h. By more bits than there are: zero.
 template <typename T = DefaultType, typename U, MaskMergeMode mode = MaskMergeMode::ZEROING, typename S>

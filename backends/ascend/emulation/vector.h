@@ -47,109 +47,44 @@ void binary(const char* name, const Local<T>& dst, const Local<T>& src0, const L
 
 namespace AscendC {
 
-// ---- two tensors
+// ---- two tensors a and b, as W
 
-template <typename T>
-void Add(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kArithmetic<T>);
-  binary("Add", dst, src0, src1, count, at, [](Wide<T> a, Wide<T> b) -> Wide<T> { return a + b; });
-}
+#define VECTOR_BINARY(name, W, expression, ...)                                                                      \
+  template <typename T>                                                                                              \
+  void name(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count, \
+            const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {                                \
+    using namespace v4npu::emulation;                                                                                \
+    static_assert(__VA_ARGS__);                                                                                      \
+    binary(#name, dst, src0, src1, count, at, [](W a, W b) -> W { return expression; });                             \
+  }
 
-template <typename T>
-void Sub(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kArithmetic<T>);
-  binary("Sub", dst, src0, src1, count, at, [](Wide<T> a, Wide<T> b) -> Wide<T> { return a - b; });
-}
+VECTOR_BINARY(Add, Wide<T>, a + b, kArithmetic<T>)
+VECTOR_BINARY(Sub, Wide<T>, a - b, kArithmetic<T>)
+VECTOR_BINARY(Mul, Wide<T>, a* b, kArithmetic<T>)
+VECTOR_BINARY(Div, float, a / b, kFloating<T>)
+VECTOR_BINARY(Max, T, a > b ? a : b, kArithmetic<T>)
+VECTOR_BINARY(Min, T, a < b ? a : b, kArithmetic<T>)
+VECTOR_BINARY(And, T, a& b, kOneOf<T, int16_t, uint16_t>, "2201 has 16-bit logic only")
+VECTOR_BINARY(Or, T, a | b, kOneOf<T, int16_t, uint16_t>, "2201 has 16-bit logic only")
+#undef VECTOR_BINARY
 
-template <typename T>
-void Mul(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kArithmetic<T>);
-  binary("Mul", dst, src0, src1, count, at, [](Wide<T> a, Wide<T> b) -> Wide<T> { return a * b; });
-}
+// ---- a tensor a and a scalar b, as W
 
-template <typename T>
-void Div(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kFloating<T>);
-  binary("Div", dst, src0, src1, count, at, [](float a, float b) { return a / b; });
-}
+#define VECTOR_SCALAR(name, W, expression)                                                                    \
+  template <typename T>                                                                                       \
+  void name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count, \
+            const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {                         \
+    using namespace v4npu::emulation;                                                                         \
+    static_assert(kArithmetic<T>);                                                                            \
+    const W b = scalarValue;                                                                                  \
+    unary(#name, dst, src, count, at, [b](W a) -> W { return expression; });                                  \
+  }
 
-template <typename T>
-void Max(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kArithmetic<T>);
-  binary("Max", dst, src0, src1, count, at, [](T a, T b) { return a > b ? a : b; });
-}
-
-template <typename T>
-void Min(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kArithmetic<T>);
-  binary("Min", dst, src0, src1, count, at, [](T a, T b) { return a < b ? a : b; });
-}
-
-template <typename T>
-void And(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kOneOf<T, int16_t, uint16_t>, "2201 has 16-bit logic only");
-  binary("And", dst, src0, src1, count, at, [](T a, T b) { return a & b; });
-}
-
-template <typename T>
-void Or(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count,
-        const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kOneOf<T, int16_t, uint16_t>, "2201 has 16-bit logic only");
-  binary("Or", dst, src0, src1, count, at, [](T a, T b) { return a | b; });
-}
-
-// ---- a tensor and a scalar
-
-template <typename T>
-void Adds(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,
-          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kArithmetic<T>);
-  const Wide<T> b = scalarValue;
-  unary("Adds", dst, src, count, at, [b](Wide<T> a) -> Wide<T> { return a + b; });
-}
-
-template <typename T>
-void Muls(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,
-          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kArithmetic<T>);
-  const Wide<T> b = scalarValue;
-  unary("Muls", dst, src, count, at, [b](Wide<T> a) -> Wide<T> { return a * b; });
-}
-
-template <typename T>
-void Maxs(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,
-          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kArithmetic<T>);
-  const T b = scalarValue;
-  unary("Maxs", dst, src, count, at, [b](T a) { return a > b ? a : b; });
-}
-
-template <typename T>
-void Mins(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,
-          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kArithmetic<T>);
-  const T b = scalarValue;
-  unary("Mins", dst, src, count, at, [b](T a) { return a < b ? a : b; });
-}
+VECTOR_SCALAR(Adds, Wide<T>, a + b)
+VECTOR_SCALAR(Muls, Wide<T>, a* b)
+VECTOR_SCALAR(Maxs, T, a > b ? a : b)
+VECTOR_SCALAR(Mins, T, a < b ? a : b)
+#undef VECTOR_SCALAR
 
 // A signed left shift keeps the sign bit and drops the next one (reference page): only the unsigned one is offered.
 template <typename T>
@@ -173,53 +108,22 @@ void ShiftRight(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& s
 
 // ---- one tensor
 
-template <typename T>
-void Abs(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kFloating<T>);
-  unary("Abs", dst, src, count, at, [](float a) { return std::fabs(a); });
-}
+#define VECTOR_UNARY(name, expression)                                                  \
+  template <typename T>                                                                 \
+  void name(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count, \
+            const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {   \
+    using namespace v4npu::emulation;                                                   \
+    static_assert(kFloating<T>);                                                        \
+    unary(#name, dst, src, count, at, [](float a) { return expression; });              \
+  }
 
-template <typename T>
-void Exp(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count,
-         const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kFloating<T>);
-  unary("Exp", dst, src, count, at, [](float a) { return std::exp(a); });
-}
-
-template <typename T>
-void Ln(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count,
-        const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kFloating<T>);
-  unary("Ln", dst, src, count, at, [](float a) { return std::log(a); });
-}
-
-template <typename T>
-void Sqrt(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count,
-          const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kFloating<T>);
-  unary("Sqrt", dst, src, count, at, [](float a) { return std::sqrt(a); });
-}
-
-template <typename T>
-void Rsqrt(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count,
-           const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kFloating<T>);
-  unary("Rsqrt", dst, src, count, at, [](float a) { return kCoarse / std::sqrt(a); });
-}
-
-template <typename T>
-void Reciprocal(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count,
-                const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kFloating<T>);
-  unary("Reciprocal", dst, src, count, at, [](float a) { return kCoarse / a; });
-}
+VECTOR_UNARY(Abs, std::fabs(a))
+VECTOR_UNARY(Exp, std::exp(a))
+VECTOR_UNARY(Ln, std::log(a))
+VECTOR_UNARY(Sqrt, std::sqrt(a))
+VECTOR_UNARY(Rsqrt, kCoarse / std::sqrt(a))
+VECTOR_UNARY(Reciprocal, kCoarse / a)
+#undef VECTOR_UNARY
 
 // ---- filling
 
