@@ -18,9 +18,9 @@
 //   bits       keep_bits(v, mask)   join_bits   max_bits: the greater as unsigned, so NaN before infinity
 //   formats    load_e4m3(p): 16 codes   load_e2m1(p): 16 codes in 8 bytes, low nibble first
 //              load_e4m3_units(p), if has_e4m3_units(p, n): the same values over kE4m3Unit, maybe subnormal, in fewer
-//              steps where a scale follows anyway   load_e2m1_scaled(p, s): 32 codes times 2^(s - 127), for s in
-//              4..251; -0 may become 0. Each 16 are in an order that arrange_e2m1(v) gives others too, and of which
-//              reduce_e2m1(v) is what reduce_add is of lanes in order
+//              steps where a scale follows anyway   load_e2m1_scaled(p, s): 32 codes times e8m0_decode(s).
+//              Each 16 are in an order that arrange_e2m1(v) gives others too, and of which reduce_e2m1(v) is what
+//              reduce_add is of lanes in order
 //              store_e4m3 store_e2m1 round_e4m3 round_e2m1: as formats.h encodes, bit for bit
 //   bf16x32    load_bf16x32, dot_bf16: an instruction where has_bf16_dot, a slow loop elsewhere
 //

@@ -188,24 +188,16 @@ V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) {
           _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), scale)};
 }
 
-// For a shuffle of a register whose halves are the same: bytes i to i + 7, each the upper byte of an int32.
-V4NPU_INLINE __m256i upper_bytes(int i) {
-  const __m256i first = _mm256_setr_epi32(0x0080'8080, 0x0180'8080, 0x0280'8080, 0x0380'8080,  //
-                                          0x0480'8080, 0x0580'8080, 0x0680'8080, 0x0780'8080);
-  return _mm256_add_epi32(first, _mm256_set1_epi32(i << 24));
-}
-
-// Without NaN: the code's bits where a float32 has them, 2^-120 of the value, subnormals included; an
-// arithmetic shift copies the sign.
+// Without NaN: the code's bits where a float32 has them, 2^-120 of the value, subnormals included; an arithmetic shift
+// copies the sign. Codes i and i + 8 share an int32, each the upper byte of a half.
 constexpr float kE4m3Unit = 0x1p120f;
-V4NPU_INLINE __m256 e4m3_units(__m256i codes_above) {
-  const __m256i kept = _mm256_set1_epi32(static_cast<int>(0x87f0'0000));
-  return _mm256_castsi256_ps(_mm256_and_si256(_mm256_srai_epi32(codes_above, 4), kept));
-}
 V4NPU_INLINE f32x16 load_e4m3_units(const uint8_t* p) {
-  const __m256i codes = load_twice(p);
-  return {e4m3_units(_mm256_shuffle_epi8(codes, upper_bytes(0))),
-          e4m3_units(_mm256_shuffle_epi8(codes, upper_bytes(8)))};
+  const __m256i upper = _mm256_setr_epi32(0x0880'0080, 0x0980'0180, 0x0a80'0280, 0x0b80'0380,  //
+                                          0x0c80'0480, 0x0d80'0580, 0x0e80'0680, 0x0f80'0780);
+  const __m256i pairs = _mm256_srai_epi16(_mm256_shuffle_epi8(load_twice(p), upper), 4);
+  const __m256i kept = _mm256_set1_epi32(static_cast<int>(0x87f0'0000));
+  return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(pairs, 16), kept)),
+          _mm256_castsi256_ps(_mm256_and_si256(pairs, kept))};
 }
 V4NPU_INLINE bool has_e4m3_units(const uint8_t* p, int64_t n) {
   const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
@@ -256,31 +248,37 @@ V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
   return {from_bf16(_mm_unpacklo_epi8(l, h)), from_bf16(_mm_unpackhi_epi8(l, h))};
 }
 
-// By what the exponent of load_e2m1_scaled's values is too large for each scale, twice.
-struct E2m1Excess {
-  uint32_t of[256];
-  constexpr E2m1Excess() : of() {
-    for (uint32_t s = 0; s <= 252; ++s) of[s] = 0x0001'0001u * ((252 - s) << 7);
+// The upper 16 bits of every code's value times each scale, the rest of which are zero: first the upper bytes.
+struct E2m1Scaled {
+  alignas(32) uint8_t of[256][2][16];
+  constexpr E2m1Scaled() : of() {
+    constexpr int kHalves[8] = {0, 1, 2, 3, 4, 6, 8, 12};
+    for (int scale = 0; scale < 256; ++scale) {
+      for (int code = 0; code < 16; ++code) {
+        const int halves = kHalves[code % 8], power = halves < 2 ? 0 : halves < 4 ? 1 : halves < 8 ? 2 : 3;
+        const int exponent = scale + power - 1, mantissa = halves << 7 >> power;
+        int bits = exponent > 0 ? exponent << 7 | (mantissa & 0x7f) : mantissa >> (1 - exponent);
+        if (exponent > 254) bits = 0x7f80;
+        if (halves == 0) bits = 0;
+        if (scale == 255) bits = 0x7fc0;
+        of[scale][0][code] = static_cast<uint8_t>(bits >> 8 | code >> 3 << 7);
+        of[scale][1][code] = static_cast<uint8_t>(bits);
+      }
+    }
   }
 };
-constexpr E2m1Excess kE2m1Excess;
+constexpr E2m1Scaled kE2m1Scaled;
 
-// The upper 16 bits of each value with its exponent too large by 252 - 127, looked up a byte at a time; subtracting
-// what it is too large by leaves 0 at 0. The codes of even places go into the lower half of a register, those of odd
-// ones into the upper, and no step crosses between them.
+// Looked up a byte at a time. The codes of even places go into the lower half of a register, those of odd ones into the
+// upper, and no step crosses between them.
 V4NPU_INLINE f32x32 load_e2m1_scaled(const uint8_t* p, uint8_t scale) {
-  constexpr char k7d = 0x7d, k7e = 0x7e, k7f = 0x7f;
-  const __m256i high =
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, k7d, k7e, k7e, k7e, k7e, k7f, k7f, 0, -3, -2, -2, -2, -2, -1, -1));
-  const __m256i low =
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -128, 0, 64, -128, -64, 0, 64, 0, -128, 0, 64, -128, -64, 0, 64));
+  const __m256i high = load_twice(kE2m1Scaled.of[scale][0]), low = load_twice(kE2m1Scaled.of[scale][1]);
   const __m256i pairs = _mm256_srlv_epi64(load_twice(p), _mm256_setr_epi64x(0, 0, 4, 4));
   const __m256i codes = _mm256_and_si256(pairs, _mm256_set1_epi8(15));
   const __m256i h = _mm256_shuffle_epi8(high, codes), l = _mm256_shuffle_epi8(low, codes);
-  const __m256i excess = _mm256_set1_epi32(static_cast<int>(kE2m1Excess.of[scale]));
-  const auto sixteen = [&](__m256i v) -> f32x16 {
-    const __m256i values = _mm256_subs_epu16(v, excess), odd = _mm256_set1_epi32(static_cast<int>(0xffff'0000));
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(values, 16)), _mm256_castsi256_ps(_mm256_and_si256(values, odd))};
+  const auto sixteen = [](__m256i v) -> f32x16 {
+    const __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff'0000));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(v, 16)), _mm256_castsi256_ps(_mm256_and_si256(v, odd))};
   };
   return {{sixteen(_mm256_unpacklo_epi8(l, h)), sixteen(_mm256_unpackhi_epi8(l, h))}};
 }

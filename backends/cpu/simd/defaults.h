@@ -11,7 +11,7 @@ struct f32x32 {
   f32x16 half[2];
 };
 V4NPU_INLINE f32x32 load_e2m1_scaled(const uint8_t* p, uint8_t scale) {
-  const f32x16 factor = set1(bits_float(uint32_t{scale} << 23));
+  const f32x16 factor = set1(e8m0_decode(scale));
   return {{load_e2m1(p) * factor, load_e2m1(p + kLanes / 2) * factor}};
 }
 V4NPU_INLINE f32x16 arrange_e2m1(f32x16 v) { return v; }
