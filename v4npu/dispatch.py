@@ -64,6 +64,21 @@ def _autograd(name: str, default: Kernel) -> Kernel:
     return kernel
 
 
+def _fake(name: str) -> Kernel:
+    compute = getattr(fakes, name)
+    names = [a.name for a in getattr(torch.ops.v4npu, name).default._schema.arguments]
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        (first, like), *others = ((k, t) for k, t in given.items() if isinstance(t, Tensor))
+        for arg, t in others:  # one meta tensor among the CPU's arrives here, past the check
+            if t.device != like.device:
+                raise ValueError(f"v4npu.{name}: {arg} must be on {like.device} like {first}, got {t.device}")
+        return compute(*args, **kwargs)
+
+    return kernel
+
+
 def _no_check(*args: Any, **kwargs: Any) -> None:
     """Fake tensors may have symbolic sizes, which the C++ checks cannot read."""
 
@@ -80,7 +95,7 @@ def register() -> None:
         references.define(schema)
         references.impl(name, _reference(name), "CompositeExplicitAutograd")
         library.impl(name, _autograd(name, default), "Autograd")
-        torch.library.register_fake(f"v4npu::{name}", getattr(fakes, name), lib=library)
+        torch.library.register_fake(f"v4npu::{name}", _fake(name), lib=library)
         torch.library.register_fake(f"v4npu_check::{name}", _no_check, lib=checks)
 
 

@@ -1,5 +1,6 @@
 #include "check.h"
 
+#include <algorithm>
 #include <sstream>
 #include <stdexcept>
 #include <vector>
@@ -49,6 +50,10 @@ std::string expected_shape(const Dtypes& dtypes, bool leading, std::initializer_
   return text + "]";
 }
 
+std::string at(int64_t value, int64_t i) { return std::to_string(value) + " at " + std::to_string(i); }
+
+std::string tokens(const Axis& num_tokens) { return " (num_tokens = " + std::to_string(*num_tokens) + ")"; }
+
 bool is_number(const char* text) { return *text >= '0' && *text <= '9'; }
 
 }  // namespace
@@ -78,6 +83,7 @@ void Check::dtype(const char* arg, ScalarType type, const Dtypes& dtypes) const 
 void Check::tensor(const char* arg, const Tensor& t, const Dtypes& dtypes, bool leading,
                    std::initializer_list<Axis*> axes) {
   if (!t.defined()) fail(arg, expected_shape(dtypes, leading, axes), describe(t));
+  require(t.layout() == torch::headeronly::Layout::Strided, arg, "strided", "another layout");
   const auto rank = static_cast<int64_t>(axes.size());
   const bool rank_ok = leading ? t.dim() >= rank : t.dim() == rank;
   bool ok = rank_ok && dtypes.has(t.scalar_type());
@@ -117,7 +123,7 @@ void Check::rope(const char* arg, const Tensor& x, const Tensor& freqs) {
 void Check::attention(const Attention& a, Axis& num_tokens, Axis& head_dim, Axis& num_seqs) {
   Axis num_heads("num_heads"), max_window_blocks("max_window_blocks");
   tensor("q", a.q, kFloating, num_tokens, num_heads, head_dim);
-  sequences(a.cu_seqlens_q, a.start_pos, num_seqs);
+  sequences(a.cu_seqlens_q, a.start_pos, num_seqs, num_tokens);
   require(a.rope_dim >= 0 && a.rope_dim % 2 == 0 && a.rope_dim <= *head_dim, "rope_dim", "even, 0 to head_dim",
           a.rope_dim);
   pages("window_kv", a.window_kv, head_dim, fp8_kv_row(*head_dim, a.rope_dim), a.q.scalar_type());
@@ -126,14 +132,72 @@ void Check::attention(const Attention& a, Axis& num_tokens, Axis& head_dim, Axis
   positive("window", a.window);
   require(a.positions.has_value() == a.freqs.has_value(), "freqs",
           a.positions ? "given with positions" : "None without positions", a.freqs ? describe(*a.freqs) : "None");
-  if (!a.positions) return;
-  tensor("positions", *a.positions, kInt64, num_tokens);
-  rope("q", a.q, *a.freqs);
+  if (a.positions) {
+    tensor("positions", *a.positions, kInt64, num_tokens);
+    rope("q", a.q, *a.freqs);
+  }
+  each_sequence(a.cu_seqlens_q, a.start_pos, [&](const Span& s) {
+    const int64_t oldest = s.start - a.window + 1;
+    rows({"window_table", a.window_table, "window_kv", a.window_kv}, s.sequence, oldest > 0 ? oldest : 0, s.total - 1);
+  });
 }
 
-void Check::sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis& num_seqs) {
+void Check::sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis& num_seqs, const Axis& num_tokens) {
   tensor("start_pos", start_pos, kInt32, num_seqs);
   tensor("cu_seqlens_q", cu_seqlens_q, kInt32, Axis("num_seqs+1", *num_seqs + 1));
+  if (!on_cpu()) return;
+  const Values<int32_t> ends(cu_seqlens_q), starts(start_pos);
+  int64_t before = 0;
+  for (int64_t b = 0; b <= *num_seqs; ++b) {
+    const bool ok = (b > 0 || ends[b] == 0) && ends[b] >= before && (b < *num_seqs || ends[b] == *num_tokens);
+    if (!ok) fail("cu_seqlens_q", "rising from 0 to num_tokens", at(ends[b], b) + tokens(num_tokens));
+    before = ends[b];
+    if (b < *num_seqs) require(starts[b] >= 0, "start_pos", "at least 0", at(starts[b], b));
+  }
+}
+
+void Check::rows(const Table& table, int64_t sequence, int64_t first, int64_t last) const {
+  if (last < first) return;
+  const auto wants = [&](int64_t row) {
+    return "with a block of " + std::string(table.pages_arg) + " for row " + std::to_string(row) + " of sequence " +
+           std::to_string(sequence);
+  };
+  if (last >= table.rows()) {
+    fail(table.arg, wants(last),
+         std::to_string(table.blocks.size(1)) + " blocks of " + std::to_string(table.pages.size(1)) + " rows");
+  }
+  const Values<int32_t> blocks(table.blocks);
+  const int64_t size = table.pages.size(1);
+  for (int64_t i = first / size; i <= last / size; ++i) {
+    const int64_t block = blocks.at(sequence, i);
+    if (block >= 0 && block < table.pages.size(0)) continue;
+    fail(table.arg, wants(std::max(first, i * size)),
+         std::to_string(block) + " of " + std::to_string(table.pages.size(0)));
+  }
+}
+
+void Check::picks(const Table& table, const char* arg, const Tensor& indices, const Span& span) const {
+  const Values<int32_t> picked(indices), blocks(table.blocks);
+  const int64_t end = table.rows(), num_blocks = table.pages.size(0);
+  const auto size = static_cast<uint32_t>(table.pages.size(1));
+  for (int64_t t = span.begin; t < span.end; ++t) {
+    for (int64_t i = 0; i < picked.count; ++i) {
+      const int32_t row = picked.at(t, i);
+      if (row < 0) continue;
+      if (row >= end) fail(arg, "below the " + std::to_string(end) + " rows of " + table.arg, std::to_string(row));
+      const int32_t block = blocks.at(span.sequence, static_cast<uint32_t>(row) / size);
+      if (block < 0 || block >= num_blocks) rows(table, span.sequence, row, row);  // says so
+    }
+  }
+}
+
+void Check::slots(const char* arg, const Tensor& slots, const char* cache_arg, const Tensor& cache) const {
+  if (!on_cpu()) return;
+  const Values<int64_t> values(slots);
+  const int64_t n = cache.size(0) * cache.size(1);
+  for (int64_t i = 0; i < values.count; ++i) {
+    if (values[i] >= n) fail(arg, "below the " + std::to_string(n) + " rows of " + cache_arg, at(values[i], i));
+  }
 }
 
 void Check::pages(const char* arg, const Tensor& t, Axis& head_dim, const RowFormat& packed, ScalarType activations) {

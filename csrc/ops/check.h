@@ -7,7 +7,8 @@
 // throws std::invalid_argument, which Python sees as ValueError:
 //   v4npu.csa_attention: topk_indices must be int32 [num_tokens, topk], got int64 [8, 512]
 //
-// Only metadata is read: a check must not make the host wait for a device.
+// Of a device's tensors only metadata is read: a check must not make the host wait. Of the CPU's, the values of index
+// tensors too, so that what a kernel follows exists.
 #pragma once
 
 #include <cstdint>
@@ -65,6 +66,21 @@ class Axis {
   int64_t size_ = -1;
 };
 
+// The values of an index tensor on the CPU, of one dim or of two.
+template <class T>
+struct Values {
+  const T* data;
+  int64_t count, apart, step;  // of the last dim, and elements from one row and column to the next
+
+  explicit Values(const Tensor& t)
+      : data(static_cast<const T*>(t.const_data_ptr())),
+        count(t.size(t.dim() - 1)),
+        apart(t.stride(0)),
+        step(t.stride(t.dim() - 1)) {}
+  T operator[](int64_t i) const { return data[i * step]; }
+  T at(int64_t i, int64_t j) const { return data[i * apart + j * step]; }
+};
+
 class Check {
  public:
   explicit Check(const char* op) : op_(op) {}
@@ -86,8 +102,8 @@ class Check {
 
   // freqs [rope_dim/2] against the last axis of `x`, of which the last rope_dim values turn.
   void rope(const char* arg, const Tensor& x, const Tensor& freqs);
-  // cu_seqlens_q int32 [num_seqs+1] and start_pos int32 [num_seqs].
-  void sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis& num_seqs);
+  // cu_seqlens_q int32 [num_seqs+1], which rises from 0 to num_tokens, and start_pos int32 [num_seqs].
+  void sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis& num_seqs, const Axis& num_tokens);
   // x [num_tokens, k]: float8_e4m3fn with one scale per 128 columns, or floating point without.
   void activation(const Tensor& x, const std::optional<Tensor>& x_scale, Axis& num_tokens, Axis& k);
 
@@ -105,6 +121,36 @@ class Check {
     const std::optional<Tensor>&positions, &freqs;
   };
   void attention(const Attention& a, Axis& num_tokens, Axis& head_dim, Axis& num_seqs);
+
+  // What only values say; nothing where they lie on a device.
+  struct Table {
+    const char* arg;
+    const Tensor& blocks;  // int32 [num_seqs, max_blocks]
+    const char* pages_arg;
+    const Tensor& pages;
+    int64_t rows() const { return blocks.size(1) * pages.size(1); }  // of a sequence
+  };
+  struct Span {
+    int64_t sequence, begin, end;  // of its tokens in the call
+    int64_t start, total;          // tokens before the call, and after it
+  };
+  bool on_cpu() const { return device_.type() == torch::headeronly::DeviceType::CPU; }
+  // each(span) for every sequence that has tokens in the call.
+  template <class Each>
+  void each_sequence(const Tensor& cu_seqlens_q, const Tensor& start_pos, const Each& each) const {
+    if (!on_cpu()) return;
+    const Values<int32_t> ends(cu_seqlens_q), starts(start_pos);
+    for (int64_t b = 0; b < starts.count; ++b) {
+      const int64_t begin = ends[b], end = ends[b + 1], start = starts[b];
+      if (begin < end) each(Span{b, begin, end, start, start + end - begin});
+    }
+  }
+  // The rows [first, last] of a sequence.
+  void rows(const Table& table, int64_t sequence, int64_t first, int64_t last) const;
+  // The rows that a sequence's tokens pick; negative ones are none.
+  void picks(const Table& table, const char* arg, const Tensor& indices, const Span& span) const;
+  // Slots of rows to store into `cache`; negative ones are none.
+  void slots(const char* arg, const Tensor& slots, const char* cache_arg, const Tensor& cache) const;
 
   // For what a shape cannot say: `<arg> must be <expected>, got <got>`.
   void require(bool ok, const char* arg, const char* expected, const std::string& got) const {

@@ -3,6 +3,37 @@
 #include "torch/csrc/stable/library.h"
 
 namespace v4npu {
+namespace {
+
+// A state wherever an earlier row is pooled, and every slot in it.
+void check_states(const Check& check, const Tensor& start_pos, const OptTensor& state, const OptTensor& state_slots,
+                  int64_t ratio, bool overlap) {
+  if (!check.on_cpu()) return;
+  const Values<int32_t> starts(start_pos);
+  for (int64_t b = 0; b < starts.count; ++b) {
+    if (state) {
+      const int64_t slot = Values<int32_t>(*state_slots)[b];
+      check.require(slot >= 0 && slot < state->size(0), "state_slots", "within the states", slot);
+    } else {
+      check.require(starts[b] == 0 || (!overlap && starts[b] % ratio == 0), "state", "given when start_pos is not 0",
+                    "start_pos " + std::to_string(starts[b]));
+    }
+  }
+}
+
+// As many as the sequences complete.
+void check_num_entries(const Check& check, const Tensor& cu_seqlens_q, const Tensor& start_pos, int64_t ratio,
+                       int64_t num_entries) {
+  if (!check.on_cpu()) return;
+  int64_t found = 0;
+  check.each_sequence(cu_seqlens_q, start_pos,
+                      [&](const Check::Span& s) { found += s.total / ratio - s.start / ratio; });
+  if (found != num_entries) {
+    check.fail("num_entries", std::to_string(found) + " for these sequences", std::to_string(num_entries));
+  }
+}
+
+}  // namespace
 
 void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, const Tensor& norm_weight,
                       const Tensor& freqs, const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& state,
@@ -22,7 +53,7 @@ void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, 
   check.tensor("score", score, kFloat32, num_tokens, cols);
   check.tensor("ape", ape, kFloat32, r, cols);
   check.rope("norm_weight", norm_weight, freqs);
-  check.sequences(cu_seqlens_q, start_pos, num_seqs);
+  check.sequences(cu_seqlens_q, start_pos, num_seqs, num_tokens);
   check.require(state.has_value() == state_slots.has_value(), "state_slots",
                 state ? "given with state" : "None without state", state_slots ? describe(*state_slots) : "None");
   if (state) {
@@ -37,6 +68,8 @@ void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, 
                 "[head_dim] with head_dim a power of two for the Hadamard transform", describe(norm_weight));
   check.require(num_entries >= 0 && num_entries <= *num_tokens, "num_entries", "between 0 and num_tokens", num_entries);
   check.dtype("out_dtype", out_dtype, kFloating);
+  check_states(check, start_pos, state, state_slots, ratio, overlap);
+  check_num_entries(check, cu_seqlens_q, start_pos, ratio, num_entries);
   check.require(cache.has_value() == slot_mapping.has_value(), "slot_mapping",
                 cache ? "given with cache" : "None without cache", slot_mapping ? describe(*slot_mapping) : "None");
   if (!cache) return;
@@ -48,6 +81,7 @@ void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, 
                                                      : fp4_key_row(*d);
   check.pages("cache", *cache, d, packed, out_dtype);
   check.tensor("slot_mapping", *slot_mapping, kInt64, Axis("num_entries", num_entries));
+  check.slots("slot_mapping", *slot_mapping, "cache", *cache);
 }
 
 }  // namespace v4npu

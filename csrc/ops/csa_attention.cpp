@@ -18,6 +18,9 @@ void check_csa_attention(const Tensor& q, const Tensor& window_kv, const Tensor&
   check.tensor("block_table", block_table, kInt32, num_seqs, max_blocks);
   Axis topk("topk");
   check.tensor("topk_indices", topk_indices, kInt32, num_tokens, topk);
+  check.each_sequence(cu_seqlens_q, start_pos, [&](const Check::Span& s) {
+    check.picks({"block_table", block_table, "compressed_kv", compressed_kv}, "topk_indices", topk_indices, s);
+  });
 }
 
 }  // namespace v4npu

@@ -17,6 +17,9 @@ void check_hca_attention(const Tensor& q, const Tensor& window_kv, const Tensor&
   Axis max_blocks("max_blocks");
   check.tensor("block_table", block_table, kInt32, num_seqs, max_blocks);
   check.positive("ratio", ratio);
+  check.each_sequence(cu_seqlens_q, start_pos, [&](const Check::Span& s) {
+    check.rows({"block_table", block_table, "compressed_kv", compressed_kv}, s.sequence, 0, s.total / ratio - 1);
+  });
 }
 
 }  // namespace v4npu

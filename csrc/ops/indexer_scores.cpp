@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "check.h"
 #include "checks.h"
 #include "torch/csrc/stable/library.h"
@@ -12,9 +14,13 @@ void check_indexer_scores(const Tensor& q, const Tensor& weights, const Tensor& 
   check.tensor("q", q, kFloating, num_tokens, num_heads, head_dim);
   check.tensor("weights", weights, kFloating, num_tokens, num_heads);
   check.keys(keys, head_dim, q.scalar_type());
-  check.sequences(cu_seqlens_q, start_pos, num_seqs);
+  check.sequences(cu_seqlens_q, start_pos, num_seqs, num_tokens);
   check.tensor("block_table", block_table, kInt32, num_seqs, max_blocks);
   check.positive("ratio", ratio);
+  const Check::Table table{"block_table", block_table, "keys", keys};
+  check.each_sequence(cu_seqlens_q, start_pos, [&](const Check::Span& s) {  // entries past it are not asked for
+    check.rows(table, s.sequence, 0, std::min(s.total / ratio, table.rows()) - 1);
+  });
 }
 
 }  // namespace v4npu

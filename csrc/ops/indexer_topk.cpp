@@ -13,10 +13,13 @@ void check_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor& ke
   check.tensor("q", q, kFloating, num_tokens, num_heads, head_dim);
   check.tensor("weights", weights, kFloating, num_tokens, num_heads);
   check.keys(keys, head_dim, q.scalar_type());
-  check.sequences(cu_seqlens_q, start_pos, num_seqs);
+  check.sequences(cu_seqlens_q, start_pos, num_seqs, num_tokens);
   check.tensor("block_table", block_table, kInt32, num_seqs, max_blocks);
   check.positive("ratio", ratio);
   check.positive("topk", topk);
+  check.each_sequence(cu_seqlens_q, start_pos, [&](const Check::Span& s) {
+    check.rows({"block_table", block_table, "keys", keys}, s.sequence, 0, s.total / ratio - 1);
+  });
 }
 
 }  // namespace v4npu

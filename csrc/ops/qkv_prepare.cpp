@@ -24,6 +24,7 @@ void check_qkv_prepare(const Tensor& q, const Tensor& kv, const Tensor& kv_norm_
                   "floating point: exact numerics round no row", describe(*window_cache));
   }
   check.tensor("slot_mapping", slot_mapping, kInt64, num_tokens);
+  if (window_cache) check.slots("slot_mapping", *slot_mapping, "window_cache", *window_cache);
 }
 
 }  // namespace v4npu

@@ -22,6 +22,10 @@ def t(*shape: int, dtype: torch.dtype = F32) -> torch.Tensor:
     )
 
 
+def i32(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=I32)
+
+
 SEQS = {"cu_seqlens_q": torch.tensor([0, 2, 3], dtype=I32), "start_pos": t(2, dtype=I32)}
 POSITIONS = {"positions": t(3, dtype=I64), "freqs": t(2)}
 PAGES = {"block_table": t(2, 2, dtype=I32)}
@@ -139,6 +143,22 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("hash_gate", "input_ids", t(3, dtype=I32), "input_ids must be int64 [num_tokens], got int32 [3]"),
     ("swiglu", "up", t(3, 7), "up must be floating point [num_tokens, intermediate_size], got float32 [3, 7"),
     ("swiglu", "limit", -1.0, "limit must be at least 0 (0 = no clamp), got -1"),
+    # Values that only index tensors on the CPU show.
+    ("compressor", "cu_seqlens_q", i32(1, 2, 3), "cu_seqlens_q must be rising from 0 to num_tokens, got 1 at 0 (num"),
+    ("hca_attention", "cu_seqlens_q", i32(0, 4, 3), "cu_seqlens_q must be rising from 0 to num_tokens, got 3 at 2 (n"),
+    ("indexer_topk", "cu_seqlens_q", i32(0, 2, 4), "cu_seqlens_q must be rising from 0 to num_tokens, got 4 at 2 (n"),
+    ("indexer_scores", "start_pos", i32(0, -5), "start_pos must be at least 0, got -5 at 1"),
+    ("compressor", "state_slots", i32(0, 4), "state_slots must be within the states, got 4"),
+    ("compressor", "num_entries", 1, "num_entries must be 0 for these sequences, got 1"),
+    ("qkv_prepare", "slot_mapping", torch.tensor([0, -1, 10]), "slot_mapping must be below the 10 rows of window_c"),
+    ("window_attention", "start_pos", i32(7, 0),
+     "window_table must be with a block of window_kv for row 8 of sequence 0, got 2 blocks of 4 rows"),
+    ("window_attention", "window_table", i32(0, 0, -1, 0).view(2, 2),
+     "window_table must be with a block of window_kv for row 0 of sequence 1, got -1 of 5"),
+    ("hca_attention", "start_pos", i32(0, 2**31 - 1), "window_table must be with a block of window_kv for row 214748"),
+    ("csa_attention", "topk_indices", i32(-1, 7, -9, 8, 0, 0).view(3, 2),
+     "topk_indices must be below the 8 rows of block_table, got 8"),
+    ("indexer_topk", "start_pos", i32(34, 0), "block_table must be with a block of keys for row 8 of sequence 0, got"),
     ("moe_experts", "w1_scale", None, "w1_scale must be given with a quantised weight, got None"),
     ("moe_experts", "w2_scale", t(1, dtype=E8M0), "w2_scale must be None with a floating point weight, got"),
     ("moe_experts", "w3", t(4, 63, 32, dtype=E4M3), "w3 must be float8_e4m3fn [num_experts, intermediate_si"),
@@ -175,12 +195,27 @@ def test_no_tensor_is_refused_by_name(op: str) -> None:
 def test_zero_tokens_are_valid(op: str) -> None:
     """Every tensor axis of 3 in VALID is num_tokens, apart from the three scales of hc_pre."""
     few = {
-        name: v[:0]
-        if isinstance(v, torch.Tensor) and v.dim() and v.shape[0] == 3 and name not in ("scale", "cu_seqlens_q")
+        name: v * 0
+        if name == "cu_seqlens_q"
+        else v[:0]
+        if isinstance(v, torch.Tensor) and v.dim() and v.shape[0] == 3 and name != "scale"
         else v
         for name, v in VALID[op].items()
     }
     assert getattr(torch.ops.v4npu_check, op)(**few) is None
+
+
+@pytest.mark.parametrize("op", VALID)
+def test_tensors_of_another_layout_or_device_are_refused_by_name(op: str) -> None:
+    names = [name for name, v in VALID[op].items() if isinstance(v, torch.Tensor)]
+    for name in names:
+        value = VALID[op][name]
+        if value.dtype not in (E4M3, E8M0):  # torch has no sparse ones
+            with pytest.raises(ValueError, match=rf"v4npu\.{op}: {name} must be strided"):
+                getattr(torch.ops.v4npu, op)(**{**VALID[op], name: value.to_sparse()})
+        if len(names) > 1:
+            with pytest.raises(ValueError, match=rf"v4npu\.{op}: \w+ must be on (cpu|meta) like \w+, got (cpu|meta)"):
+                getattr(torch.ops.v4npu, op)(**{**VALID[op], name: value.to("meta")})
 
 
 def test_a_check_runs_before_a_write() -> None:

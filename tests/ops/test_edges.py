@@ -31,3 +31,9 @@ def test_each_query_of_a_prefill_picks_among_its_own_entries():
     positions = torch.tensor([*range(9, 16), *range(5)])
     for t, picks in zip(positions.tolist(), ops.indexer_topk(*args).tolist(), strict=True):
         assert sorted(p for p in picks if p >= 0) == list(range((t + 1) // 4))
+
+
+def test_no_picks_are_no_entries():
+    args = arguments("csa_attention")
+    window = (*args[:3], *args[6:])
+    assert torch.equal(ops.csa_attention(*args[:5], args[5][:, :0], *args[6:]), ops.window_attention(*window))

@@ -107,13 +107,6 @@ def test_compressor_stores_its_entries(name, quant):
     assert torch.equal(read, entries[at >= 0])
 
 
-def test_a_table_that_is_too_short_is_named():
-    args = list(arguments("csa_attention"))
-    args[2] = args[2][:, :1]
-    with pytest.raises(ValueError, match=r"block table of 1 x 8 rows has no row"):
-        ops.csa_attention(*args)
-
-
 @pytest.mark.parametrize("kind", KEYS[1:])
 def test_a_broken_key_is_packed_as_nan_and_disturbs_no_other(kind) -> None:
     args = list(arguments("compressor", torch.bfloat16))

@@ -1,6 +1,6 @@
 #include "v4npu/ops/compressor.h"
 
-#include "../paged/launch.h"
+#include "../launch.h"
 #include "ops/calls.h"
 
 namespace v4npu::cpu {
@@ -18,11 +18,8 @@ Tensor launch_compressor(const Tensor& kv, const Tensor& score, const Tensor& ap
     return call_reference<Tensor>("compressor", kv, score, ape, weight, freqs, cu_seqlens_q, start_pos, state,
                                   state_slots, ratio, overlap, eps, quant, num_entries, out_dtype, cache, slots);
   }
-  const Sequences seqs(cu_seqlens_q, start_pos, kv.size(0));
   const CompressorCall call(kv, score, ape, weight, freqs, cu_seqlens_q, start_pos, state, state_slots, ratio, overlap,
                             eps, quant, num_entries, out_dtype, cache, slots);
-  check_compressor_state(seqs, ratio, overlap, num_entries, state, call.state_slots);
-  check_slots(call.slots, cache);
   run_kernel(call.p);
   return call.entries;
 }

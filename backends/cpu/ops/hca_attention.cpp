@@ -20,9 +20,6 @@ Tensor launch_hca_attention(const Tensor& q, const Tensor& window_kv, const Tens
   AttentionCall<HcaAttentionParams> call(q, window_kv, window_table, cu_seqlens_q, start_pos, sink, scale, window,
                                          rope_dim, official, positions, freqs);
   const Pages entries(compressed_kv, block_table);
-  for (int64_t b = 0; b < call.seqs.count; ++b) {
-    if (call.seqs.length(b) > 0) entries.check(b, 0, call.seqs.total(b) / ratio - 1);
-  }
   call.entries(entries);
   call.p.ratio = ratio;
   run_kernel(call.p);

@@ -1,7 +1,5 @@
 #include "v4npu/ops/indexer_topk.h"
 
-#include <limits>
-
 #include "../paged/launch.h"
 
 namespace v4npu::cpu {
@@ -17,7 +15,6 @@ Tensor launch_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor&
                                   official);
   }
   IndexerCall<IndexerTopkParams> call(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official);
-  call.check(std::numeric_limits<int64_t>::max());
   Tensor out = uninitialised(q, {call.p.num_tokens, topk}, ScalarType::Int);
   call.p.topk_indices = static_cast<int32_t*>(out.mutable_data_ptr());
   call.p.topk = topk;

@@ -1,6 +1,6 @@
 #include "v4npu/ops/qkv_prepare.h"
 
-#include "../paged/launch.h"
+#include "../launch.h"
 #include "ops/calls.h"
 
 namespace v4npu::cpu {
@@ -15,7 +15,6 @@ std::tuple<Tensor, Tensor> launch_qkv_prepare(const Tensor& q, const Tensor& kv,
     return call_reference<Tensor, Tensor>("qkv_prepare", q, kv, weight, positions, freqs, eps, official, cache, slots);
   }
   const QkvPrepareCall call(q, kv, weight, positions, freqs, eps, official, cache, slots);
-  check_slots(call.slots, cache);
   run_kernel(call.p);
   return {call.q_out, call.kv_out};
 }

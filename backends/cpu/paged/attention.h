@@ -22,7 +22,7 @@ struct Attention {
   const void* q;
   void* out;
   const int32_t *window_table, *block_table, *cu_seqlens_q, *start_pos;
-  const int32_t* topk_indices;  // null: every entry that is complete
+  const int32_t* topk_indices;  // of the entries, where ratio is 0; else every entry that is complete
   const float* sink;
   const int64_t* positions;
   const float* freqs;
@@ -94,8 +94,8 @@ V4NPU_INLINE List list_of(const Attention& a, int64_t token) {
   l.places = a.window;
   if (a.entry_rows.base == nullptr) return l;
   l.entries.table = a.block_table + b * a.max_blocks;
-  l.picks = a.topk_indices == nullptr ? nullptr : a.topk_indices + token * a.topk;
-  l.places += a.topk_indices == nullptr ? (l.position + 1) / a.ratio : a.topk;
+  l.picks = a.ratio > 0 ? nullptr : a.topk_indices + token * a.topk;
+  l.places += a.ratio > 0 ? (l.position + 1) / a.ratio : a.topk;
   return l;
 }
 
@@ -282,7 +282,7 @@ void attend_all(const Attention& a) {
   }
   if (group == 0 || a.num_tokens == 0) return;
   const int64_t groups = (a.num_heads + group - 1) / group;
-  const int64_t places = a.window + (a.topk_indices != nullptr ? a.topk : a.max_blocks * a.entry_rows.block_size);
+  const int64_t places = a.window + (a.ratio > 0 ? a.max_blocks * a.entry_rows.block_size : a.topk);
   parallel_rows(a.num_tokens * groups, (places < 1 << 20 ? places : 1 << 20) * a.head_dim,
                 [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
                   const int64_t own = Worker::bytes(a, group);
