@@ -48,7 +48,7 @@ def fp4_act_quant(x: Tensor, block_size: int = 32) -> tuple[Tensor, Tensor]:
     """FP4 quantiser: x [..., n] -> packed e2m1 int8 [..., n / 2] (low nibble = even element) and e8m0 scales.
 
     The scale is the power of two at or above amax / 6, amax floored at 6 * 2^-126; ties to the even code. e2m1
-    has no NaN: it is refused on the CPU; elsewhere the scale of its block is NaN. v4_spec 2.4.
+    has no NaN: the scale of its block is NaN. v4_spec 2.4.
     """
     return _op.fp4_act_quant(x, block_size)
 

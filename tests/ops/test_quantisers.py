@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from v4npu import ops
+from v4npu import ops, reference
 from v4npu.reference import formats
 
 ALL_BF16 = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
@@ -88,6 +88,11 @@ def test_fp8_weight_round_trip(shape):
     assert torch.equal(formats.dequantize_fp8(q, scale, torch.bfloat16).float(), back)
 
 
-def test_fp4_refuses_nan():
-    with pytest.raises(ValueError, match="NaN"):
-        ops.fp4_act_quant(torch.full((1, 32), torch.nan))
+def test_a_nan_is_the_scale_of_its_fp4_block():
+    x = torch.ones(3, 96)
+    x[1, 40] = torch.nan
+    for quantise in (ops.fp4_act_quant, reference.fp4_act_quant):
+        q, scale = quantise(x)
+        assert scale.float().isnan().nonzero().tolist() == [[1, 1]]
+        assert torch.equal(q[[0, 2]], quantise(x[[0, 2]])[0])
+        assert formats.dequantize_fp4(q, scale).isnan().nonzero()[:, 1].tolist() == list(range(32, 64))

@@ -54,9 +54,7 @@ def float_to_e8m0(exponent: Tensor) -> Tensor:
 
 
 def e2m1_encode(x: Tensor) -> Tensor:
-    """Nearest e2m1 code (0..15, bit 3 = sign) of values already clamped to +-6; ties to the even code; NaN raises."""
-    if bool(torch.isnan(x).any()):
-        raise ValueError("e2m1 has no NaN: x must be finite")
+    """Nearest e2m1 code (0..15, bit 3 = sign) of values already clamped to +-6; ties to the even code; NaN: zero."""
     magnitude = x.abs()
     code = torch.zeros_like(x, dtype=torch.uint8)
     for edge, tie_up in zip(_E2M1_EDGES, _E2M1_TIE_UP, strict=True):
@@ -107,7 +105,9 @@ def act_quant(x: Tensor, block_size: int = 128) -> tuple[Tensor, Tensor]:
 def fp4_act_quant(x: Tensor, block_size: int = FP4_BLOCK) -> tuple[Tensor, Tensor]:
     """FP4 quantiser, see v4npu.ops.fp4_act_quant."""
     scaled, exponent = _quantise_blocks(x, block_size, FP4_MAX, FP4_AMAX_FLOOR)
-    return pack_nibbles(e2m1_encode(scaled.flatten(-2)[..., : x.shape[-1]])), float_to_e8m0(exponent)
+    spoilt = scaled.isnan().any(-1)
+    scale = float_to_e8m0(exponent).view(torch.uint8).masked_fill(spoilt, 255).view(torch.float8_e8m0fnu)
+    return pack_nibbles(e2m1_encode(scaled.flatten(-2)[..., : x.shape[-1]])), scale
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -135,11 +135,8 @@ def round_fp8(x: Tensor, block_size: int) -> Tensor:
 
 def round_fp4(x: Tensor, block_size: int = FP4_BLOCK) -> Tensor:
     """x rounded to e2m1 with one ue8m0 scale per block, in x's dtype; a block with a NaN becomes NaN."""
-    nan = x.detach().isnan()
-    q, scale = fp4_act_quant(x.detach().masked_fill(nan, 0.0), block_size)
-    spoilt = _blocks(nan.float(), block_size).amax(-1).repeat_interleave(block_size, -1)[..., : x.shape[-1]] > 0
-    rounded = dequantize_fp4(q, scale, block_size).to(x.dtype).masked_fill(spoilt, torch.nan)
-    return straight_through(x, rounded)
+    q, scale = fp4_act_quant(x.detach(), block_size)
+    return straight_through(x, dequantize_fp4(q, scale, block_size).to(x.dtype))
 
 
 def dequantise_rows(q: Tensor, scale: Tensor, block_size: int) -> Tensor:

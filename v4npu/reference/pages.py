@@ -95,7 +95,5 @@ def write_rows(cache: Tensor | None, rows: Tensor, slot_mapping: Tensor | None, 
         codes, scale = act_quant(rows, rows.shape[1])
         _store(cache, at, codes.view(torch.uint8), e8m0_to_float(scale).view(torch.uint8))
     else:
-        codes, scale = fp4_act_quant(rows.masked_fill(rows.isnan(), 0))
-        broken = torch.nn.functional.pad(rows.isnan(), (0, -rows.shape[1] % 32)).unflatten(1, (-1, 32)).any(-1)
-        scale = scale.view(torch.uint8).masked_fill(broken, 255)  # e2m1 has no NaN, its scale does
-        _store(cache, at, codes.view(torch.uint8), scale)
+        codes, scale = fp4_act_quant(rows)
+        _store(cache, at, codes.view(torch.uint8), scale.view(torch.uint8))

@@ -5,7 +5,7 @@
 //   3 clamp(x / scale, -6, 6)   4 round to e2m1, nearest, ties to the even code
 //   5 pack two to a byte, the low nibble holds the even index
 // The scale is at most 2^127, which infinity gets. e2m1 has no NaN: a block with one has scale 255, which is NaN, and
-// any codes; the reference and the CPU then refuse the whole call.
+// any codes.
 #pragma once
 
 #include <cstdint>
