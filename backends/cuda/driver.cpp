@@ -19,8 +19,7 @@ using Context = void*;
 
 // Of cuda.h: CUdevice_attribute and CUfunction_attribute.
 constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76, kSharedOptin = 97, kMaxSharedBytes = 8;
-constexpr int kRelaxedCapture = 2;                 // CUstreamCaptureMode
-constexpr int64_t kDefaultSharedBytes = 24 << 10;  // more has to be asked for: 48 KiB with what has a static size
+constexpr int kRelaxedCapture = 2;  // CUstreamCaptureMode
 
 template <class Function>
 Function symbol(void* library, const char* name, const char* of) {
@@ -161,14 +160,15 @@ struct Ready {
 Ready prepare(const std::string& op, const std::string& name, int device, int64_t shared_bytes) {
   const std::lock_guard lock(loaded().mutex);
   const Ready ready{find_kernel(op, name), context_of(device)};
-  const auto [found, first] = loaded().shared_bytes.try_emplace({ready.kernel, device}, kDefaultSharedBytes);
+  const auto [found, first] = loaded().shared_bytes.try_emplace({ready.kernel, device}, 0);
   int64_t& allowed = found->second;
   if (!first && shared_bytes <= allowed) return ready;
   const Relaxed relaxed;
   const Current current(ready.context);
   void* function = nullptr;  // asked for, it is on the device, which the driver else leaves to the launch
   driver().check(driver().function(&function, ready.kernel), "loading " + name);
-  if (shared_bytes <= allowed) return ready;
+  if (shared_bytes <= allowed)
+    return ready;  // asked for even if little: with what has a static size it may be too much
   int handle = 0;
   driver().check(driver().get_device(&handle, device), "cuDeviceGet");
   driver().check(driver().set_attribute(kMaxSharedBytes, static_cast<int>(shared_bytes), ready.kernel, handle),

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "../../backends/caps.h"
+#include "ops/check.h"
 #include "ops/reference.h"
 #include "ops/schema.h"
 #include "plan/ascend.h"
@@ -71,6 +72,8 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("window_block", &CacheLayout::window_block)
       .def_readonly("open_state", &CacheLayout::open_state);
   m.attr("KEEP_TOKENS") = v4npu::kKeepTokens;
+  m.def(
+      "check_as_on_a_device", [](bool emulated) { v4npu::Check::stands_for_device() = emulated; }, py::arg("emulated"));
   m.def("row_format", &v4npu::row_format, py::arg("name"), py::arg("dim"), py::arg("rope_dim"), py::arg("element"));
   m.def("cache_layout", &v4npu::cache_layout, py::arg("geometry"));
 

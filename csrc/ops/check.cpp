@@ -120,6 +120,11 @@ void Check::rope(const char* arg, const Tensor& x, const Tensor& freqs) {
           describe(freqs) + " (head_dim = " + std::to_string(*head_dim) + ")");
 }
 
+bool& Check::stands_for_device() {
+  static thread_local bool emulated = false;
+  return emulated;
+}
+
 void Check::attention(const Attention& a, Axis& num_tokens, Axis& head_dim, Axis& num_seqs) {
   Axis num_heads("num_heads"), max_window_blocks("max_window_blocks");
   tensor("q", a.q, kFloating, num_tokens, num_heads, head_dim);

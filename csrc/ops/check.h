@@ -134,7 +134,9 @@ class Check {
     int64_t sequence, begin, end;  // of its tokens in the call
     int64_t start, total;          // tokens before the call, and after it
   };
-  bool on_cpu() const { return device_.type() == torch::headeronly::DeviceType::CPU; }
+  bool on_cpu() const { return device_.type() == torch::headeronly::DeviceType::CPU && !stands_for_device(); }
+  // Whether this thread's tensors, wherever they lie, are those of an emulated device.
+  static bool& stands_for_device();
   // each(span) for every sequence that has tokens in the call.
   template <class Each>
   void each_sequence(const Tensor& cu_seqlens_q, const Tensor& start_pos, const Each& each) const {

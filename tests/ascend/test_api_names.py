@@ -40,6 +40,7 @@ def test_the_emulator_offers_no_function_that_the_vendor_does_not():
         ):
             for body in re.findall(scope, text, re.DOTALL | re.MULTILINE):
                 found = re.findall(r"^(?:inline |constexpr )*[\w:<>]+[&*]? ([A-Z]\w+)\(", body, re.MULTILINE)
+                found += re.findall(r"^(?:REG|VECTOR)_[A-Z]+\((\w+)", body, re.MULTILINE)
                 found += re.findall(r"^(?:enum class|enum|struct|class) (\w+)", body, re.MULTILINE)
                 assert not [name for name in found if prefix + name not in names], path.name
                 count += len(found)

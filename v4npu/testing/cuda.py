@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from v4npu import _C
 from v4npu.testing.ascend import KernelFault, compiler
 from v4npu.testing.guard import run_guarded
 
@@ -171,7 +172,11 @@ class EmulatedGpu:
             count += 1
             self._region(tensor, WRITE if empty else READ, f"buffer {count}")
 
-        out, _, intact = run_guarded(op, tuple(args), torch._C.DispatchKey.CUDA, seen)
+        _C.check_as_on_a_device(True)
+        try:
+            out, _, intact = run_guarded(op, tuple(args), torch._C.DispatchKey.CUDA, seen)
+        finally:
+            _C.check_as_on_a_device(False)
         if not intact:
             raise AssertionError("a kernel wrote beside its output")
         return out
