@@ -167,8 +167,8 @@ Ready prepare(const std::string& op, const std::string& name, int device, int64_
   const Current current(ready.context);
   void* function = nullptr;  // asked for, it is on the device, which the driver else leaves to the launch
   driver().check(driver().function(&function, ready.kernel), "loading " + name);
-  if (shared_bytes <= allowed)
-    return ready;  // asked for even if little: with what has a static size it may be too much
+  if (shared_bytes <= allowed) return ready;
+  // Little is asked for too: with what has a static size it may be more than a kernel has unasked.
   int handle = 0;
   driver().check(driver().get_device(&handle, device), "cuDeviceGet");
   driver().check(driver().set_attribute(kMaxSharedBytes, static_cast<int>(shared_bytes), ready.kernel, handle),

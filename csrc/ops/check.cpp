@@ -150,7 +150,7 @@ void Check::attention(const Attention& a, Axis& num_tokens, Axis& head_dim, Axis
 void Check::sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis& num_seqs, const Axis& num_tokens) {
   tensor("start_pos", start_pos, kInt32, num_seqs);
   tensor("cu_seqlens_q", cu_seqlens_q, kInt32, Axis("num_seqs+1", *num_seqs + 1));
-  if (!on_cpu()) return;
+  if (!reads_values()) return;
   const Values<int32_t> ends(cu_seqlens_q), starts(start_pos);
   int64_t before = 0;
   for (int64_t b = 0; b <= *num_seqs; ++b) {
@@ -197,7 +197,7 @@ void Check::picks(const Table& table, const char* arg, const Tensor& indices, co
 }
 
 void Check::slots(const char* arg, const Tensor& slots, const char* cache_arg, const Tensor& cache) const {
-  if (!on_cpu()) return;
+  if (!reads_values()) return;
   const Values<int64_t> values(slots);
   const int64_t n = cache.size(0) * cache.size(1);
   for (int64_t i = 0; i < values.count; ++i) {

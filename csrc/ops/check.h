@@ -134,13 +134,13 @@ class Check {
     int64_t sequence, begin, end;  // of its tokens in the call
     int64_t start, total;          // tokens before the call, and after it
   };
-  bool on_cpu() const { return device_.type() == torch::headeronly::DeviceType::CPU && !stands_for_device(); }
+  bool reads_values() const { return device_.type() == torch::headeronly::DeviceType::CPU && !stands_for_device(); }
   // Whether this thread's tensors, wherever they lie, are those of an emulated device.
   static bool& stands_for_device();
   // each(span) for every sequence that has tokens in the call.
   template <class Each>
   void each_sequence(const Tensor& cu_seqlens_q, const Tensor& start_pos, const Each& each) const {
-    if (!on_cpu()) return;
+    if (!reads_values()) return;
     const Values<int32_t> ends(cu_seqlens_q), starts(start_pos);
     for (int64_t b = 0; b < starts.count; ++b) {
       const int64_t begin = ends[b], end = ends[b + 1], start = starts[b];

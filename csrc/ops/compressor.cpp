@@ -8,7 +8,7 @@ namespace {
 // A state wherever an earlier row is pooled, and every slot in it.
 void check_states(const Check& check, const Tensor& start_pos, const OptTensor& state, const OptTensor& state_slots,
                   int64_t ratio, bool overlap) {
-  if (!check.on_cpu()) return;
+  if (!check.reads_values()) return;
   const Values<int32_t> starts(start_pos);
   for (int64_t b = 0; b < starts.count; ++b) {
     if (state) {
@@ -24,7 +24,7 @@ void check_states(const Check& check, const Tensor& start_pos, const OptTensor& 
 // As many as the sequences complete.
 void check_num_entries(const Check& check, const Tensor& cu_seqlens_q, const Tensor& start_pos, int64_t ratio,
                        int64_t num_entries) {
-  if (!check.on_cpu()) return;
+  if (!check.reads_values()) return;
   int64_t found = 0;
   check.each_sequence(cu_seqlens_q, start_pos,
                       [&](const Check::Span& s) { found += s.total / ratio - s.start / ratio; });

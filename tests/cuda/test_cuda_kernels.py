@@ -39,11 +39,7 @@ def test_accuracy_poison_and_guards(gpu: EmulatedGpu, op: str, dtype: torch.dtyp
 @pytest.mark.parametrize("op,dtype", OP_DTYPES, ids=str)
 def test_nan_and_infinity_where_the_reference_has_them(gpu: EmulatedGpu, op: str, dtype: torch.dtype) -> None:
     for args in poisoned(op, sized(op, 5, 126, dtype), dtype):
-        try:
-            want = run_reference(op, args)
-        except ValueError:
-            continue  # refused by reading values, which a device is not waited for
-        got = gpu.run(op, args)
+        got, want = gpu.run(op, args), run_reference(op, args)
         assert all(same_nonfinite(g, w) for g, w in zip(defined(op, got), defined(op, want), strict=True))
 
 

@@ -66,8 +66,7 @@ struct SplitToken {
 
   // 4 online softmax   6 sink, of the heads [h, h + 16)
   V4NPU_MEMBER void weigh(int64_t h) const {
-    store(s.peak + h, set1(kLowest));
-    store(s.total + h, zero());
+    start(kLanes, s.peak + h, s.total + h);
     for (int64_t block = 0; block < blocks; ++block) softmax(a, of_block(block), h, counts[block]);
     add_sink(a, h, a.num_heads - h, kLanes, s.peak + h, s.total + h);
   }

@@ -48,18 +48,20 @@ V4NPU_INLINE f32x16 load_e4m3_upto(const uint8_t* codes, int64_t n) {
 // vectors, zero behind the last. begin is a multiple of 64.
 template <class T>
 V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t begin, int64_t end, float* out) {
-  out -= begin;
   int64_t i = begin;
   if (!packed) {
     const auto* x = reinterpret_cast<const T*>(row.payload);
-    for (; i < end; i += kLanes) store(out + i, load_upto(x + i, end - i));
+    for (; i < end; i += kLanes) store(out + (i - begin), load_upto(x + i, end - i));
     return;
   }
   for (const int64_t codes = keep < end ? keep : end; i < codes; i += kLanes) {
-    store(out + i, load_e4m3_upto(row.payload + i, codes - i) * set1(e8m0_decode(row.scales[i / kFp8Block])));
+    const f32x16 scale = set1(e8m0_decode(row.scales[i / kFp8Block]));
+    store(out + (i - begin), load_e4m3_upto(row.payload + i, codes - i) * scale);
   }
   const auto* turned = reinterpret_cast<const bf16*>(row.payload + keep);
-  for (i = begin > keep ? begin : keep; i < end; i += kLanes) store(out + i, load_upto(turned + i - keep, end - i));
+  for (i = begin > keep ? begin : keep; i < end; i += kLanes) {
+    store(out + (i - begin), load_upto(turned + i - keep, end - i));
+  }
 }
 
 // Bytes of an index key and of its scales.
