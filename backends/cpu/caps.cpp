@@ -49,6 +49,7 @@ std::vector<std::string> isa_features() {
   if (__builtin_cpu_supports("avx512dq")) found.emplace_back("avx512dq");
   if (__builtin_cpu_supports("avx512vl")) found.emplace_back("avx512vl");
   if (__builtin_cpu_supports("avx512vnni")) found.emplace_back("avx512vnni");
+  if (__builtin_cpu_supports("avx512vbmi")) found.emplace_back("avx512vbmi");
   if (__builtin_cpu_supports("avx512bf16")) found.emplace_back("avx512bf16");
 #if defined(__linux__)
   add_amx(found);

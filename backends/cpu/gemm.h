@@ -6,9 +6,9 @@
 //
 // Order of a sum: it depends on k alone, so that one token gets the same bits alone and in any batch.
 //   float32   16 lanes, lane i sums k = i mod 16 of 1024 values; lanes are halved (reduce_add); these in order of k
-//   bfloat16  only with AMX (gemm_amx.h), 32 values at a time, in order of k
-// Products go to bfloat16 where both operands are exact in it, else to float32. vdpbf16ps has no part in this: it has
-// half the rate of float32 fused multiply-add on the machines at hand.
+//   bfloat16  with AMX 32 values at a time, in order of k (gemm_amx.h); on AVX-512 16 lanes, lane i sums k = 2i and
+//             2i + 1 mod 32 of 2048 values, then as float32 (gemm_pairs.h); elsewhere not at all
+// Products go to bfloat16 where both operands are exact in it, else to float32.
 #pragma once
 
 #include "gemm_rows.h"
@@ -282,6 +282,8 @@ void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t co
 
 #ifdef V4NPU_HAS_AMX
 #include "gemm_amx.h"
+#elif defined(__AVX512BF16__)
+#include "gemm_pairs.h"
 #endif
 
 namespace v4npu::cpu::V4NPU_ISA {
@@ -290,7 +292,7 @@ namespace {
 // f(E()) with the type to compute in.
 template <class F>
 V4NPU_INLINE void with_element(bool exact_in_bf16, const F& f) {
-  if constexpr (kHasAmx) {
+  if constexpr (has_bf16_dot) {
     if (exact_in_bf16) return f(bf16());
   }
   f(float());

@@ -6,17 +6,6 @@
 
 namespace v4npu::cpu::V4NPU_ISA {
 
-#ifdef V4NPU_HAS_AMX
-constexpr bool kHasAmx = true;
-#else
-constexpr bool kHasAmx = false;
-template <int GROUPS>
-V4NPU_INLINE bool decode_e4m3(const uint8_t*, uint8_t, bf16*, int64_t) {
-  return false;
-}
-V4NPU_INLINE bool decode_e2m1(const uint8_t*, const uint8_t*, bf16*, int64_t) { return false; }
-#endif
-
 namespace {
 
 constexpr int64_t kChunk = 1024;  // values to a sum
@@ -26,6 +15,7 @@ constexpr int64_t kChunk = 1024;  // values to a sum
 // apart in out.
 // Order: of the 16, one that is quick to decode; arrange() gives it to others too, reduce() is then reduce_add.
 // arranged(row, k0, subnormals, put): values() in that order; subnormals: keeps_subnormals().
+// in_bf16(row, k0, put): put(i, group) for the groups of 32 of a whole segment in bfloat16, or false and nothing.
 // For few tokens: segment(row, k0).at(i), group i of a segment, if it is one of those that are whole and that
 // direct(row, k0, n) is true of, in that order.
 
@@ -44,6 +34,11 @@ struct E2m1Order {
   V4NPU_MEMBER static f32x16 arrange(f32x16 v) { return arrange_e2m1(v); }
   V4NPU_MEMBER static float reduce(f32x16 v) { return reduce_e2m1(v); }
 };
+
+// As put for groups: `step` apart.
+V4NPU_INLINE auto to_groups(bf16* out, int64_t step) {
+  return [=](int64_t group, bf16x32 v) __attribute__((always_inline)) { store(out + group * step, v); };
+}
 
 // As put: into groups of 32 that are `step` apart.
 template <class E>
@@ -81,6 +76,14 @@ struct PlainRows {
   template <class Put>
   V4NPU_MEMBER void arranged(int64_t row, int64_t k0, bool /*subnormals*/, const Put& put) const {
     values(row, k0, put);
+  }
+  template <class Put>
+  V4NPU_MEMBER bool in_bf16(int64_t row, int64_t k0, const Put& put) const {
+    if constexpr (sizeof(T) == 2) {
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < kSegment / 32; ++i) put(i, load_bf16x32(data + row * stride + k0 + 32 * i));
+    }
+    return sizeof(T) == 2;
   }
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
@@ -137,14 +140,18 @@ struct E4m3Rows {
     const uint8_t* p = codes + row * k + k0;
     for (int64_t i = 0; i < kSegment; i += kLanes) put(i, fma(load_e4m3_units(p + i), set1(factor), zero()));
   }
+  template <class Put>
+  V4NPU_MEMBER bool in_bf16(int64_t row, int64_t k0, const Put& put) const {
+    return decode_e4m3<kSegment / 32>(codes + row * k + k0, scale_of(row, k0), put);
+  }
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
-    if constexpr (sizeof(E) == 2 && kHasAmx) {
+    if constexpr (sizeof(E) == 2) {
       // Rows are read a segment at a time, many at once: more streams than the hardware follows.
       const uint8_t* p = codes + row * k + k0;
       __builtin_prefetch(p + kAhead);
       __builtin_prefetch(p + kAhead + 64);
-      if (k - k0 >= kSegment && decode_e4m3<kSegment / 32>(p, scale_of(row, k0), out, step)) return;
+      if (k - k0 >= kSegment && in_bf16(row, k0, to_groups(out, step))) return;
     }
     values(row, k0, in_groups(out, step));
   }
@@ -165,11 +172,24 @@ struct E4m3Units {
   };
   bool direct(int64_t row, int64_t k0, int64_t n) const { return has_e4m3_units(codes + row * k + k0, n); }
   V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const { return {codes + row * k + k0}; }
-  void decode(int64_t row, int64_t k0, float* out, int64_t /*step*/) const {
+  const void* begin(int64_t row) const { return codes + row * k; }
+  template <class Put>
+  V4NPU_MEMBER bool in_bf16(int64_t row, int64_t k0, const Put& put) const {
+#pragma GCC unroll 2
+    for (int64_t i = 0; i < kSegment / 64; ++i) {
+      bf16x32 v[2];
+      load_e4m3(codes + row * k + k0 + 64 * i, v);
+      put(2 * i, v[0]);
+      put(2 * i + 1, v[1]);
+    }
+    return true;
+  }
+  template <class E>
+  void decode(int64_t row, int64_t k0, E* out, int64_t /*step*/) const {
     const uint8_t* p = codes + row * k + k0;
     const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
-    std::memset(out, 0, kSegment * sizeof(float));
-    for (int64_t i = 0; i < n; ++i) out[i] = e4m3_decode(p[i]) * (1 / kE4m3Unit);
+    std::memset(out, 0, kSegment * sizeof(E));
+    for (int64_t i = 0; i < n; ++i) narrow(out + i, e4m3_decode(p[i]) * (1 / kE4m3Unit));
   }
 };
 
@@ -213,12 +233,16 @@ struct E2m1Rows {
       put(32 * i + kLanes, v.half[1]);
     }
   }
+  template <class Put>
+  V4NPU_MEMBER bool in_bf16(int64_t row, int64_t k0, const Put& put) const {
+    const Segment found = segment(row, k0);
+    return decode_e2m1(found.p, found.scale, put);
+  }
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
-    if constexpr (sizeof(E) == 2 && kHasAmx) {
-      const Segment found = segment(row, k0);
-      __builtin_prefetch(found.p + kAhead);
-      if (k - k0 >= kSegment && decode_e2m1(found.p, found.scale, out, step)) return;
+    if constexpr (sizeof(E) == 2) {
+      __builtin_prefetch(segment(row, k0).p + kAhead);
+      if (k - k0 >= kSegment && in_bf16(row, k0, to_groups(out, step))) return;
     }
     values(row, k0, in_groups(out, step));
   }

@@ -15,12 +15,12 @@ std::string missing(const DeviceCaps& caps, std::initializer_list<const char*> n
 
 // The features are those that backends/cpu/kernels.cmake lets the compiler use.
 std::string refuses_avx512(const DeviceCaps& caps) {
-  return missing(caps,
-                 {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16"});
+  return missing(caps, {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni",
+                        "avx512vbmi", "avx512bf16"});
 }
 std::string refuses_amx(const DeviceCaps& caps) {
   return missing(caps, {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni",
-                        "avx512bf16", "amx_tile", "amx_bf16"});
+                        "avx512vbmi", "avx512bf16", "amx_tile", "amx_bf16"});
 }
 std::string refuses_avx2(const DeviceCaps& caps) { return missing(caps, {"avx2", "fma", "f16c"}); }
 std::string refuses_neon(const DeviceCaps& caps) { return missing(caps, {"neon"}); }

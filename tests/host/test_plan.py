@@ -71,7 +71,7 @@ def test_tiles_are_what_kernels_have_room_for(l2: int) -> None:
 
 
 AVX2 = ["avx2", "fma", "f16c"]
-AVX512 = [*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16"]
+AVX512 = [*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512vbmi", "avx512bf16"]
 AMX = [*AVX512, "amx_tile", "amx_bf16"]
 
 

@@ -146,12 +146,58 @@ V4NPU_INLINE void turn_back(const Attention& a, int64_t token, int64_t head, int
   for (int64_t h = 0; h < heads; ++h) turn(out + h * a.head_dim, cosines, sines, a.turned_dim);
 }
 
+// What of the rows [0, n) of a tile accumulate() multiplies, as pairs: rows 2i and 2i + 1 side by side, zero for one that
+// is not there. `dims` are whole groups of 32.
+V4NPU_INLINE void pair_rows(const float* tile, int64_t n, int64_t stride, int64_t dims, float* pairs) {
+  const bf16x32 none{};
+  for (int64_t k = 0; k < n; k += 2, tile += 2 * stride, pairs += dims) {
+    const auto *even = reinterpret_cast<const bf16*>(tile), *odd = reinterpret_cast<const bf16*>(tile + stride);
+    for (int64_t d = 0; d < dims; d += 32) {
+      f32x16 both[2];
+      pair_up(load_bf16x32(even + d), k + 1 < n ? load_bf16x32(odd + d) : none, both);
+      store(pairs + d, both[0]);
+      store(pairs + d + kLanes, both[1]);
+    }
+  }
+}
+
+// What is multiplied: values, or pairs of bfloat16 in the bits of a float (Lane::kPair) where probabilities are rounded
+// to it. Pairs of dims make scores, of q [dim / 2, lanes] and the tile's rows; pairs of rows make sums, of
+// probabilities [n / 2, lanes] and `pairs`.
 struct State {
-  float *q, *tile, *scores, *sums, *peak, *total, *rescale;
+  float *q, *tile, *pairs, *scores, *sums, *peak, *total, *rescale;
   int64_t lanes, row;  // heads and dims in whole vectors
 };
 
+template <Lane L>
+V4NPU_INLINE int64_t lanes_of(int64_t values) {
+  return L == Lane::kPair ? (values + 1) / 2 : values;
+}
+
+// 1 load q: heads become lanes.
+template <class T, Lane L>
+V4NPU_INLINE void load_heads(const Attention& a, int64_t token, int64_t head, int64_t heads, const State& s) {
+  const T* q = static_cast<const T*>(a.q) + (token * a.num_heads + head) * a.head_dim;
+  if constexpr (L == Lane::kPair) {
+    transpose_heads(reinterpret_cast<const float*>(q), heads, s.lanes, a.head_dim / 2, s.q);
+  } else {
+    transpose_heads(q, heads, s.lanes, a.head_dim, s.q);
+  }
+}
+
+// 2 gather kv: the dims [begin, end) of a row.
+template <class T, Lane L>
+V4NPU_INLINE void gather(const Attention& a, RowAt row, int64_t begin, int64_t end, float* out) {
+  const int64_t keep = a.head_dim - a.rope_dim;
+  if constexpr (L == Lane::kPair) {
+    narrow_kv(row, a.packed, keep, begin, end, reinterpret_cast<bf16*>(out));
+  } else {
+    widen_kv<T>(row, a.packed, keep, begin, end, out);
+  }
+}
+
 // 4 online softmax, for 16 heads: scores [n, lanes] become probabilities.
+template <Lane L>
 V4NPU_INLINE void softmax(const Attention& a, const State& s, int64_t h, int64_t n) {
   if (n == 0) return;
   const f32x16 scale = set1(a.scale), old = load(s.peak + h);
@@ -159,20 +205,30 @@ V4NPU_INLINE void softmax(const Attention& a, const State& s, int64_t h, int64_t
   for (int64_t k = 0; k < n; ++k) peak = max(peak, load(s.scores + k * s.lanes + h) * scale);
   const f32x16 rescale = exp(old - peak);
   f32x16 total = load(s.total + h) * rescale;
-  for (int64_t k = 0; k < n; ++k) {
-    f32x16 p = exp(load(s.scores + k * s.lanes + h) * scale - peak);
+  const auto weigh = [&](int64_t k) __attribute__((always_inline)) {
+    const f32x16 p = exp(load(s.scores + k * s.lanes + h) * scale - peak);
     total = total + p;
-    if (a.round_p) p = rounded<bf16>(p);
-    store(s.scores + k * s.lanes + h, p);
+    return p;
+  };
+  if constexpr (L == Lane::kPair) {
+    for (int64_t k = 0; k < n; k += 2) {
+      const f32x16 even = weigh(k), odd = k + 1 < n ? weigh(k + 1) : zero();
+      store(s.scores + k / 2 * s.lanes + h, pair_up(even, odd));
+    }
+  } else {
+    for (int64_t k = 0; k < n; ++k) {
+      const f32x16 p = weigh(k);
+      store(s.scores + k * s.lanes + h, a.round_p ? rounded<bf16>(p) : p);
+    }
   }
   store(s.peak + h, peak);
   store(s.total + h, total);
   store(s.rescale + h, rescale);
 }
 
-// 5 accumulate: sums of HEADS heads and 16 * VECTORS dims.
-template <int HEADS, int VECTORS>
-static void accumulate(const State& s, int64_t h, int64_t d, int64_t n, int64_t stride) {
+// 5 accumulate: sums of HEADS heads and 16 * VECTORS dims, of n rows or pairs of them.
+template <Lane L, int HEADS, int VECTORS>
+static void accumulate(const State& s, int64_t h, int64_t d, int64_t n, const float* rows, int64_t stride) {
   f32x16 sum[HEADS][VECTORS];
   for (int i = 0; i < HEADS; ++i) {
     for (int v = 0; v < VECTORS; ++v) {
@@ -181,10 +237,10 @@ static void accumulate(const State& s, int64_t h, int64_t d, int64_t n, int64_t 
   }
   for (int64_t k = 0; k < n; ++k) {
     f32x16 row[VECTORS];
-    for (int v = 0; v < VECTORS; ++v) row[v] = load(s.tile + k * stride + d + v * kLanes);
+    for (int v = 0; v < VECTORS; ++v) row[v] = load(rows + k * stride + d + v * kLanes);
     for (int i = 0; i < HEADS; ++i) {
       const f32x16 p = set1(s.scores[k * s.lanes + h + i]);
-      for (int v = 0; v < VECTORS; ++v) sum[i][v] = fma(p, row[v], sum[i][v]);
+      for (int v = 0; v < VECTORS; ++v) sum[i][v] = multiply_add<L>(p, row[v], sum[i][v]);
     }
   }
   for (int i = 0; i < HEADS; ++i) {
@@ -192,17 +248,27 @@ static void accumulate(const State& s, int64_t h, int64_t d, int64_t n, int64_t 
   }
 }
 
-template <int VECTORS>
-V4NPU_INLINE void accumulate_heads(const State& s, int64_t heads, int64_t d, int64_t n, int64_t stride) {
+template <Lane L, int VECTORS>
+V4NPU_INLINE void accumulate_heads(const State& s, int64_t heads, int64_t d, int64_t n, const float* rows,
+                                   int64_t stride) {
   in_steps<6>(heads, [&](auto number, int64_t h)
-                         __attribute__((always_inline)) { accumulate<number, VECTORS>(s, h, d, n, stride); });
+                         __attribute__((always_inline)) { accumulate<L, number, VECTORS>(s, h, d, n, rows, stride); });
 }
 
+template <Lane L>
 V4NPU_INLINE void accumulate_all(const State& s, int64_t heads, int64_t n, int64_t stride) {
   if (n == 0) return;
+  const float* rows = s.tile;
+  if constexpr (L == Lane::kPair) {
+    pair_rows(s.tile, n, stride, s.row, s.pairs);
+    rows = s.pairs;
+    stride = s.row;
+    n = (n + 1) / 2;
+  }
   int64_t d = 0;
-  for (; kRegisters >= 32 && d + 4 * kLanes <= s.row; d += 4 * kLanes) accumulate_heads<4>(s, heads, d, n, stride);
-  for (; d < s.row; d += kLanes) accumulate_heads<1>(s, heads, d, n, stride);
+  for (; kRegisters >= 32 && d + 4 * kLanes <= s.row; d += 4 * kLanes)
+    accumulate_heads<L, 4>(s, heads, d, n, rows, stride);
+  for (; d < s.row; d += kLanes) accumulate_heads<L, 1>(s, heads, d, n, rows, stride);
 }
 
 // 7 one rounding: `dims` of each head, which lie `stride` apart.
@@ -217,48 +283,50 @@ V4NPU_INLINE void store_out(const State& s, int64_t heads, T* out, int64_t strid
 }
 
 // What attends on one thread: the heads [head, head + heads) of a token, at most `group` of them.
-template <class T>
+template <class T, Lane L>
 struct VectorWorker {
   using Value = T;
   const Attention& a;
   State s{};
+  const int64_t stride = tile_stride(lanes_of<L>(a.head_dim));  // of the tile
 
   V4NPU_INLINE int64_t bytes(const Attention& a, int64_t group) {
-    const int64_t lanes = whole_vectors(group), row = whole_vectors(a.head_dim);
-    return 4 * (a.head_dim * lanes + kPlaces * (tile_stride(a.head_dim) + lanes) + lanes * row + 3 * lanes);
+    const int64_t lanes = whole_vectors(group), row = whole_vectors(a.head_dim), dims = lanes_of<L>(a.head_dim);
+    const int64_t pairs = L == Lane::kPair ? kPlaces / 2 * row : 0;
+    return 4 * (dims * lanes + kPlaces * (tile_stride(dims) + lanes) + pairs + lanes * row + 3 * lanes);
   }
   V4NPU_MEMBER VectorWorker(const Attention& attention, int64_t group, void* memory) : a(attention) {
     s.lanes = whole_vectors(group);
     s.row = whole_vectors(a.head_dim);
     s.q = static_cast<float*>(memory);
-    s.tile = s.q + a.head_dim * s.lanes;
-    s.scores = s.tile + kPlaces * tile_stride(a.head_dim);
+    s.tile = s.q + lanes_of<L>(a.head_dim) * s.lanes;
+    s.scores = s.tile + kPlaces * stride;
     s.sums = s.scores + kPlaces * s.lanes;
     s.peak = s.sums + s.lanes * s.row;
     s.total = s.peak + s.lanes;
     s.rescale = s.total + s.lanes;
+    s.pairs = s.rescale + s.lanes;
   }
 
   V4NPU_MEMBER void finish() const {}
 
   V4NPU_MEMBER void attend(int64_t token, int64_t head, int64_t heads) const {
     const List l = list_of(a, token);
-    const int64_t stride = tile_stride(a.head_dim), at = (token * a.num_heads + head) * a.head_dim;
-    transpose_heads(static_cast<const T*>(a.q) + at, heads, s.lanes, a.head_dim, s.q);  // 1 load q
+    load_heads<T, L>(a, token, head, heads, s);
     start(s.lanes, s.peak, s.total);
     std::memset(s.sums, 0, static_cast<size_t>(s.lanes * s.row) * sizeof(float));
     for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
       int64_t n = 0;
-      each_row(l, begin, begin + kPlaces, [&](RowAt row) __attribute__((always_inline)) {  // 2 gather kv
-        widen_kv<T>(row, a.packed, a.head_dim - a.rope_dim, 0, a.head_dim, s.tile + n++ * stride);
+      each_row(l, begin, begin + kPlaces, [&](RowAt row) __attribute__((always_inline)) {
+        gather<T, L>(a, row, 0, a.head_dim, s.tile + n++ * stride);
       });
       fetch_rows(a, l, begin + kPlaces, begin + 2 * kPlaces);
-      dots_of_tile(s.tile, n, stride, s.q, s.lanes, a.head_dim, s.scores);  // 3 scores
-      for (int64_t h = 0; h < s.lanes; h += kLanes) softmax(a, s, h, n);
-      accumulate_all(s, heads, n, stride);
+      dots_of_tile<L>(s.tile, n, stride, s.q, s.lanes, lanes_of<L>(a.head_dim), s.scores);  // 3 scores
+      for (int64_t h = 0; h < s.lanes; h += kLanes) softmax<L>(a, s, h, n);
+      accumulate_all<L>(s, heads, n, stride);
     }
     add_sink(a, head, heads, s.lanes, s.peak, s.total);
-    store_out(s, heads, static_cast<T*>(a.out) + at, a.head_dim, a.head_dim);
+    store_out(s, heads, static_cast<T*>(a.out) + (token * a.num_heads + head) * a.head_dim, a.head_dim, a.head_dim);
   }
 };
 
@@ -300,15 +368,20 @@ void attend_all(const Attention& a) {
                 });
 }
 
+template <class T, Lane L>
+V4NPU_INLINE void attend(const Attention& a) {
+  if (!attend_split<T, L>(a)) attend_all<VectorWorker<T, L>>(a);
+}
+
 V4NPU_INLINE void run(const Attention& a, Dtype dtype) {
-  if (dtype == Dtype::kFloat32) {
-    if (!attend_split<float>(a)) attend_all<VectorWorker<float>>(a);
-    return;
-  }
+  if (dtype == Dtype::kFloat32) return attend<float, Lane::kValue>(a);
 #ifdef V4NPU_HAS_AMX
   if (a.round_p) return attend_all<TileWorker>(a);
 #endif
-  if (!attend_split<bf16>(a)) attend_all<VectorWorker<bf16>>(a);
+  if constexpr (has_bf16_dot) {
+    if (a.round_p && a.head_dim % 32 == 0) return attend<bf16, Lane::kPair>(a);
+  }
+  attend<bf16, Lane::kValue>(a);
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA

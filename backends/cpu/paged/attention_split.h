@@ -20,7 +20,7 @@ V4NPU_INLINE int64_t rows_among(const List& l, int64_t begin, int64_t end) {
   return n;
 }
 
-template <class T>
+template <class T, Lane L>
 struct SplitToken {
   const Attention& a;
   const List l;
@@ -30,19 +30,18 @@ struct SplitToken {
 
   V4NPU_INLINE int64_t bytes(const Attention& a, int64_t places) {
     const int64_t lanes = whole_vectors(a.num_heads), blocks = (places + kPlaces - 1) / kPlaces;
-    return 4 * lanes * (a.head_dim + blocks * (kPlaces + 1) + 2) + 8 * blocks;
+    return 4 * lanes * (lanes_of<L>(a.head_dim) + blocks * (kPlaces + 1) + 2) + 8 * blocks;
   }
   V4NPU_MEMBER SplitToken(const Attention& attention, int64_t of, const List& list, void* memory)
       : a(attention), l(list), token(of), blocks((l.places + kPlaces - 1) / kPlaces), s{} {
     s.lanes = whole_vectors(a.num_heads);
     counts = static_cast<int64_t*>(memory);
     s.q = reinterpret_cast<float*>(counts + blocks);
-    s.scores = s.q + a.head_dim * s.lanes;
+    s.scores = s.q + lanes_of<L>(a.head_dim) * s.lanes;
     s.rescale = s.scores + blocks * kPlaces * s.lanes;
     s.peak = s.rescale + blocks * s.lanes;
     s.total = s.peak + s.lanes;
-    transpose_heads(static_cast<const T*>(a.q) + token * a.num_heads * a.head_dim, a.num_heads, s.lanes, a.head_dim,
-                    s.q);  // 1 load q
+    load_heads<T, L>(a, token, 0, a.num_heads, s);
   }
   V4NPU_MEMBER State of_block(int64_t block) const {
     State own = s;
@@ -53,40 +52,45 @@ struct SplitToken {
 
   // 2 gather kv   3 scores, of the places [begin, begin + 16)
   V4NPU_MEMBER void score(int64_t begin, float* tile) const {
-    const int64_t block = begin / kPlaces, stride = tile_stride(a.head_dim);
+    const int64_t block = begin / kPlaces, dims = lanes_of<L>(a.head_dim), stride = tile_stride(dims);
     const int64_t before = rows_among(l, block * kPlaces, begin);
     int64_t n = 0;
     each_row(l, begin, begin + kSplitPlaces, [&](RowAt row) __attribute__((always_inline)) {
-      widen_kv<T>(row, a.packed, a.head_dim - a.rope_dim, 0, a.head_dim, tile + n++ * stride);
+      gather<T, L>(a, row, 0, a.head_dim, tile + n++ * stride);
     });
     fetch_rows(a, l, begin + kSplitPlaces, begin + 2 * kSplitPlaces);
     if (begin + kSplitPlaces >= (block + 1) * kPlaces || begin + kSplitPlaces >= l.places) counts[block] = before + n;
-    dots_of_tile(tile, n, stride, s.q, s.lanes, a.head_dim, of_block(block).scores + before * s.lanes);
+    dots_of_tile<L>(tile, n, stride, s.q, s.lanes, dims, of_block(block).scores + before * s.lanes);
   }
 
   // 4 online softmax   6 sink, of the heads [h, h + 16)
   V4NPU_MEMBER void weigh(int64_t h) const {
     start(kLanes, s.peak + h, s.total + h);
-    for (int64_t block = 0; block < blocks; ++block) softmax(a, of_block(block), h, counts[block]);
+    for (int64_t block = 0; block < blocks; ++block) softmax<L>(a, of_block(block), h, counts[block]);
     add_sink(a, h, a.num_heads - h, kLanes, s.peak + h, s.total + h);
   }
 
+  V4NPU_MEMBER int64_t bytes_of_sums(int64_t dims) const {
+    const int64_t row = whole_vectors(dims), pairs = L == Lane::kPair ? kPlaces / 2 * row : 0;
+    return 4 * (kPlaces * tile_stride(lanes_of<L>(dims)) + s.lanes * row + pairs);
+  }
   // 5 accumulate   7 one rounding, of the dims [begin, end)
   V4NPU_MEMBER void sum(int64_t begin, int64_t end, float* tile) const {
-    const int64_t stride = tile_stride(end - begin);
+    const int64_t stride = tile_stride(lanes_of<L>(end - begin));
     State own = s;
     own.tile = tile;
     own.row = whole_vectors(end - begin);
     own.sums = tile + kPlaces * stride;
+    own.pairs = own.sums + s.lanes * own.row;
     std::memset(own.sums, 0, static_cast<size_t>(s.lanes * own.row) * sizeof(float));
     for (int64_t block = 0; block < blocks; ++block) {
       own.scores = of_block(block).scores;
       own.rescale = of_block(block).rescale;
       int64_t n = 0;
       each_row(l, block * kPlaces, (block + 1) * kPlaces, [&](RowAt row) __attribute__((always_inline)) {
-        widen_kv<T>(row, a.packed, a.head_dim - a.rope_dim, begin, end, tile + n++ * stride);
+        gather<T, L>(a, row, begin, end, tile + n++ * stride);
       });
-      accumulate_all(own, a.num_heads, n, stride);
+      accumulate_all<L>(own, a.num_heads, n, stride);
     }
     store_out(own, a.num_heads, static_cast<T*>(a.out) + token * a.num_heads * a.head_dim + begin, a.head_dim,
               end - begin);
@@ -94,7 +98,7 @@ struct SplitToken {
 };
 
 // Whether it did: where one thread does as well, or the heads go round, it does nothing.
-template <class T>
+template <class T, Lane L>
 bool attend_split(const Attention& a) {
   const int64_t threads = num_threads(), lanes = whole_vectors(a.num_heads), row = lanes * a.head_dim;
   if (a.num_tokens * (lanes / kLanes) >= threads) return false;
@@ -105,7 +109,7 @@ bool attend_split(const Attention& a) {
   const int64_t parts = (a.head_dim + kSplitDims - 1) / kSplitDims;
   for (int64_t token = 0; token < a.num_tokens; ++token) {
     const List l = list_of(a, token);
-    const SplitToken<T> whole(a, token, l, scratch(Scratch::kCall, SplitToken<T>::bytes(a, l.places)));
+    const SplitToken<T, L> whole(a, token, l, scratch(Scratch::kCall, SplitToken<T, L>::bytes(a, l.places)));
     parallel_rows((l.places + kSplitPlaces - 1) / kSplitPlaces, kSplitPlaces * row,
                   [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
                     void* tile = scratch(Scratch::kBody, 4 * kSplitPlaces * tile_stride(a.head_dim));
@@ -117,8 +121,7 @@ bool attend_split(const Attention& a) {
                   });
     parallel_rows(parts, l.places * lanes * kSplitDims, [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
       const int64_t from = begin * kSplitDims, to = end * kSplitDims < a.head_dim ? end * kSplitDims : a.head_dim;
-      void* memory = scratch(Scratch::kBody, 4 * (kPlaces * tile_stride(to - from) + lanes * whole_vectors(to - from)));
-      whole.sum(from, to, static_cast<float*>(memory));
+      whole.sum(from, to, static_cast<float*>(scratch(Scratch::kBody, whole.bytes_of_sums(to - from))));
     });
     if (a.turned_dim == 0) continue;
     turn_back<T>(a, token, 0, a.num_heads, static_cast<float*>(scratch(Scratch::kBody, 8 * a.turned_dim)));

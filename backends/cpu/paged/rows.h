@@ -64,6 +64,23 @@ V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t begin, 
   }
 }
 
+// widen_kv in bfloat16, of whole groups of 32 dims.
+V4NPU_INLINE void narrow_kv(RowAt row, bool packed, int64_t keep, int64_t begin, int64_t end, bf16* out) {
+  const int64_t codes = !packed ? 0 : keep < end ? keep : end;
+  int64_t i = begin;
+  for (; i + kFp8Block <= codes; i += kFp8Block) {
+    const auto put = [&](int group, bf16x32 v) __attribute__((always_inline)) { store(out + i - begin + 32 * group, v); };
+    if (!decode_e4m3<kFp8Block / 32>(row.payload + i, row.scales[i / kFp8Block], put)) break;
+  }
+  for (; i < codes; i += kLanes) {
+    const f32x16 scale = set1(e8m0_decode(row.scales[i / kFp8Block]));
+    store_upto(out + i - begin, load_e4m3_upto(row.payload + i, codes - i) * scale, codes - i);
+  }
+  if (packed && begin < keep) i = keep;
+  const uint8_t* plain = packed ? row.payload + keep + (i - keep) * 2 : row.payload + i * 2;
+  if (i < end) std::memcpy(out + i - begin, plain, static_cast<size_t>(end - i) * sizeof(bf16));
+}
+
 // Bytes of an index key and of its scales.
 struct KeyRow {
   int64_t payload, scales;
@@ -170,9 +187,9 @@ V4NPU_INLINE void in_steps(int64_t n, const Each& each, int64_t at = 0) {
   if constexpr (MOST > 1) in_steps<(MOST > 4 ? 4 : MOST / 2)>(n, each, at);
 }
 
-// out[key][head] = <key, q[head]> of KEYS keys and VECTORS vectors of heads, of the dims [first, end); it is added to
+// out[key][head] = <key, q[head]> of KEYS keys and VECTORS vectors of heads, of the dims (or pairs) [first, end); it is added to
 // what lies there unless they are the first.
-template <int KEYS, int VECTORS>
+template <Lane L, int KEYS, int VECTORS>
 static void head_dots(const float* keys, int64_t key_stride, const float* q, int64_t lanes, int64_t first, int64_t end,
                       float* out) {
   f32x16 sum[KEYS][VECTORS];
@@ -184,7 +201,7 @@ static void head_dots(const float* keys, int64_t key_stride, const float* q, int
     for (int v = 0; v < VECTORS; ++v) heads[v] = load(q + d * lanes + v * kLanes);
     for (int k = 0; k < KEYS; ++k) {
       const f32x16 key = set1(keys[k * key_stride + d]);
-      for (int v = 0; v < VECTORS; ++v) sum[k][v] = fma(key, heads[v], sum[k][v]);
+      for (int v = 0; v < VECTORS; ++v) sum[k][v] = multiply_add<L>(key, heads[v], sum[k][v]);
     }
   }
   for (int k = 0; k < KEYS; ++k) {
@@ -196,7 +213,7 @@ static void head_dots(const float* keys, int64_t key_stride, const float* q, int
 }
 
 // Summed over dim in ascending order; 64 dims of all keys and heads stay in the first cache.
-template <int VECTORS>
+template <Lane L, int VECTORS>
 V4NPU_INLINE void dots_of_all_keys(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
                                    int64_t dim, float* out) {
   // 24, 16 or 8 sums, and the vectors of heads, in 32 registers; 6 where there are 8 of 16 lanes.
@@ -204,22 +221,23 @@ V4NPU_INLINE void dots_of_all_keys(const float* keys, int64_t n, int64_t key_str
   for (int64_t first = 0; first < dim; first += kDotDims) {
     const int64_t end = first + kDotDims < dim ? first + kDotDims : dim;
     in_steps<kKeys>(n, [&](auto number, int64_t k) __attribute__((always_inline)) {
-      head_dots<number, VECTORS>(keys + k * key_stride, key_stride, q, lanes, first, end, out + k * lanes);
+      head_dots<L, number, VECTORS>(keys + k * key_stride, key_stride, q, lanes, first, end, out + k * lanes);
     });
   }
 }
 
-// out [n, lanes] of n keys and all heads.
+// out [n, lanes] of n keys and all heads; dim counts lanes, so pairs where those are what is multiplied.
+template <Lane L>
 V4NPU_INLINE void dots_of_tile(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
                                int64_t dim, float* out) {
   int64_t at = 0;
   for (; kRegisters >= 32 && at + 4 * kLanes <= lanes; at += 4 * kLanes) {
-    dots_of_all_keys<4>(keys, n, key_stride, q + at, lanes, dim, out + at);
+    dots_of_all_keys<L, 4>(keys, n, key_stride, q + at, lanes, dim, out + at);
   }
   for (; kRegisters >= 32 && at + 2 * kLanes <= lanes; at += 2 * kLanes) {
-    dots_of_all_keys<2>(keys, n, key_stride, q + at, lanes, dim, out + at);
+    dots_of_all_keys<L, 2>(keys, n, key_stride, q + at, lanes, dim, out + at);
   }
-  for (; at < lanes; at += kLanes) dots_of_all_keys<1>(keys, n, key_stride, q + at, lanes, dim, out + at);
+  for (; at < lanes; at += kLanes) dots_of_all_keys<L, 1>(keys, n, key_stride, q + at, lanes, dim, out + at);
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA

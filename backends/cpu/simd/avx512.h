@@ -120,6 +120,28 @@ V4NPU_INLINE float reduce_add(f32x16 v) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+// Lane i: reduce_add(v[i]).
+V4NPU_INLINE f32x16 reduce_add_each(const f32x16 (&v)[16]) {
+  __m512 fours[4];  // of v[e], v[e + 4], v[e + 8] and v[e + 12], four lanes each
+#pragma GCC unroll 4
+  for (int e = 0; e < 4; ++e) {
+    __m512 eights[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const __m512 a = v[e + 8 * i].v, b = v[e + 8 * i + 4].v;
+      eights[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    }
+    fours[e] = _mm512_add_ps(_mm512_shuffle_f32x4(eights[0], eights[1], 0x88),
+                             _mm512_shuffle_f32x4(eights[0], eights[1], 0xdd));
+  }
+  __m512 twos[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m512d a = _mm512_castps_pd(fours[2 * i]), b = _mm512_castps_pd(fours[2 * i + 1]);
+    twos[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  return {_mm512_add_ps(_mm512_shuffle_ps(twos[0], twos[1], 0x88), _mm512_shuffle_ps(twos[0], twos[1], 0xdd))};
+}
 V4NPU_INLINE float reduce_max(f32x16 v) {
   const __m256 eight = _mm256_max_ps(lower(v), upper(v));
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -173,16 +195,151 @@ struct bf16x32 {
   __m512bh v;
 };
 
-V4NPU_INLINE bf16x32 load_bf16x32(const bf16* p) {
-  const __m512i bits = _mm512_loadu_si512(p);
+V4NPU_INLINE bf16x32 bf16x32_of(__m512i bits) {
   bf16x32 out;
   std::memcpy(&out, &bits, sizeof out);  // __m512bh has no cast that every compiler knows
   return out;
 }
+V4NPU_INLINE bf16x32 load_bf16x32(const bf16* p) { return bf16x32_of(_mm512_loadu_si512(p)); }
+V4NPU_INLINE void store(bf16* p, bf16x32 v) { std::memcpy(p, &v, sizeof v); }
 
 // acc[i] + a[2i] b[2i] + a[2i+1] b[2i+1]: each product is exact, each sum rounded to nearest even; subnormal inputs and
 // results count as zero, whatever the thread's mode.
 V4NPU_INLINE f32x16 dot_bf16(f32x16 acc, bf16x32 a, bf16x32 b) { return {_mm512_dpbf16_ps(acc.v, a.v, b.v)}; }
+
+V4NPU_INLINE f32x16 pairs_of(__m512i bits) { return {_mm512_castsi512_ps(bits)}; }
+V4NPU_INLINE __m512i bits_of(bf16x32 v) {
+  __m512i bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
+
+// Lane i of out[0] and out[1]: values i, and i + 16, of a and of b, as a pair for dot_bf16.
+V4NPU_INLINE void pair_up(bf16x32 a, bf16x32 b, f32x16 (&out)[2]) {
+  const __m512i even = _mm512_set1_epi32(32 << 16);
+  const __m512i first = _mm512_add_epi32(
+      even, _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                               _mm512_set1_epi32(0x10001)));
+  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(0x100010));
+  out[0] = pairs_of(_mm512_permutex2var_epi16(bits_of(a), first, bits_of(b)));
+  out[1] = pairs_of(_mm512_permutex2var_epi16(bits_of(a), second, bits_of(b)));
+}
+// Those of a and b rounded to nearest even; a subnormal number counts as zero, as dot_bf16 has it.
+V4NPU_INLINE f32x16 pair_up(f32x16 a, f32x16 b) {
+  const auto half = [](f32x16 v) __attribute__((always_inline)) {
+    const __m256bh narrow = _mm512_cvtneps_pbh(v.v);
+    __m256i bits;
+    std::memcpy(&bits, &narrow, sizeof bits);
+    return _mm512_cvtepu16_epi32(bits);
+  };
+  return pairs_of(_mm512_or_si512(half(a), _mm512_slli_epi32(half(b), 16)));
+}
+
+// ---- codes, scaled, as bfloat16: put(i, group) for every 32. False, and nothing put, when integers cannot do it: a
+// scale whose products leave the normal range of bfloat16, or a NaN.
+
+// GROUPS * 32 codes of one scale; GROUPS is even.
+template <int GROUPS, class Put>
+V4NPU_INLINE bool decode_e4m3(const uint8_t* p, uint8_t scale, const Put& put) {
+  if (scale < 10 || scale > 246) return false;
+  const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), all = _mm512_set1_epi8(-1);
+  __mmask64 nan = 0;
+#pragma GCC unroll 2
+  for (int i = 0; i < GROUPS / 2; ++i) {
+    nan |= _mm512_cmpeq_epi8_mask(_mm512_or_si512(_mm512_loadu_si512(p + int64_t{64} * i), sign), all);
+  }
+  if (nan != 0) return false;
+  const auto exponent = static_cast<short>((scale - kE8m0Bias) * 128);
+  const __m512i shift = _mm512_set1_epi16(exponent), bias = _mm512_add_epi16(shift, _mm512_set1_epi16(120 * 128));
+  // bfloat16 of 0 .. 7 times 2^-9: the subnormals, which an exponent cannot be added to.
+  alignas(64) static const uint16_t kSubnormal[32] = {0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60};
+  const __m512i table = _mm512_mask_add_epi16(_mm512_setzero_si512(), 0xfe, _mm512_load_si512(kSubnormal), shift);
+#pragma GCC unroll 4
+  for (int i = 0; i < GROUPS; ++i) {
+    const __m512i codes =
+        _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + int64_t{32} * i)));
+    const __m512i shifted = _mm512_slli_epi16(codes, 4);  // exponent and mantissa in place, the sign at bit 15
+    const __m512i normal = _mm512_add_epi16(_mm512_and_si512(shifted, _mm512_set1_epi16(0x7f0)), bias);
+    const __mmask32 subnormal = _mm512_testn_epi16_mask(shifted, _mm512_set1_epi16(0x780));
+    const __m512i magnitude = _mm512_mask_permutexvar_epi16(normal, subnormal, codes, table);
+    put(i, bf16x32_of(_mm512_ternarylogic_epi32(_mm512_set1_epi16(0x7fff), magnitude, shifted, 0xca)));
+  }
+  return true;
+}
+
+// Every code's value in bfloat16, less its sign, a byte at a time.
+struct E4m3Bytes {
+  alignas(64) uint8_t high[128], low[128];
+  constexpr E4m3Bytes() : high(), low() {
+    for (int code = 0; code < 128; ++code) {
+      int exponent = code >> 3, mantissa = code & 7;
+      if (exponent == 0 && mantissa != 0) {
+        for (exponent = 1; mantissa < 8; --exponent) mantissa *= 2;
+      }
+      const int bits = code == 0 ? 0 : code == 127 ? 0x7fc0 : (exponent + 120) << 7 | (mantissa & 7) << 4;
+      high[code] = static_cast<uint8_t>(bits >> 8);
+      low[code] = static_cast<uint8_t>(bits);
+    }
+  }
+};
+
+// 64 codes without a scale: out[0] has the first 32.
+V4NPU_INLINE void load_e4m3(const uint8_t* p, bf16x32 (&out)[2]) {
+  static constexpr E4m3Bytes kBytes;
+  // So that what is interleaved within quarters of a register lies in order.
+  const __m512i codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), _mm512_loadu_si512(p));
+  const auto look_up = [&](const uint8_t* table) __attribute__((always_inline)) {
+    return _mm512_permutex2var_epi8(_mm512_load_si512(table), codes, _mm512_load_si512(table + 64));
+  };
+  const __m512i low = look_up(kBytes.low), sign = _mm512_set1_epi8(static_cast<char>(0x80));
+  const __m512i high = _mm512_ternarylogic_epi32(look_up(kBytes.high), codes, sign, 0xf8);
+  out[0] = bf16x32_of(_mm512_unpacklo_epi8(low, high));
+  out[1] = bf16x32_of(_mm512_unpackhi_epi8(low, high));
+}
+
+// v times 2^(scale - 127), and whether that is exact; a subnormal number, which dot_bf16 takes for zero, stays one.
+V4NPU_INLINE bool scale_exactly(bf16x32& v, uint8_t scale) {
+  const __m512i shift = _mm512_set1_epi16(static_cast<short>((scale - kE8m0Bias) * 128));
+  const __m512i bits = bits_of(v), exponent = _mm512_and_si512(bits, _mm512_set1_epi16(0x7f80));
+  const __m512i from_least = _mm512_sub_epi16(_mm512_add_epi16(exponent, shift), _mm512_set1_epi16(0x80));
+  const __mmask32 normal = _mm512_test_epi16_mask(exponent, exponent);
+  const __mmask32 beyond = _mm512_mask_cmpgt_epu16_mask(normal, from_least, _mm512_set1_epi16(0x7e80)) |
+                           _mm512_cmpeq_epi16_mask(exponent, _mm512_set1_epi16(0x7f80));
+  v = bf16x32_of(_mm512_mask_add_epi16(bits, normal, bits, shift));
+  return beyond == 0;
+}
+
+// The values of all codes times each scale, twice: an index has five bits.
+struct E2m1Scaled {
+  alignas(64) uint16_t of[256][32];
+  constexpr E2m1Scaled() : of() {
+    constexpr int kHalves[8] = {0, 1, 2, 3, 4, 6, 8, 12};
+    for (int scale = 0; scale < 256; ++scale) {
+      for (int code = 0; code < 32; ++code) {
+        const int halves = kHalves[code % 8], power = halves < 2 ? 0 : halves < 4 ? 1 : halves < 8 ? 2 : 3;
+        const int exponent = scale + power - 1, mantissa = halves << 7 >> power;
+        int bits = exponent > 0 ? exponent << 7 | (mantissa & 0x7f) : mantissa >> (1 - exponent);
+        if (exponent > 254) bits = 0x7f80;
+        if (halves == 0) bits = 0;
+        if (scale == 255) bits = 0x7fc0;
+        of[scale][code] = static_cast<uint16_t>(bits | (code & 8) << 12);
+      }
+    }
+  }
+};
+
+// 128 codes; `scale`: one for every 32 of them.
+template <class Put>
+V4NPU_INLINE bool decode_e2m1(const uint8_t* p, const uint8_t* scale, const Put& put) {
+  static constexpr E2m1Scaled kScaled;
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512i fours = _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + int64_t{16} * i)));
+    const __m512i codes = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x0c0c'0808'0404'0000), fours);
+    put(i, bf16x32_of(_mm512_permutexvar_epi16(codes, _mm512_load_si512(kScaled.of[scale[i]]))));
+  }
+  return true;
+}
 
 }  // namespace v4npu::cpu::V4NPU_ISA
 

@@ -23,4 +23,19 @@ V4NPU_INLINE f32x16 dot_bf16(f32x16 acc, bf16x32 a, bf16x32 b) {
   return load(sum);
 }
 
+V4NPU_INLINE void store(bf16* p, bf16x32 v) { std::memcpy(p, &v, sizeof v); }
+V4NPU_INLINE void pair_up(bf16x32, bf16x32, f32x16 (&)[2]) {}
+V4NPU_INLINE f32x16 pair_up(f32x16 a, f32x16) { return a; }
+
+V4NPU_INLINE void load_e4m3(const uint8_t*, bf16x32 (&)[2]) {}
+
+template <int GROUPS, class Put>
+V4NPU_INLINE bool decode_e4m3(const uint8_t*, uint8_t, const Put&) {
+  return false;
+}
+template <class Put>
+V4NPU_INLINE bool decode_e2m1(const uint8_t*, const uint8_t*, const Put&) {
+  return false;
+}
+
 }  // namespace v4npu::cpu::V4NPU_ISA
