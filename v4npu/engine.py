@@ -152,13 +152,13 @@ class Engine:
             if not batch:
                 return []
             try:
-                streams = self.model.extend([r.sequence for r in batch if r.sequence is not None], rows)
+                sequences = [r.sequence for r in batch if r.sequence is not None]
+                streams = self.model.extend(sequences, rows, last_only=True)
                 break
             except CacheFull:
                 self._make_room()
-        ends = torch.tensor([len(row) for row in rows]).cumsum(0) - 1
         complete = [i for i, r in enumerate(batch) if r.sequence is not None and len(r.sequence) == len(r.ids)]
-        logits = self.model.logits(streams[ends[complete]].unsqueeze(1))[:, 0] if complete else torch.empty(0)
+        logits = self.model.logits(streams[complete].unsqueeze(1))[:, 0] if complete else torch.empty(0)
         for r in batch:
             if self.prefixes.max_bytes and r.sequence is not None:
                 self.prefixes.publish(r.sequence, r.salt)

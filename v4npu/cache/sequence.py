@@ -22,7 +22,7 @@ import torch
 
 from v4npu._C import KEEP_TOKENS
 from v4npu.cache.pool import CacheFull
-from v4npu.cache.store import PIECE_TOKENS, Store
+from v4npu.cache.store import Store
 
 
 class Sequence:
@@ -58,9 +58,9 @@ class Sequence:
 
     def next_piece(self) -> int:
         """Tokens to compute now: up to the last block boundary ahead, or the next one that the policy keeps; at most
-        PIECE_TOKENS or a block, which bounds what a long prompt holds at once."""
+        the store's `piece_tokens` or a block, which bounds what a long prompt holds at once."""
         block = self.store.block_tokens
-        end = min(len(self.tokens), self.computed + max(PIECE_TOKENS, block))
+        end = min(len(self.tokens), self.computed + max(self.store.piece_tokens, block))
         if period := self.store.period:
             end = min(end, (self.computed // period + 1) * period)
         last = end // block * block

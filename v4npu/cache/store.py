@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from v4npu.model.config import Config
 
 BLOCK_TOKENS = 128  # a classical block; more where the ratios ask for it
-PIECE_TOKENS = 4096  # of one sequence in one pass through the layers, at most
 POLICIES = ("live", "full", "periodic", "zero")
 
 
@@ -34,6 +33,18 @@ class LayerCache:
     index_state: Tensor | None  # [states, 2, ring, coff * index_head_dim]
     overlap: Tensor | None  # [blocks, 2, ratio, head_dim]
     index_overlap: Tensor | None  # [blocks, 2, ratio, index_head_dim]
+
+
+def piece_tokens(config: Config, device: torch.device) -> int:
+    """Tokens of one sequence in one pass through the layers, at most.
+
+    On a CPU what a short pass makes is small enough for the heap to keep for the next one, where a long pass has the
+    system clear new pages for every operator; but an expert's weights should be decoded for some 64 tokens at a time.
+    """
+    if device.type != "cpu":
+        return 4096
+    wanted = 64 * config.n_routed_experts // config.num_experts_per_tok
+    return next(n for n in (512, 1024, 2048, 4096) if n >= wanted or n == 4096)
 
 
 class Store:
@@ -87,9 +98,10 @@ class Store:
         self.period = block_tokens if window_policy == "full" else period or 0
         self.packed = official and dtype == torch.bfloat16
         self.layout = _C.cache_layout(geometry(config, ratios, dtype, self.packed, block_tokens))
+        self.piece_tokens = piece_tokens(config, device)
         self.budget = Budget(max_bytes if max_bytes is not None else 1 << 62)
         blocks = -(-max_tokens // block_tokens)
-        windows = blocks if self.period else min(blocks, self._live_windows() + PIECE_TOKENS // block_tokens)
+        windows = blocks if self.period else min(blocks, self._live_windows() + self.piece_tokens // block_tokens)
         for name, size, count in (
             ("entry_pool", self.layout.entry_block, blocks),
             ("window_pool", self.layout.window_block, windows),

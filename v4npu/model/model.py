@@ -128,10 +128,7 @@ class Model(Module):
                 or too small.
             CacheFull: the cache's byte limit. Whatever is raised, the cache is as it was.
         """
-        streams, last = self._streams(input_ids, attention_mask, cache, trace)
-        if not last_only:
-            return self.logits(streams)
-        return self.logits(streams[:, -1:] if last is None else streams[torch.arange(len(streams)), last].unsqueeze(1))
+        return self.logits(self._streams(input_ids, attention_mask, cache, trace, last_only))
 
     def streams(
         self,
@@ -142,7 +139,7 @@ class Model(Module):
         trace: Trace | None = None,
     ) -> Tensor:
         """Residual streams after the last layer [batch, num_tokens, hc_mult, hidden_size]; 0 where padded."""
-        return self._streams(input_ids, attention_mask, cache, trace)[0]
+        return self._streams(input_ids, attention_mask, cache, trace)
 
     def logits(self, streams: Tensor) -> Tensor:
         """float32 logits of residual streams [..., hc_mult, hidden_size]."""
@@ -235,13 +232,19 @@ class Model(Module):
     generate = generate
 
     def _streams(
-        self, input_ids: Tensor, attention_mask: Tensor | None, cache: Cache | None, trace: Trace | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Streams [batch, num_tokens, m, d], and with a mask the last position [batch] that is no padding."""
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        cache: Cache | None,
+        trace: Trace | None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Streams [batch, num_tokens, m, d]; [batch, 1, m, d] with last_only, of the last that is no padding."""
         batch, length = check_ids("input_ids", input_ids, self.config.vocab_size)
         if cache is None and attention_mask is None and not self.one_by_one:
             step = Step(input_ids.to(self.device).flatten(), [length] * batch, [0] * batch, trace)
-            return self._layers(step, None).unflatten(0, (batch, length)), None
+            streams = self._layers(step, None).unflatten(0, (batch, length))
+            return streams[:, -1:] if last_only else streams
         spans = [(0, length)] * batch if attention_mask is None else mask_spans(attention_mask, input_ids)
         rows = [ids[lo:hi] for ids, (lo, hi) in zip(input_ids.tolist(), spans, strict=True)]
         if cache is None:
@@ -249,19 +252,27 @@ class Model(Module):
         elif not isinstance(cache, Cache):
             raise TypeError(f"cache must be one of new_cache or load_cache, got {type(cache).__name__}")
         cache.admit(self, [len(ids) for ids in rows])
-        packed = self.extend(cache.sequences, rows, trace)
+        packed = self.extend(cache.sequences, rows, trace, last_only)
+        if last_only:
+            return packed.unsqueeze(1)
         if attention_mask is None:
-            return packed.unflatten(0, (batch, length)), None
+            return packed.unflatten(0, (batch, length))
         out = packed.new_zeros(batch, length, *packed.shape[1:])
         for b, part in enumerate(packed.split([len(ids) for ids in rows])):
             out[b, spans[b][0] : spans[b][1]] = part
-        return out, torch.tensor([hi - 1 for _, hi in spans])
+        return out
 
-    def extend(self, sequences: list[Sequence], rows: list[list[int]], trace: Trace | None = None) -> Tensor:
-        """Appends tokens to sequences of one store, at least one to each; packed streams [all new tokens, m, d]."""
+    def extend(
+        self, sequences: list[Sequence], rows: list[list[int]], trace: Trace | None = None, last_only: bool = False
+    ) -> Tensor:
+        """Appends tokens to sequences of one store, at least one to each.
+
+        Returns:
+            Packed streams [all new tokens, m, d]; [num_seqs, m, d] of the last ones with last_only.
+        """
         store = sequences[0].store
         layers = functools.partial(self._layers, store=store)
-        return advance(self, sequences, rows, lambda step, _: run_step(self, step, store, layers), trace)
+        return advance(self, sequences, rows, lambda step, _: run_step(self, step, store, layers), trace, last_only)
 
     def _layers(self, step: Step, store: Store | None) -> Tensor:
         """Streams [T, m, d] of one pass through all layers."""

@@ -15,12 +15,17 @@ from v4npu.model.step import Step, Tables, Trace
 if TYPE_CHECKING:
     from v4npu.model import Model
 
-LARGE_PASS = 1024  # tokens; what a pass leaves in the heap is worth returning from here on
+LARGE_CALL = 1024  # tokens; what a call leaves in the heap is worth returning from here on
 Layers = Callable[[Step, list[int]], Tensor]  # one pass over the sequences of these numbers -> streams [T, m, d]
 
 
 def advance(
-    model: Model, sequences: list[Sequence], rows: list[list[int]], layers: Layers, trace: Trace | None
+    model: Model,
+    sequences: list[Sequence],
+    rows: list[list[int]],
+    layers: Layers,
+    trace: Trace | None,
+    last_only: bool = False,
 ) -> Tensor:
     """Appends tokens to sequences and computes them, and before them whatever the sequences still owe.
 
@@ -28,19 +33,25 @@ def advance(
         sequences: of one store.
         rows: new tokens of each sequence, at least one each.
         layers: runs one pass.
+        last_only: keep the last token of each sequence, however many pieces come before it.
 
     Returns:
-        Streams [all new tokens, m, d], sequence after sequence.
+        Streams [all new tokens, m, d], sequence after sequence; [num_seqs, m, d] with last_only.
 
     Raises:
         CacheFull: no room; as with any other exception, every sequence is left as it was.
     """
     with sequences[0].store.lock:
-        return _advance(model, sequences, rows, layers, trace)
+        return _advance(model, sequences, rows, layers, trace, last_only)
 
 
 def _advance(
-    model: Model, sequences: list[Sequence], rows: list[list[int]], layers: Layers, trace: Trace | None
+    model: Model,
+    sequences: list[Sequence],
+    rows: list[list[int]],
+    layers: Layers,
+    trace: Trace | None,
+    last_only: bool,
 ) -> Tensor:
     before = [len(s) for s in sequences]
     done: list[list[Tensor]] = [[] for _ in sequences]
@@ -53,12 +64,13 @@ def _advance(
                 waiting = waiting[:1]
             running = [(sequences[i], 1 if model.one_by_one else sequences[i].next_piece()) for i in waiting]
             streams = layers(_step(model, running, trace), waiting)
-            if model.device.type == "cpu" and len(streams) >= LARGE_PASS:
-                _C.release_free_heap()
             parts = streams.split([n for _, n in running])
             for i, (s, n), part in zip(waiting, running, parts, strict=True):
                 s.commit(n)
-                done[i].append(part[max(0, before[i] - s.computed + n) :])
+                if not last_only:
+                    done[i].append(part[max(0, before[i] - s.computed + n) :])
+                elif s.computed == len(s):
+                    done[i] = [part[-1:]]
             running = []
     except BaseException:
         for s, n in running:
@@ -66,7 +78,10 @@ def _advance(
         for s, n in zip(sequences, before, strict=True):
             s.rollback(n)
         raise
-    return torch.cat([part for parts in done for part in parts])
+    result = torch.cat([part for parts in done for part in parts])
+    if model.device.type == "cpu" and sum(map(len, rows)) >= LARGE_CALL:
+        _C.release_free_heap()
+    return result
 
 
 def _step(model: Model, running: list[tuple[Sequence, int]], trace: Trace | None) -> Step:

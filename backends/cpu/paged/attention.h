@@ -146,6 +146,37 @@ V4NPU_INLINE void turn_back(const Attention& a, int64_t token, int64_t head, int
   for (int64_t h = 0; h < heads; ++h) turn(out + h * a.head_dim, cosines, sines, a.turned_dim);
 }
 
+// out [n, lanes] of n rows and all heads, 8 heads and two rows at a time; lanes beyond the last head repeat it.
+V4NPU_INLINE void dots_of_pairs(const float* rows, int64_t n, int64_t stride, const bf16* q, int64_t heads,
+                                int64_t lanes, int64_t dim, float* out) {
+  constexpr int kHeads = kLanes / 2;
+  for (int64_t h = 0; h < lanes; h += kHeads) {
+    const bf16* head[kHeads];
+    for (int i = 0; i < kHeads; ++i) head[i] = q + (h + i < heads ? h + i : heads - 1) * dim;
+    for (int64_t k = 0; k < n; k += 2) {
+      const bool two = k + 1 < n;
+      const auto* row = reinterpret_cast<const bf16*>(rows + k * stride);
+      const auto* next = two ? reinterpret_cast<const bf16*>(rows + (k + 1) * stride) : row;
+      f32x16 sum[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) sum[i] = zero();
+      for (int64_t d = 0; d < dim; d += 32) {
+        const bf16x32 a = load_bf16x32(row + d), b = load_bf16x32(next + d);
+#pragma GCC unroll 8
+        for (int i = 0; i < kHeads; ++i) {
+          const bf16x32 of_head = load_bf16x32(head[i] + d);
+          sum[i] = dot_bf16(sum[i], of_head, a);
+          sum[kHeads + i] = dot_bf16(sum[kHeads + i], of_head, b);
+        }
+      }
+      alignas(64) float dots[kLanes];
+      store(dots, reduce_add_each(sum));
+      std::memcpy(out + k * lanes + h, dots, sizeof dots / 2);
+      if (two) std::memcpy(out + (k + 1) * lanes + h, dots + kHeads, sizeof dots / 2);
+    }
+  }
+}
+
 // What of the rows [0, n) of a tile accumulate() multiplies, as pairs: rows 2i and 2i + 1 side by side, zero for one that
 // is not there. `dims` are whole groups of 32.
 V4NPU_INLINE void pair_rows(const float* tile, int64_t n, int64_t stride, int64_t dims, float* pairs) {
@@ -161,9 +192,9 @@ V4NPU_INLINE void pair_rows(const float* tile, int64_t n, int64_t stride, int64_
   }
 }
 
-// What is multiplied: values, or pairs of bfloat16 in the bits of a float (Lane::kPair) where probabilities are rounded
-// to it. Pairs of dims make scores, of q [dim / 2, lanes] and the tile's rows; pairs of rows make sums, of
-// probabilities [n / 2, lanes] and `pairs`.
+// What is multiplied: values, or pairs of bfloat16 (Lane::kPair) where probabilities are rounded to it. Pairs of dims
+// make scores, of q where it lies and the tile's rows; pairs of rows make sums, of probabilities [n / 2, lanes] in the
+// bits of floats and `pairs`.
 struct State {
   float *q, *tile, *pairs, *scores, *sums, *peak, *total, *rescale;
   int64_t lanes, row;  // heads and dims in whole vectors
@@ -174,14 +205,32 @@ V4NPU_INLINE int64_t lanes_of(int64_t values) {
   return L == Lane::kPair ? (values + 1) / 2 : values;
 }
 
+template <class T>
+V4NPU_INLINE const T* heads_at(const Attention& a, int64_t token, int64_t head) {
+  return static_cast<const T*>(a.q) + (token * a.num_heads + head) * a.head_dim;
+}
+
+// Floats of q when it is loaded.
+template <Lane L>
+V4NPU_INLINE int64_t size_of_q(int64_t lanes, int64_t head_dim) {
+  return L == Lane::kPair ? 0 : lanes * head_dim;
+}
+
 // 1 load q: heads become lanes.
 template <class T, Lane L>
-V4NPU_INLINE void load_heads(const Attention& a, int64_t token, int64_t head, int64_t heads, const State& s) {
-  const T* q = static_cast<const T*>(a.q) + (token * a.num_heads + head) * a.head_dim;
+V4NPU_INLINE void load_q(const Attention& a, int64_t token, int64_t head, int64_t heads, const State& s) {
+  if constexpr (L == Lane::kValue)
+    transpose_heads(heads_at<T>(a, token, head), heads, s.lanes, a.head_dim, s.q);
+}
+
+// 3 scores [n, lanes] of the tile's rows.
+template <class T, Lane L>
+V4NPU_INLINE void score_tile(const Attention& a, int64_t token, int64_t head, int64_t heads, const State& s, int64_t n,
+                             int64_t stride) {
   if constexpr (L == Lane::kPair) {
-    transpose_heads(reinterpret_cast<const float*>(q), heads, s.lanes, a.head_dim / 2, s.q);
+    dots_of_pairs(s.tile, n, stride, heads_at<T>(a, token, head), heads, s.lanes, a.head_dim, s.scores);
   } else {
-    transpose_heads(q, heads, s.lanes, a.head_dim, s.q);
+    dots_of_tile(s.tile, n, stride, s.q, s.lanes, a.head_dim, s.scores);
   }
 }
 
@@ -292,14 +341,14 @@ struct VectorWorker {
 
   V4NPU_INLINE int64_t bytes(const Attention& a, int64_t group) {
     const int64_t lanes = whole_vectors(group), row = whole_vectors(a.head_dim), dims = lanes_of<L>(a.head_dim);
-    const int64_t pairs = L == Lane::kPair ? kPlaces / 2 * row : 0;
-    return 4 * (dims * lanes + kPlaces * (tile_stride(dims) + lanes) + pairs + lanes * row + 3 * lanes);
+    const int64_t pairs = L == Lane::kPair ? kPlaces / 2 * row : 0, q = size_of_q<L>(lanes, a.head_dim);
+    return 4 * (q + kPlaces * (tile_stride(dims) + lanes) + pairs + lanes * row + 3 * lanes);
   }
   V4NPU_MEMBER VectorWorker(const Attention& attention, int64_t group, void* memory) : a(attention) {
     s.lanes = whole_vectors(group);
     s.row = whole_vectors(a.head_dim);
     s.q = static_cast<float*>(memory);
-    s.tile = s.q + lanes_of<L>(a.head_dim) * s.lanes;
+    s.tile = s.q + size_of_q<L>(s.lanes, a.head_dim);
     s.scores = s.tile + kPlaces * stride;
     s.sums = s.scores + kPlaces * s.lanes;
     s.peak = s.sums + s.lanes * s.row;
@@ -312,7 +361,7 @@ struct VectorWorker {
 
   V4NPU_MEMBER void attend(int64_t token, int64_t head, int64_t heads) const {
     const List l = list_of(a, token);
-    load_heads<T, L>(a, token, head, heads, s);
+    load_q<T, L>(a, token, head, heads, s);
     start(s.lanes, s.peak, s.total);
     std::memset(s.sums, 0, static_cast<size_t>(s.lanes * s.row) * sizeof(float));
     for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
@@ -321,7 +370,7 @@ struct VectorWorker {
         gather<T, L>(a, row, 0, a.head_dim, s.tile + n++ * stride);
       });
       fetch_rows(a, l, begin + kPlaces, begin + 2 * kPlaces);
-      dots_of_tile<L>(s.tile, n, stride, s.q, s.lanes, lanes_of<L>(a.head_dim), s.scores);  // 3 scores
+      score_tile<T, L>(a, token, head, heads, s, n, stride);
       for (int64_t h = 0; h < s.lanes; h += kLanes) softmax<L>(a, s, h, n);
       accumulate_all<L>(s, heads, n, stride);
     }

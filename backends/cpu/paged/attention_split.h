@@ -30,18 +30,18 @@ struct SplitToken {
 
   V4NPU_INLINE int64_t bytes(const Attention& a, int64_t places) {
     const int64_t lanes = whole_vectors(a.num_heads), blocks = (places + kPlaces - 1) / kPlaces;
-    return 4 * lanes * (lanes_of<L>(a.head_dim) + blocks * (kPlaces + 1) + 2) + 8 * blocks;
+    return 4 * (size_of_q<L>(lanes, a.head_dim) + lanes * (blocks * (kPlaces + 1) + 2)) + 8 * blocks;
   }
   V4NPU_MEMBER SplitToken(const Attention& attention, int64_t of, const List& list, void* memory)
       : a(attention), l(list), token(of), blocks((l.places + kPlaces - 1) / kPlaces), s{} {
     s.lanes = whole_vectors(a.num_heads);
     counts = static_cast<int64_t*>(memory);
     s.q = reinterpret_cast<float*>(counts + blocks);
-    s.scores = s.q + lanes_of<L>(a.head_dim) * s.lanes;
+    s.scores = s.q + size_of_q<L>(s.lanes, a.head_dim);
     s.rescale = s.scores + blocks * kPlaces * s.lanes;
     s.peak = s.rescale + blocks * s.lanes;
     s.total = s.peak + s.lanes;
-    load_heads<T, L>(a, token, 0, a.num_heads, s);
+    load_q<T, L>(a, token, 0, a.num_heads, s);
   }
   V4NPU_MEMBER State of_block(int64_t block) const {
     State own = s;
@@ -52,7 +52,7 @@ struct SplitToken {
 
   // 2 gather kv   3 scores, of the places [begin, begin + 16)
   V4NPU_MEMBER void score(int64_t begin, float* tile) const {
-    const int64_t block = begin / kPlaces, dims = lanes_of<L>(a.head_dim), stride = tile_stride(dims);
+    const int64_t block = begin / kPlaces, stride = tile_stride(lanes_of<L>(a.head_dim));
     const int64_t before = rows_among(l, block * kPlaces, begin);
     int64_t n = 0;
     each_row(l, begin, begin + kSplitPlaces, [&](RowAt row) __attribute__((always_inline)) {
@@ -60,7 +60,10 @@ struct SplitToken {
     });
     fetch_rows(a, l, begin + kSplitPlaces, begin + 2 * kSplitPlaces);
     if (begin + kSplitPlaces >= (block + 1) * kPlaces || begin + kSplitPlaces >= l.places) counts[block] = before + n;
-    dots_of_tile<L>(tile, n, stride, s.q, s.lanes, dims, of_block(block).scores + before * s.lanes);
+    State own = of_block(block);
+    own.tile = tile;
+    own.scores += before * s.lanes;
+    score_tile<T, L>(a, token, 0, a.num_heads, own, n, stride);
   }
 
   // 4 online softmax   6 sink, of the heads [h, h + 16)

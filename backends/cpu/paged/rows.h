@@ -187,9 +187,9 @@ V4NPU_INLINE void in_steps(int64_t n, const Each& each, int64_t at = 0) {
   if constexpr (MOST > 1) in_steps<(MOST > 4 ? 4 : MOST / 2)>(n, each, at);
 }
 
-// out[key][head] = <key, q[head]> of KEYS keys and VECTORS vectors of heads, of the dims (or pairs) [first, end); it is added to
+// out[key][head] = <key, q[head]> of KEYS keys and VECTORS vectors of heads, of the dims [first, end); it is added to
 // what lies there unless they are the first.
-template <Lane L, int KEYS, int VECTORS>
+template <int KEYS, int VECTORS>
 static void head_dots(const float* keys, int64_t key_stride, const float* q, int64_t lanes, int64_t first, int64_t end,
                       float* out) {
   f32x16 sum[KEYS][VECTORS];
@@ -201,7 +201,7 @@ static void head_dots(const float* keys, int64_t key_stride, const float* q, int
     for (int v = 0; v < VECTORS; ++v) heads[v] = load(q + d * lanes + v * kLanes);
     for (int k = 0; k < KEYS; ++k) {
       const f32x16 key = set1(keys[k * key_stride + d]);
-      for (int v = 0; v < VECTORS; ++v) sum[k][v] = multiply_add<L>(key, heads[v], sum[k][v]);
+      for (int v = 0; v < VECTORS; ++v) sum[k][v] = fma(key, heads[v], sum[k][v]);
     }
   }
   for (int k = 0; k < KEYS; ++k) {
@@ -213,7 +213,7 @@ static void head_dots(const float* keys, int64_t key_stride, const float* q, int
 }
 
 // Summed over dim in ascending order; 64 dims of all keys and heads stay in the first cache.
-template <Lane L, int VECTORS>
+template <int VECTORS>
 V4NPU_INLINE void dots_of_all_keys(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
                                    int64_t dim, float* out) {
   // 24, 16 or 8 sums, and the vectors of heads, in 32 registers; 6 where there are 8 of 16 lanes.
@@ -221,23 +221,22 @@ V4NPU_INLINE void dots_of_all_keys(const float* keys, int64_t n, int64_t key_str
   for (int64_t first = 0; first < dim; first += kDotDims) {
     const int64_t end = first + kDotDims < dim ? first + kDotDims : dim;
     in_steps<kKeys>(n, [&](auto number, int64_t k) __attribute__((always_inline)) {
-      head_dots<L, number, VECTORS>(keys + k * key_stride, key_stride, q, lanes, first, end, out + k * lanes);
+      head_dots<number, VECTORS>(keys + k * key_stride, key_stride, q, lanes, first, end, out + k * lanes);
     });
   }
 }
 
-// out [n, lanes] of n keys and all heads; dim counts lanes, so pairs where those are what is multiplied.
-template <Lane L>
+// out [n, lanes] of n keys and all heads.
 V4NPU_INLINE void dots_of_tile(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
                                int64_t dim, float* out) {
   int64_t at = 0;
   for (; kRegisters >= 32 && at + 4 * kLanes <= lanes; at += 4 * kLanes) {
-    dots_of_all_keys<L, 4>(keys, n, key_stride, q + at, lanes, dim, out + at);
+    dots_of_all_keys<4>(keys, n, key_stride, q + at, lanes, dim, out + at);
   }
   for (; kRegisters >= 32 && at + 2 * kLanes <= lanes; at += 2 * kLanes) {
-    dots_of_all_keys<L, 2>(keys, n, key_stride, q + at, lanes, dim, out + at);
+    dots_of_all_keys<2>(keys, n, key_stride, q + at, lanes, dim, out + at);
   }
-  for (; at < lanes; at += kLanes) dots_of_all_keys<L, 1>(keys, n, key_stride, q + at, lanes, dim, out + at);
+  for (; at < lanes; at += kLanes) dots_of_all_keys<1>(keys, n, key_stride, q + at, lanes, dim, out + at);
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA

@@ -238,35 +238,6 @@ V4NPU_INLINE f32x16 pair_up(f32x16 a, f32x16 b) {
 // ---- codes, scaled, as bfloat16: put(i, group) for every 32. False, and nothing put, when integers cannot do it: a
 // scale whose products leave the normal range of bfloat16, or a NaN.
 
-// GROUPS * 32 codes of one scale; GROUPS is even.
-template <int GROUPS, class Put>
-V4NPU_INLINE bool decode_e4m3(const uint8_t* p, uint8_t scale, const Put& put) {
-  if (scale < 10 || scale > 246) return false;
-  const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), all = _mm512_set1_epi8(-1);
-  __mmask64 nan = 0;
-#pragma GCC unroll 2
-  for (int i = 0; i < GROUPS / 2; ++i) {
-    nan |= _mm512_cmpeq_epi8_mask(_mm512_or_si512(_mm512_loadu_si512(p + int64_t{64} * i), sign), all);
-  }
-  if (nan != 0) return false;
-  const auto exponent = static_cast<short>((scale - kE8m0Bias) * 128);
-  const __m512i shift = _mm512_set1_epi16(exponent), bias = _mm512_add_epi16(shift, _mm512_set1_epi16(120 * 128));
-  // bfloat16 of 0 .. 7 times 2^-9: the subnormals, which an exponent cannot be added to.
-  alignas(64) static const uint16_t kSubnormal[32] = {0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60};
-  const __m512i table = _mm512_mask_add_epi16(_mm512_setzero_si512(), 0xfe, _mm512_load_si512(kSubnormal), shift);
-#pragma GCC unroll 4
-  for (int i = 0; i < GROUPS; ++i) {
-    const __m512i codes =
-        _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + int64_t{32} * i)));
-    const __m512i shifted = _mm512_slli_epi16(codes, 4);  // exponent and mantissa in place, the sign at bit 15
-    const __m512i normal = _mm512_add_epi16(_mm512_and_si512(shifted, _mm512_set1_epi16(0x7f0)), bias);
-    const __mmask32 subnormal = _mm512_testn_epi16_mask(shifted, _mm512_set1_epi16(0x780));
-    const __m512i magnitude = _mm512_mask_permutexvar_epi16(normal, subnormal, codes, table);
-    put(i, bf16x32_of(_mm512_ternarylogic_epi32(_mm512_set1_epi16(0x7fff), magnitude, shifted, 0xca)));
-  }
-  return true;
-}
-
 // Every code's value in bfloat16, less its sign, a byte at a time.
 struct E4m3Bytes {
   alignas(64) uint8_t high[128], low[128];
@@ -295,6 +266,32 @@ V4NPU_INLINE void load_e4m3(const uint8_t* p, bf16x32 (&out)[2]) {
   const __m512i high = _mm512_ternarylogic_epi32(look_up(kBytes.high), codes, sign, 0xf8);
   out[0] = bf16x32_of(_mm512_unpacklo_epi8(low, high));
   out[1] = bf16x32_of(_mm512_unpackhi_epi8(low, high));
+}
+
+// GROUPS * 32 codes of one scale; GROUPS is even.
+template <int GROUPS, class Put>
+V4NPU_INLINE bool decode_e4m3(const uint8_t* p, uint8_t scale, const Put& put) {
+  if (scale < 10 || scale > 246) return false;
+  const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), all = _mm512_set1_epi8(-1);
+  __mmask64 nan = 0;
+#pragma GCC unroll 2
+  for (int i = 0; i < GROUPS / 2; ++i)
+    nan |= _mm512_cmpeq_epi8_mask(_mm512_or_si512(_mm512_loadu_si512(p + int64_t{64} * i), sign), all);
+  if (nan != 0) return false;
+  const __m512i shift = _mm512_set1_epi16(static_cast<short>((scale - kE8m0Bias) * 128));
+  const auto scaled = [&](bf16x32 v) __attribute__((always_inline)) {
+    const __m512i bits = bits_of(v);
+    const __mmask32 some = _mm512_test_epi16_mask(bits, _mm512_set1_epi16(0x7fff));
+    return bf16x32_of(_mm512_mask_add_epi16(bits, some, bits, shift));
+  };
+#pragma GCC unroll 2
+  for (int i = 0; i < GROUPS / 2; ++i) {
+    bf16x32 v[2];
+    load_e4m3(p + int64_t{64} * i, v);
+    put(2 * i, scaled(v[0]));
+    put(2 * i + 1, scaled(v[1]));
+  }
+  return true;
 }
 
 // v times 2^(scale - 127), and whether that is exact; a subnormal number, which dot_bf16 takes for zero, stays one.

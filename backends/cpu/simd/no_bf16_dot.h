@@ -24,6 +24,7 @@ V4NPU_INLINE f32x16 dot_bf16(f32x16 acc, bf16x32 a, bf16x32 b) {
 }
 
 V4NPU_INLINE void store(bf16* p, bf16x32 v) { std::memcpy(p, &v, sizeof v); }
+V4NPU_INLINE f32x16 reduce_add_each(const f32x16 (&v)[16]) { return v[0]; }
 V4NPU_INLINE void pair_up(bf16x32, bf16x32, f32x16 (&)[2]) {}
 V4NPU_INLINE f32x16 pair_up(f32x16 a, f32x16) { return a; }
 
