@@ -77,7 +77,16 @@ KERNEL_INCLUDES = (
 )
 
 
-HEADERS = ("simd.h", "parallel.h", "gemm.h", "gemm_rows.h", "gemm_amx.h", "gemm_pairs.h", "gemm_workspace.h", "scratch.h")
+HEADERS = (
+    "simd.h",
+    "parallel.h",
+    "gemm.h",
+    "gemm_rows.h",
+    "gemm_amx.h",
+    "gemm_pairs.h",
+    "gemm_workspace.h",
+    "scratch.h",
+)
 
 
 def test_cpu_kernels_include_nothing_that_the_linker_could_share() -> None:

@@ -177,8 +177,8 @@ V4NPU_INLINE void dots_of_pairs(const float* rows, int64_t n, int64_t stride, co
   }
 }
 
-// What of the rows [0, n) of a tile accumulate() multiplies, as pairs: rows 2i and 2i + 1 side by side, zero for one that
-// is not there. `dims` are whole groups of 32.
+// What of the rows [0, n) of a tile accumulate() multiplies, as pairs: rows 2i and 2i + 1 side by side, zero for one
+// that is not there. `dims` are whole groups of 32.
 V4NPU_INLINE void pair_rows(const float* tile, int64_t n, int64_t stride, int64_t dims, float* pairs) {
   const bf16x32 none{};
   for (int64_t k = 0; k < n; k += 2, tile += 2 * stride, pairs += dims) {
@@ -219,8 +219,7 @@ V4NPU_INLINE int64_t size_of_q(int64_t lanes, int64_t head_dim) {
 // 1 load q: heads become lanes.
 template <class T, Lane L>
 V4NPU_INLINE void load_q(const Attention& a, int64_t token, int64_t head, int64_t heads, const State& s) {
-  if constexpr (L == Lane::kValue)
-    transpose_heads(heads_at<T>(a, token, head), heads, s.lanes, a.head_dim, s.q);
+  if constexpr (L == Lane::kValue) transpose_heads(heads_at<T>(a, token, head), heads, s.lanes, a.head_dim, s.q);
 }
 
 // 3 scores [n, lanes] of the tile's rows.
@@ -275,21 +274,57 @@ V4NPU_INLINE void softmax(const Attention& a, const State& s, int64_t h, int64_t
   store(s.rescale + h, rescale);
 }
 
-// 5 accumulate: sums of HEADS heads and 16 * VECTORS dims, of n rows or pairs of them.
+// What accumulate() takes of 64 places: n rows, or pairs of rows, `stride` apart, [n, lanes] probabilities, and the
+// factors of the sums before them.
+struct Weighed {
+  const float *rows, *scores, *rescale;
+  int64_t n;
+};
+
+template <Lane L>
+constexpr int64_t kHeld = L == Lane::kPair ? 4 : 1;  // such that sums meet at once: each time they come from memory
+
+// Floats of their rows, where they are not the tile's.
+template <Lane L>
+V4NPU_INLINE int64_t size_of_pairs(int64_t row) {
+  return L == Lane::kPair ? kPlaces / 2 * row : 0;
+}
+
+// The state with the memory of the i-th of them.
+template <Lane L>
+V4NPU_INLINE State held_at(State s, int64_t i) {
+  s.scores += i * kPlaces * s.lanes;
+  s.rescale += i * s.lanes;
+  s.pairs += i * size_of_pairs<L>(s.row);
+  return s;
+}
+
+template <Lane L>
+V4NPU_INLINE Weighed weighed(const State& s, int64_t n, int64_t stride) {
+  if constexpr (L == Lane::kValue) return {s.tile, s.scores, s.rescale, n};
+  pair_rows(s.tile, n, stride, s.row, s.pairs);
+  return {s.pairs, s.scores, s.rescale, (n + 1) / 2};
+}
+
+// 5 accumulate: sums of HEADS heads and 16 * VECTORS dims.
 template <Lane L, int HEADS, int VECTORS>
-static void accumulate(const State& s, int64_t h, int64_t d, int64_t n, const float* rows, int64_t stride) {
+static void accumulate(const State& s, int64_t h, int64_t d, const Weighed* held, int64_t count, int64_t stride) {
   f32x16 sum[HEADS][VECTORS];
   for (int i = 0; i < HEADS; ++i) {
-    for (int v = 0; v < VECTORS; ++v) {
-      sum[i][v] = load(s.sums + (h + i) * s.row + d + v * kLanes) * set1(s.rescale[h + i]);
-    }
+    for (int v = 0; v < VECTORS; ++v) sum[i][v] = load(s.sums + (h + i) * s.row + d + v * kLanes);
   }
-  for (int64_t k = 0; k < n; ++k) {
-    f32x16 row[VECTORS];
-    for (int v = 0; v < VECTORS; ++v) row[v] = load(rows + k * stride + d + v * kLanes);
+  for (const Weighed* block = held; block < held + count; ++block) {
     for (int i = 0; i < HEADS; ++i) {
-      const f32x16 p = set1(s.scores[k * s.lanes + h + i]);
-      for (int v = 0; v < VECTORS; ++v) sum[i][v] = multiply_add<L>(p, row[v], sum[i][v]);
+      const f32x16 rescale = set1(block->rescale[h + i]);
+      for (int v = 0; v < VECTORS; ++v) sum[i][v] = sum[i][v] * rescale;
+    }
+    for (int64_t k = 0; k < block->n; ++k) {
+      f32x16 row[VECTORS];
+      for (int v = 0; v < VECTORS; ++v) row[v] = load(block->rows + k * stride + d + v * kLanes);
+      for (int i = 0; i < HEADS; ++i) {
+        const f32x16 p = set1(block->scores[k * s.lanes + h + i]);
+        for (int v = 0; v < VECTORS; ++v) sum[i][v] = multiply_add<L>(p, row[v], sum[i][v]);
+      }
     }
   }
   for (int i = 0; i < HEADS; ++i) {
@@ -298,26 +333,21 @@ static void accumulate(const State& s, int64_t h, int64_t d, int64_t n, const fl
 }
 
 template <Lane L, int VECTORS>
-V4NPU_INLINE void accumulate_heads(const State& s, int64_t heads, int64_t d, int64_t n, const float* rows,
+V4NPU_INLINE void accumulate_heads(const State& s, int64_t heads, int64_t d, const Weighed* held, int64_t count,
                                    int64_t stride) {
-  in_steps<6>(heads, [&](auto number, int64_t h)
-                         __attribute__((always_inline)) { accumulate<L, number, VECTORS>(s, h, d, n, rows, stride); });
+  in_steps<6>(heads, [&](auto number, int64_t h) __attribute__((always_inline)) {
+    accumulate<L, number, VECTORS>(s, h, d, held, count, stride);
+  });
 }
 
+// `stride` of a tile's rows.
 template <Lane L>
-V4NPU_INLINE void accumulate_all(const State& s, int64_t heads, int64_t n, int64_t stride) {
-  if (n == 0) return;
-  const float* rows = s.tile;
-  if constexpr (L == Lane::kPair) {
-    pair_rows(s.tile, n, stride, s.row, s.pairs);
-    rows = s.pairs;
-    stride = s.row;
-    n = (n + 1) / 2;
-  }
+V4NPU_INLINE void accumulate_all(const State& s, int64_t heads, const Weighed* held, int64_t count, int64_t stride) {
+  if constexpr (L == Lane::kPair) stride = s.row;
   int64_t d = 0;
   for (; kRegisters >= 32 && d + 4 * kLanes <= s.row; d += 4 * kLanes)
-    accumulate_heads<L, 4>(s, heads, d, n, rows, stride);
-  for (; d < s.row; d += kLanes) accumulate_heads<L, 1>(s, heads, d, n, rows, stride);
+    accumulate_heads<L, 4>(s, heads, d, held, count, stride);
+  for (; d < s.row; d += kLanes) accumulate_heads<L, 1>(s, heads, d, held, count, stride);
 }
 
 // 7 one rounding: `dims` of each head, which lie `stride` apart.
@@ -340,21 +370,22 @@ struct VectorWorker {
   const int64_t stride = tile_stride(lanes_of<L>(a.head_dim));  // of the tile
 
   V4NPU_INLINE int64_t bytes(const Attention& a, int64_t group) {
-    const int64_t lanes = whole_vectors(group), row = whole_vectors(a.head_dim), dims = lanes_of<L>(a.head_dim);
-    const int64_t pairs = L == Lane::kPair ? kPlaces / 2 * row : 0, q = size_of_q<L>(lanes, a.head_dim);
-    return 4 * (q + kPlaces * (tile_stride(dims) + lanes) + pairs + lanes * row + 3 * lanes);
+    const int64_t lanes = whole_vectors(group), row = whole_vectors(a.head_dim);
+    const int64_t held = kHeld<L> * (kPlaces * lanes + lanes + size_of_pairs<L>(row));
+    const int64_t tile = kPlaces * tile_stride(lanes_of<L>(a.head_dim));
+    return 4 * (size_of_q<L>(lanes, a.head_dim) + tile + held + lanes * row + 2 * lanes);
   }
   V4NPU_MEMBER VectorWorker(const Attention& attention, int64_t group, void* memory) : a(attention) {
     s.lanes = whole_vectors(group);
     s.row = whole_vectors(a.head_dim);
     s.q = static_cast<float*>(memory);
     s.tile = s.q + size_of_q<L>(s.lanes, a.head_dim);
-    s.scores = s.tile + kPlaces * stride;
-    s.sums = s.scores + kPlaces * s.lanes;
+    s.sums = s.tile + kPlaces * stride;
     s.peak = s.sums + s.lanes * s.row;
     s.total = s.peak + s.lanes;
-    s.rescale = s.total + s.lanes;
-    s.pairs = s.rescale + s.lanes;
+    s.scores = s.total + s.lanes;
+    s.rescale = s.scores + kHeld<L> * kPlaces * s.lanes;
+    s.pairs = s.rescale + kHeld<L> * s.lanes;
   }
 
   V4NPU_MEMBER void finish() const {}
@@ -364,16 +395,24 @@ struct VectorWorker {
     load_q<T, L>(a, token, head, heads, s);
     start(s.lanes, s.peak, s.total);
     std::memset(s.sums, 0, static_cast<size_t>(s.lanes * s.row) * sizeof(float));
+    Weighed held[kHeld<L>];
+    int64_t count = 0;
     for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
       int64_t n = 0;
       each_row(l, begin, begin + kPlaces, [&](RowAt row) __attribute__((always_inline)) {
         gather<T, L>(a, row, 0, a.head_dim, s.tile + n++ * stride);
       });
       fetch_rows(a, l, begin + kPlaces, begin + 2 * kPlaces);
-      score_tile<T, L>(a, token, head, heads, s, n, stride);
-      for (int64_t h = 0; h < s.lanes; h += kLanes) softmax<L>(a, s, h, n);
-      accumulate_all<L>(s, heads, n, stride);
+      if (n == 0) continue;
+      const State own = held_at<L>(s, count);
+      score_tile<T, L>(a, token, head, heads, own, n, stride);
+      for (int64_t h = 0; h < s.lanes; h += kLanes) softmax<L>(a, own, h, n);
+      held[count++] = weighed<L>(own, n, stride);
+      if (count < kHeld<L>) continue;
+      accumulate_all<L>(s, heads, held, count, stride);
+      count = 0;
     }
+    accumulate_all<L>(s, heads, held, count, stride);
     add_sink(a, head, heads, s.lanes, s.peak, s.total);
     store_out(s, heads, static_cast<T*>(a.out) + (token * a.num_heads + head) * a.head_dim, a.head_dim, a.head_dim);
   }

@@ -82,9 +82,8 @@ struct TileWorker {
     const int64_t keep = a.head_dim - a.rope_dim;
     bool done = keep % kFp8Block == 0;
     for (int64_t i = 0; i < keep && done; i += kFp8Block) {
-      done = decode_e4m3<kFp8Block / 32>(row.payload + i, row.scales[i / kFp8Block], [&](int group, bf16x32 v) {
-        store(to + (i / 32 + group) * kTileValues, v);
-      });
+      done = decode_e4m3<kFp8Block / 32>(row.payload + i, row.scales[i / kFp8Block],
+                                         [&](int group, bf16x32 v) { store(to + (i / 32 + group) * kTileValues, v); });
     }
     if (done) {
       const auto* turned = reinterpret_cast<const bf16*>(row.payload + keep);

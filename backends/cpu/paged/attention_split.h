@@ -74,8 +74,8 @@ struct SplitToken {
   }
 
   V4NPU_MEMBER int64_t bytes_of_sums(int64_t dims) const {
-    const int64_t row = whole_vectors(dims), pairs = L == Lane::kPair ? kPlaces / 2 * row : 0;
-    return 4 * (kPlaces * tile_stride(lanes_of<L>(dims)) + s.lanes * row + pairs);
+    const int64_t row = whole_vectors(dims);
+    return 4 * (kPlaces * tile_stride(lanes_of<L>(dims)) + s.lanes * row + kHeld<L> * size_of_pairs<L>(row));
   }
   // 5 accumulate   7 one rounding, of the dims [begin, end)
   V4NPU_MEMBER void sum(int64_t begin, int64_t end, float* tile) const {
@@ -86,15 +86,23 @@ struct SplitToken {
     own.sums = tile + kPlaces * stride;
     own.pairs = own.sums + s.lanes * own.row;
     std::memset(own.sums, 0, static_cast<size_t>(s.lanes * own.row) * sizeof(float));
+    Weighed held[kHeld<L>];
+    int64_t count = 0;
     for (int64_t block = 0; block < blocks; ++block) {
-      own.scores = of_block(block).scores;
-      own.rescale = of_block(block).rescale;
       int64_t n = 0;
       each_row(l, block * kPlaces, (block + 1) * kPlaces, [&](RowAt row) __attribute__((always_inline)) {
         gather<T, L>(a, row, begin, end, tile + n++ * stride);
       });
-      accumulate_all<L>(own, a.num_heads, n, stride);
+      if (n == 0) continue;
+      State weighing = held_at<L>(own, count);
+      weighing.scores = of_block(block).scores;
+      weighing.rescale = of_block(block).rescale;
+      held[count++] = weighed<L>(weighing, n, stride);
+      if (count < kHeld<L>) continue;
+      accumulate_all<L>(own, a.num_heads, held, count, stride);
+      count = 0;
     }
+    accumulate_all<L>(own, a.num_heads, held, count, stride);
     store_out(own, a.num_heads, static_cast<T*>(a.out) + token * a.num_heads * a.head_dim + begin, a.head_dim,
               end - begin);
   }

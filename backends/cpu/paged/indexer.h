@@ -12,6 +12,9 @@
 #include "simd.h"
 #include "v4npu/dtype.h"
 
+#ifdef __AVX512BF16__
+#include "paged/indexer_fp4.h"
+#endif
 #ifdef V4NPU_HAS_AMX
 #include "paged/indexer_amx.h"
 #endif
@@ -141,8 +144,11 @@ V4NPU_INLINE void load_keys(const Params& p, int64_t b, int64_t first, int64_t n
     const float* key[kLanes];
     for (int64_t k = 0; k < kLanes; ++k) key[k] = reinterpret_cast<const float*>(at[k].payload);
     float* to = tile.keys + begin * tile.padded;
-#ifdef V4NPU_HAS_AMX
-    if (p.keys_are == KeyFormat::kFp4 && p.head_dim % 128 == 0 && turn_fp4(at, p.head_dim, to)) continue;
+#ifdef __AVX512BF16__
+    if (kLane<T> == Lane::kPair && p.keys_are == KeyFormat::kFp4 && p.head_dim % 128 == 0 &&
+        turn_fp4(at, p.head_dim, to)) {
+      continue;
+    }
 #endif
     for (int64_t k = 0; k < kLanes && !lying; ++k) {
       float* wide = tile.rows + k * tile.row;

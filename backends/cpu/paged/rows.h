@@ -69,7 +69,8 @@ V4NPU_INLINE void narrow_kv(RowAt row, bool packed, int64_t keep, int64_t begin,
   const int64_t codes = !packed ? 0 : keep < end ? keep : end;
   int64_t i = begin;
   for (; i + kFp8Block <= codes; i += kFp8Block) {
-    const auto put = [&](int group, bf16x32 v) __attribute__((always_inline)) { store(out + i - begin + 32 * group, v); };
+    const auto put = [&](int group, bf16x32 v)
+                         __attribute__((always_inline)) { store(out + i - begin + 32 * group, v); };
     if (!decode_e4m3<kFp8Block / 32>(row.payload + i, row.scales[i / kFp8Block], put)) break;
   }
   for (; i < codes; i += kLanes) {

@@ -42,14 +42,4 @@ V4NPU_INLINE void tile_configure(int columns) {
 // Leaves no tile state for the kernel to save at every context switch.
 V4NPU_INLINE void tile_release() { asm volatile("tilerelease"); }
 
-// As of floats: bits are moved, none is looked at.
-V4NPU_INLINE void transpose(__m512i (&v)[16]) {
-  f32x16 t[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) t[i].v = _mm512_castsi512_ps(v[i]);
-  transpose(t);
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) v[i] = _mm512_castps_si512(t[i].v);
-}
-
 }  // namespace v4npu::cpu::V4NPU_ISA

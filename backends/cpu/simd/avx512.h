@@ -91,6 +91,16 @@ V4NPU_INLINE void transpose(f32x16 (&v)[16]) {
   }
 }
 
+// As of floats: bits are moved, none is looked at.
+V4NPU_INLINE void transpose(__m512i (&v)[16]) {
+  f32x16 t[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) t[i].v = _mm512_castsi512_ps(v[i]);
+  transpose(t);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) v[i] = _mm512_castps_si512(t[i].v);
+}
+
 V4NPU_INLINE uint32_t above(f32x16 v, float x) { return _mm512_cmp_ps_mask(v.v, _mm512_set1_ps(x), _CMP_NLE_UQ); }
 
 V4NPU_INLINE f32x16 keep_bits(f32x16 v, uint32_t mask) {
@@ -217,9 +227,9 @@ V4NPU_INLINE __m512i bits_of(bf16x32 v) {
 // Lane i of out[0] and out[1]: values i, and i + 16, of a and of b, as a pair for dot_bf16.
 V4NPU_INLINE void pair_up(bf16x32 a, bf16x32 b, f32x16 (&out)[2]) {
   const __m512i even = _mm512_set1_epi32(32 << 16);
-  const __m512i first = _mm512_add_epi32(
-      even, _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                               _mm512_set1_epi32(0x10001)));
+  const __m512i first =
+      _mm512_add_epi32(even, _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                                _mm512_set1_epi32(0x10001)));
   const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(0x100010));
   out[0] = pairs_of(_mm512_permutex2var_epi16(bits_of(a), first, bits_of(b)));
   out[1] = pairs_of(_mm512_permutex2var_epi16(bits_of(a), second, bits_of(b)));
