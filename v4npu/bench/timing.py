@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from v4npu.model.memory import WeightMemory
+
 Call = Callable[[], Any]
 Peaks = tuple[float, float] | None  # bytes per second read from memory, flops per second of torch's GEMM
 LEAST = 3  # calls that a median is made of
@@ -75,7 +77,7 @@ def peaks(clock: Clock, dtype: torch.dtype, seconds: float = 1.0) -> Peaks:
     """What bounds a call in this dtype: the GEMM is float32's where that is faster. None on an emulated device."""
     if clock.emulated:
         return None
-    block = torch.zeros(1 << 26, device=clock.device)
+    block = WeightMemory(clock.device).empty((1 << 26,), torch.float32).fill_(1)  # zeros may be one page, many times
     read = block.nbytes / min(clock.samples(lambda: block.sum(), seconds))
     rows, cols, depth = (2048, 4096, 1024) if clock.device.type == "cpu" else (8192, 8192, 8192)
     took = []

@@ -6,6 +6,7 @@
 // q 128 KiB, tile 132 KiB, scores 16 KiB, sums 128 KiB.
 #pragma once
 
+#include "paged/attention_pairs.h"
 #include "paged/rows.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -144,52 +145,6 @@ V4NPU_INLINE void turn_back(const Attention& a, int64_t token, int64_t head, int
   angles(a.positions[token], a.freqs, a.turned_dim, true, cosines, sines);
   T* out = static_cast<T*>(a.out) + (token * a.num_heads + head + 1) * a.head_dim - a.turned_dim;
   for (int64_t h = 0; h < heads; ++h) turn(out + h * a.head_dim, cosines, sines, a.turned_dim);
-}
-
-// out [n, lanes] of n rows and all heads, 8 heads and two rows at a time; lanes beyond the last head repeat it.
-V4NPU_INLINE void dots_of_pairs(const float* rows, int64_t n, int64_t stride, const bf16* q, int64_t heads,
-                                int64_t lanes, int64_t dim, float* out) {
-  constexpr int kHeads = kLanes / 2;
-  for (int64_t h = 0; h < lanes; h += kHeads) {
-    const bf16* head[kHeads];
-    for (int i = 0; i < kHeads; ++i) head[i] = q + (h + i < heads ? h + i : heads - 1) * dim;
-    for (int64_t k = 0; k < n; k += 2) {
-      const bool two = k + 1 < n;
-      const auto* row = reinterpret_cast<const bf16*>(rows + k * stride);
-      const auto* next = two ? reinterpret_cast<const bf16*>(rows + (k + 1) * stride) : row;
-      f32x16 sum[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) sum[i] = zero();
-      for (int64_t d = 0; d < dim; d += 32) {
-        const bf16x32 a = load_bf16x32(row + d), b = load_bf16x32(next + d);
-#pragma GCC unroll 8
-        for (int i = 0; i < kHeads; ++i) {
-          const bf16x32 of_head = load_bf16x32(head[i] + d);
-          sum[i] = dot_bf16(sum[i], of_head, a);
-          sum[kHeads + i] = dot_bf16(sum[kHeads + i], of_head, b);
-        }
-      }
-      alignas(64) float dots[kLanes];
-      store(dots, reduce_add_each(sum));
-      std::memcpy(out + k * lanes + h, dots, sizeof dots / 2);
-      if (two) std::memcpy(out + (k + 1) * lanes + h, dots + kHeads, sizeof dots / 2);
-    }
-  }
-}
-
-// What of the rows [0, n) of a tile accumulate() multiplies, as pairs: rows 2i and 2i + 1 side by side, zero for one
-// that is not there. `dims` are whole groups of 32.
-V4NPU_INLINE void pair_rows(const float* tile, int64_t n, int64_t stride, int64_t dims, float* pairs) {
-  const bf16x32 none{};
-  for (int64_t k = 0; k < n; k += 2, tile += 2 * stride, pairs += dims) {
-    const auto *even = reinterpret_cast<const bf16*>(tile), *odd = reinterpret_cast<const bf16*>(tile + stride);
-    for (int64_t d = 0; d < dims; d += 32) {
-      f32x16 both[2];
-      pair_up(load_bf16x32(even + d), k + 1 < n ? load_bf16x32(odd + d) : none, both);
-      store(pairs + d, both[0]);
-      store(pairs + d + kLanes, both[1]);
-    }
-  }
 }
 
 // What is multiplied: values, or pairs of bfloat16 (Lane::kPair) where probabilities are rounded to it. Pairs of dims

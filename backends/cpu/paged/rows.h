@@ -64,24 +64,6 @@ V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t begin, 
   }
 }
 
-// widen_kv in bfloat16, of whole groups of 32 dims.
-V4NPU_INLINE void narrow_kv(RowAt row, bool packed, int64_t keep, int64_t begin, int64_t end, bf16* out) {
-  const int64_t codes = !packed ? 0 : keep < end ? keep : end;
-  int64_t i = begin;
-  for (; i + kFp8Block <= codes; i += kFp8Block) {
-    const auto put = [&](int group, bf16x32 v)
-                         __attribute__((always_inline)) { store(out + i - begin + 32 * group, v); };
-    if (!decode_e4m3<kFp8Block / 32>(row.payload + i, row.scales[i / kFp8Block], put)) break;
-  }
-  for (; i < codes; i += kLanes) {
-    const f32x16 scale = set1(e8m0_decode(row.scales[i / kFp8Block]));
-    store_upto(out + i - begin, load_e4m3_upto(row.payload + i, codes - i) * scale, codes - i);
-  }
-  if (packed && begin < keep) i = keep;
-  const uint8_t* plain = packed ? row.payload + keep + (i - keep) * 2 : row.payload + i * 2;
-  if (i < end) std::memcpy(out + i - begin, plain, static_cast<size_t>(end - i) * sizeof(bf16));
-}
-
 // Bytes of an index key and of its scales.
 struct KeyRow {
   int64_t payload, scales;
