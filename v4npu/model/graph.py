@@ -46,12 +46,14 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.namespace == "v4npu":
+            return func(*args, **kwargs)
         with self:  # in inference mode operators arrive whole, those too that copy at times
             parts = func.decompose(*args, **kwargs)
         if parts is not NotImplemented:
             return parts
         result = func(*args, **kwargs)
-        if func.namespace == "v4npu" or func.is_view:
+        if func.is_view:
             return result
         if isinstance(result, Tensor) and not func._schema.is_mutable:
             self.close()
@@ -101,7 +103,7 @@ class StepGraph:
 
 
 def run_step(model: Model, step: Step, store: Store, layers: Layers) -> Tensor:
-    """`layers(step)`: replayed where the same step was captured, captured where it was seen before."""
+    """`layers(step)`: replayed where the same step was captured, captured where another of its kind is expected."""
     key = _key(model, step, store)
     if key is None:
         return layers(step)
@@ -110,7 +112,8 @@ def run_step(model: Model, step: Step, store: Store, layers: Layers) -> Tensor:
         graphs[key] = None
         if len(graphs) > MAX_GRAPHS:
             graphs.popitem(last=False)
-        return layers(step)
+        if len(step.lengths) > 1:  # such steps come and go; of one sequence there are few kinds
+            return layers(step)
     graphs.move_to_end(key)
     graph = graphs[key]
     if graph is None:

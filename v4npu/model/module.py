@@ -69,6 +69,8 @@ class _Tree:
         self._tensors = [kept[kind] for kept in modules for kind in ("_parameters", "_buffers") if kept[kind]]
         self._hooks = [kept[kind] for kept in modules for kind in ("_forward_hooks", "_forward_pre_hooks")]
         self.children = self.now()
+        self._seen: list[int] = []
+        self._present: list[Tensor] = []
 
     def now(self) -> list[int]:
         """Who belongs to the tree."""
@@ -77,10 +79,12 @@ class _Tree:
     def addresses(self) -> tuple[int, ...] | None:
         if any(self._hooks) or any(map(operator.contains, self._modules, itertools.repeat("forward"))):
             return None
-        tensors = [t for t in _values(self._tensors) if t is not None]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        seen = [*map(id, _values(self._tensors))]
+        if seen != self._seen:
+            self._seen, self._present = seen, [t for t in _values(self._tensors) if t is not None]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in self._present):
             return None
-        return tuple(map(Tensor.data_ptr, tensors))
+        return tuple(map(Tensor.data_ptr, self._present))
 
 
 def _values(dictionaries: Iterable[dict[str, Any]]) -> Iterator[Any]:
