@@ -2,7 +2,7 @@
 //   exp <max ulp> <x there>      every float32, or every 1/stride of them
 //   softplus <max ulp> <x there>  likewise
 //   e4m3|e2m1|bf16 <bits>...     decoded and rounded values
-//   sum|max|dot <value>...
+//   sum|max|dot|pairs <value>...
 #include "simd.h"
 
 #include <algorithm>
@@ -197,4 +197,31 @@ int main(int argc, char** argv) {
     simd::narrow(&y[i], static_cast<float>(i % 5 - 2));
   }
   show("dot", simd::dot_bf16(simd::set1(100.0f), simd::load_bf16x32(x), simd::load_bf16x32(y)));
+
+  uint8_t codes[64];
+  for (int first = 0; first < 256; first += 64) {
+    for (int i = 0; i < 64; ++i) codes[i] = static_cast<uint8_t>(first + i);
+    simd::bf16x32 values[2];
+    simd::load_e4m3(codes, values);
+    for (int i = 0; i < 64; ++i) {
+      simd::bf16 got[32];
+      simd::store(got, values[i / 32]);
+      const float want = v4npu::e4m3_decode(codes[i]), value = simd::widen(got[i % 32]);
+      if (value != want && !(std::isnan(value) && std::isnan(want))) std::printf("load_e4m3 wrong at %d\n", codes[i]);
+    }
+  }
+
+  simd::f32x16 rows[16], pairs[2];
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 16; ++j) out[j] = std::ldexp(static_cast<float>(1 + i + j * j), j - i);
+    rows[i] = simd::load(out);
+  }
+  float each[16];
+  for (int i = 0; i < 16; ++i) each[i] = simd::reduce_add(rows[i]);
+  simd::store(out, simd::reduce_add_each(rows));
+  if (std::memcmp(out, each, sizeof each) != 0) std::printf("reduce_add_each wrong\n");
+  simd::pair_up(simd::load_bf16x32(x), simd::load_bf16x32(y), pairs);
+  show("pairs", pairs[0]);
+  show("pairs_above", pairs[1]);
+  show("pairs_rounded", simd::pair_up(simd::set1(1.00390625f), simd::set1(-3.0f)));
 }

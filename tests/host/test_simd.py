@@ -26,7 +26,7 @@ def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if compiler is None:
         pytest.skip("no C++ compiler on PATH")
     program = tmp_path_factory.mktemp("simd") / "table"
-    flags = re.search(rf"set\(flags_{request.param} (.*)\)", CMAKE)
+    flags = re.search(rf"set\(flags_{request.param} ([^)]*)\)", CMAKE)
     command = [compiler, "-std=c++20", "-O1", "-ffp-contract=off", *(flags[1].split() if flags else [])]
     command += [f"-DV4NPU_ISA={request.param}", f"-I{ROOT / 'csrc/include'}", f"-I{ROOT / 'backends/cpu'}"]
     subprocess.run([*command, str(Path(__file__).with_name("simd_table.cpp")), "-o", str(program)], check=True)
@@ -92,3 +92,11 @@ def test_the_sum_adds_halves(table: Table) -> None:
 def test_the_bfloat16_dot_product_sums_pairs(table: Table) -> None:
     products = torch.arange(1.0, 33) * (torch.arange(32) % 5 - 2)
     assert torch.equal(table["dot"], 100 + products.view(16, 2).sum(1))
+
+
+def test_neighbours_of_bfloat16_lie_side_by_side(table: Table) -> None:
+    ordered = torch.stack([torch.arange(1.0, 33), torch.arange(32.0) % 5 - 2], 1).bfloat16()
+    for name, want in (("pairs", ordered[:16]), ("pairs_above", ordered[16:])):
+        assert torch.equal(table[name].view(torch.bfloat16).view(16, 2), want)
+    rounded = table["pairs_rounded"].view(torch.bfloat16).view(16, 2)
+    assert torch.equal(rounded, torch.tensor([[1.0, -3.0]] * 16, dtype=torch.bfloat16))  # a tie goes to even

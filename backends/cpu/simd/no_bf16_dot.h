@@ -24,12 +24,38 @@ V4NPU_INLINE f32x16 dot_bf16(f32x16 acc, bf16x32 a, bf16x32 b) {
 }
 
 V4NPU_INLINE void store(bf16* p, bf16x32 v) { std::memcpy(p, &v, sizeof v); }
-V4NPU_INLINE f32x16 reduce_add_each(const f32x16 (&v)[16]) { return v[0]; }
-V4NPU_INLINE void pair_up(bf16x32, bf16x32, f32x16 (&)[2]) {}
-V4NPU_INLINE f32x16 pair_up(f32x16 a, f32x16) { return a; }
 
-V4NPU_INLINE void load_e4m3(const uint8_t*, bf16x32 (&)[2]) {}
+V4NPU_INLINE f32x16 reduce_add_each(const f32x16 (&v)[16]) {
+  float sum[kLanes];
+  for (int i = 0; i < kLanes; ++i) sum[i] = reduce_add(v[i]);
+  return load(sum);
+}
 
+V4NPU_INLINE void pair_up(bf16x32 a, bf16x32 b, f32x16 (&out)[2]) {
+  for (int part = 0; part < 2; ++part) {
+    float pairs[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const bf16 both[2] = {a.lane[part * kLanes + i], b.lane[part * kLanes + i]};
+      std::memcpy(pairs + i, both, sizeof both);
+    }
+    out[part] = load(pairs);
+  }
+}
+V4NPU_INLINE f32x16 pair_up(f32x16 a, f32x16 b) {
+  bf16x32 halves[2];
+  store(halves[0].lane, a);
+  store(halves[1].lane, b);
+  f32x16 out[2];
+  std::memcpy(halves[0].lane + kLanes, halves[0].lane, kLanes * sizeof(bf16));
+  std::memcpy(halves[1].lane + kLanes, halves[1].lane, kLanes * sizeof(bf16));
+  pair_up(halves[0], halves[1], out);
+  return out[0];
+}
+
+V4NPU_INLINE void load_e4m3(const uint8_t* p, bf16x32 (&out)[2]) {
+  for (int i = 0; i < 64; ++i) out[i / 32].lane[i % 32].bits = bf16_encode(e4m3_decode(p[i]));
+}
+// By integers nothing is decoded here: their callers go on in float32.
 template <int GROUPS, class Put>
 V4NPU_INLINE bool decode_e4m3(const uint8_t*, uint8_t, const Put&) {
   return false;
