@@ -54,6 +54,18 @@ struct bf16 {
 };
 static_assert(sizeof(bf16) == 2);
 
+// In bfloat16, which it fits: the value of an e2m1 code times e8m0_decode(scale). For tables.
+constexpr int e2m1_scaled(int scale, int code) {
+  constexpr int kHalves[8] = {0, 1, 2, 3, 4, 6, 8, 12};
+  const int halves = kHalves[code % 8], power = halves < 2 ? 0 : halves < 4 ? 1 : halves < 8 ? 2 : 3;
+  const int exponent = scale + power - 1, mantissa = halves << 7 >> power;
+  int bits = exponent > 0 ? exponent << 7 | (mantissa & 0x7f) : mantissa >> (1 - exponent);
+  if (exponent > 254) bits = 0x7f80;
+  if (halves == 0) bits = 0;
+  if (scale == 255) bits = 0x7fc0;
+  return bits | (code & 8) << 12;
+}
+
 }  // namespace v4npu::cpu::V4NPU_ISA
 
 #define V4NPU_STRING_(text) #text

@@ -320,17 +320,8 @@ V4NPU_INLINE bool scale_exactly(bf16x32& v, uint8_t scale) {
 struct E2m1Scaled {
   alignas(64) uint16_t of[256][32];
   constexpr E2m1Scaled() : of() {
-    constexpr int kHalves[8] = {0, 1, 2, 3, 4, 6, 8, 12};
     for (int scale = 0; scale < 256; ++scale) {
-      for (int code = 0; code < 32; ++code) {
-        const int halves = kHalves[code % 8], power = halves < 2 ? 0 : halves < 4 ? 1 : halves < 8 ? 2 : 3;
-        const int exponent = scale + power - 1, mantissa = halves << 7 >> power;
-        int bits = exponent > 0 ? exponent << 7 | (mantissa & 0x7f) : mantissa >> (1 - exponent);
-        if (exponent > 254) bits = 0x7f80;
-        if (halves == 0) bits = 0;
-        if (scale == 255) bits = 0x7fc0;
-        of[scale][code] = static_cast<uint16_t>(bits | (code & 8) << 12);
-      }
+      for (int code = 0; code < 32; ++code) of[scale][code] = static_cast<uint16_t>(e2m1_scaled(scale, code % 16));
     }
   }
 };
