@@ -209,6 +209,13 @@ bool few(const E4m3Rows& w, int64_t row0, int64_t rows, const float* x, int64_t 
   return true;
 }
 
+// What the products of the rows before it leave memory time for.
+template <class W>
+V4NPU_INLINE void fetch_segment(const W& w, int64_t row, int64_t k0) {
+  const char* p = static_cast<const char*>(w.begin(row)) + k0 / kSegment * W::kSegmentBytes;
+  for (int64_t line = 0; line < W::kSegmentBytes; line += 64) __builtin_prefetch(p + line, 0, 2);
+}
+
 // c(t, r) for weight rows row0 .. row0 + rows (at most kBlockRows) and packed tokens x, in tiles that have room for
 // `columns`.
 template <class W>
@@ -239,10 +246,7 @@ void block(const W& w, int64_t row0, int64_t rows, const float* x, int64_t token
       for (int i = 0; i < kRowsAtOnce; ++i) {
         const int64_t row = r + i < rows ? r + i : rows - 1;  // a row too many is the last one again
         for (int64_t j = 0; j < n; j += kSegment) {
-          // What these rows' products leave memory time for.
-          const auto* next = static_cast<const char*>(w.begin(row0 + row + kRowsAtOnce));
-          for (int64_t line = 0; line < W::kSegmentBytes; line += 64)
-            __builtin_prefetch(next + (k0 + j) / kSegment * W::kSegmentBytes + line, 0, 2);
+          fetch_segment(w, row0 + row + kRowsAtOnce, k0 + j);
           float* const to = buffer + i * kChunk + part_at(n, j, 0);
           w.arranged(row0 + row, k0 + j, subnormals,
                      [&](int64_t m, f32x16 v) __attribute__((always_inline)) { store_parts(to, n, m, v); });

@@ -167,10 +167,7 @@ void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens
       for (int i = 0; i < kPairRows; ++i) {
         const int64_t row = r + i < rows ? r + i : rows - 1;  // a row too many is the last one again
         for (int64_t j = 0; j < n; j += kSegment) {
-          // What these rows' products leave memory time for.
-          const auto* next = static_cast<const char*>(w.begin(row0 + row + kPairRows));
-          for (int64_t line = 0; line < W::kSegmentBytes; line += 64)
-            __builtin_prefetch(next + (k0 + j) / kSegment * W::kSegmentBytes + line, 0, 2);
+          fetch_segment(w, row0 + row + kPairRows, k0 + j);
           w.decode(row0 + row, k0 + j, buffer + i * kPairChunk + j, 32);
         }
       }

@@ -26,7 +26,7 @@ case ${1:-} in
     isas=portable
     if [ "$(uname -m)" = aarch64 ]; then isas="neon $isas"; fi
     if grep -q ' avx2 ' /proc/cpuinfo; then isas="avx2 $isas"; fi
-    if grep -q ' avx512_bf16 ' /proc/cpuinfo; then isas="avx512 $isas"; fi
+    if grep -q ' avx512_bf16 ' /proc/cpuinfo && grep -q ' avx512vbmi ' /proc/cpuinfo; then isas="avx512 $isas"; fi
     for sanitizer in address,undefined thread; do
       if [ $sanitizer = thread ]; then isas=${isas%% *}; fi  # what threads share is the same in each
       for isa in $isas; do

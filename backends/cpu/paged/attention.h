@@ -3,7 +3,7 @@
 // A thread takes a query and a group of its heads, which are the lanes of the scores: all of them read a row once.
 // The list is walked in blocks of 64 places, in its own order, whoever else is in the batch; of a block the rows that
 // exist are gathered and widened into a tile, so that nothing else is ever touched. Scratch for 64 heads of 512:
-// q 128 KiB, tile 132 KiB, scores 16 KiB, sums 128 KiB.
+// q 128 KiB, tile 132 KiB, scores 16 KiB, sums 128 KiB; of pairs tile 68 KiB, pairs 256, scores 64 and sums 128.
 #pragma once
 
 #include "paged/attention_pairs.h"
@@ -256,9 +256,12 @@ V4NPU_INLINE State held_at(State s, int64_t i) {
 
 template <Lane L>
 V4NPU_INLINE Weighed weighed(const State& s, int64_t n, int64_t stride) {
-  if constexpr (L == Lane::kValue) return {s.tile, s.scores, s.rescale, n};
-  pair_rows(s.tile, n, stride, s.row, s.pairs);
-  return {s.pairs, s.scores, s.rescale, (n + 1) / 2};
+  if constexpr (L == Lane::kValue) {
+    return {s.tile, s.scores, s.rescale, n};
+  } else {
+    pair_rows(s.tile, n, stride, s.row, s.pairs);
+    return {s.pairs, s.scores, s.rescale, (n + 1) / 2};
+  }
 }
 
 // 5 accumulate: sums of HEADS heads and 16 * VECTORS dims.

@@ -326,7 +326,7 @@ struct E2m1Scaled {
   }
 };
 
-// 128 codes; `scale`: one for every 32 of them.
+// 128 codes; `scale`: one for every 32 of them. The table has every scale, so this is never false.
 template <class Put>
 V4NPU_INLINE bool decode_e2m1(const uint8_t* p, const uint8_t* scale, const Put& put) {
   static constexpr E2m1Scaled kScaled;
