@@ -310,26 +310,12 @@ V4NPU_INLINE int64_t workers_for(int64_t work, int64_t workers) {
   return useful < workers ? useful : workers;
 }
 
-// item(i, worker) for every i below n, each taken by the thread that is free. Its order is not fixed: an item writes
-// what no other writes.
-template <class Item>
-V4NPU_INLINE void each_item(int64_t n, int64_t workers, const Item& item) {
-  int64_t next = 0;
-  parallel_rows(workers < n ? workers : n, kGrainElements, [&](int64_t begin, int64_t end) {
-    for (int64_t worker = begin; worker < end; ++worker) {
-      for (;;) {
-        const int64_t i = __atomic_fetch_add(&next, int64_t{1}, __ATOMIC_RELAXED);
-        if (i >= n) break;
-        item(i, worker);
-      }
-    }
-  });
-}
-
-// What the plan says for sums of this type.
+// What the plan says for sums of this type, in equal blocks of whole AMX tiles: a few tokens left over would have all
+// weights decoded for them again.
 template <class E>
-V4NPU_INLINE int64_t planned_tokens(const int64_t (&block_tokens)[2]) {
-  return block_tokens[sizeof(E) == 4 ? 0 : 1];
+V4NPU_INLINE int64_t tokens_at_once(int64_t tokens, const int64_t (&block_tokens)[2]) {
+  const int64_t most = block_tokens[sizeof(E) == 4 ? 0 : 1], blocks = (tokens + most - 1) / most;
+  return blocks > 1 ? round_up((tokens + blocks - 1) / blocks, 2 * kTile) : most;
 }
 
 // Blocks of rows to a work item. Memory is the limit of few tokens, and likes to be read from end to end.
@@ -355,7 +341,7 @@ void product(const XOf& x_of, int64_t begin, int64_t end, const W& w, int64_t ro
     }
   });
 
-  const int64_t step = planned_tokens<E>(p.block_tokens), row_blocks = (rows + kBlockRows - 1) / kBlockRows;
+  const int64_t step = tokens_at_once<E>(tokens, p.block_tokens), row_blocks = (rows + kBlockRows - 1) / kBlockRows;
   const int64_t item_rows = blocks_per_item(tokens, (end - begin) * row_blocks, p.num_workers) * kBlockRows;
   const int64_t row_items = (rows + item_rows - 1) / item_rows, items = (tokens + step - 1) / step * row_items;
   const int64_t workers = workers_for((tokens + 8) * (end - begin) * rows * kp, p.num_workers);

@@ -27,9 +27,10 @@ V4NPU_INLINE void put_sums(const f32x16 (&sum)[ROWS * TOKENS], float* c, int64_t
 #pragma GCC unroll 3
     for (int i = 0; i < ROWS * kSome; ++i) totals[i] = reduce_add(sum[FROM * ROWS + i]);
   } else {
-    f32x16 some[kLanes];
+    constexpr int kSums = ROWS * kSome > 8 ? 16 : 8;
+    f32x16 some[kSums];
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) some[i] = i < ROWS * kSome ? sum[FROM * ROWS + i] : zero();
+    for (int i = 0; i < kSums; ++i) some[i] = i < ROWS * kSome ? sum[FROM * ROWS + i] : zero();
     store(totals, reduce_add_each(some));
   }
 #pragma GCC unroll 16

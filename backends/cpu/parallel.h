@@ -28,5 +28,33 @@ inline __attribute__((always_inline)) void parallel_rows(int64_t rows, int64_t e
       const_cast<Body*>(&body));
 }
 
+// item(i, worker) for every i below n, each taken by the thread that is free. Its order is not fixed: an item writes
+// what no other writes.
+template <class Item>
+inline __attribute__((always_inline)) void each_item(int64_t n, int64_t workers, const Item& item) {
+  int64_t next = 0;
+  parallel_rows(workers < n ? workers : n, kGrainElements, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker) {
+      for (;;) {
+        const int64_t i = __atomic_fetch_add(&next, int64_t{1}, __ATOMIC_RELAXED);
+        if (i >= n) break;
+        item(i, worker);
+      }
+    }
+  });
+}
+
+// parallel_rows where some rows take longer than others: the ranges are short, each taken by the thread that is free.
+template <class Body>
+inline __attribute__((always_inline)) void parallel_shares(int64_t rows, int64_t elements_per_row, const Body& body) {
+  constexpr int64_t kShares = 32;  // of a thread
+  const int64_t per_row = elements_per_row > 0 ? elements_per_row : 1, threads = num_threads();
+  const int64_t least = per_row < kGrainElements ? kGrainElements / per_row : 1, even = rows / (kShares * threads);
+  const int64_t share = even > least ? even : least;
+  each_item((rows + share - 1) / share, threads, [&](int64_t i, int64_t) __attribute__((always_inline)) {
+    body(i * share, (i + 1) * share < rows ? (i + 1) * share : rows);
+  });
+}
+
 }  // namespace
 }  // namespace v4npu::cpu

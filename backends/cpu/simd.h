@@ -23,7 +23,7 @@
 //              reduce_add is of lanes in order
 //              store_e4m3 store_e2m1 round_e4m3 round_e2m1: as formats.h encodes, bit for bit
 //   bf16x32    load_bf16x32 store   dot_bf16: an instruction where has_bf16_dot, a slow loop elsewhere, as are
-//              reduce_add_each(v[16]): lane i is reduce_add(v[i])   load_e4m3(p, out[2]): 64 codes
+//              reduce_add_each(v): lane i is reduce_add(v[i]) of 16 or 8   load_e4m3(p, out[2]): 64 codes
 //              pair_up(a, b, out[2]): values of a and b side by side, for dot_bf16, in the bits of floats
 //              pair_up(a, b): the same of f32x16, rounded
 //              decode_e4m3, decode_e2m1: put(i, group) for each 32 codes times their scales; false where not exact

@@ -220,6 +220,10 @@ int main(int argc, char** argv) {
   for (int i = 0; i < 16; ++i) each[i] = simd::reduce_add(rows[i]);
   simd::store(out, simd::reduce_add_each(rows));
   if (std::memcmp(out, each, sizeof each) != 0) std::printf("reduce_add_each wrong\n");
+  simd::f32x16 eight[8];
+  for (int i = 0; i < 8; ++i) eight[i] = rows[i];
+  simd::store(out, simd::reduce_add_each(eight));
+  if (std::memcmp(out, each, sizeof each / 2) != 0) std::printf("reduce_add_each of 8 wrong\n");
   simd::pair_up(simd::load_bf16x32(x), simd::load_bf16x32(y), pairs);
   show("pairs", pairs[0]);
   show("pairs_above", pairs[1]);

@@ -95,8 +95,8 @@ void indexer_topk(const IndexerTopkParams& p) {
     parts.best = static_cast<uint64_t*>(scratch(Scratch::kCall, size));
   }
   const int64_t work = (p.num_tokens < p.query_tile ? p.num_tokens : p.query_tile) * (keys / parts.parts + 1);
-  parallel_rows(count * parts.parts, work * p.num_heads * p.head_dim / 8,
-                [&](int64_t begin, int64_t end) { body(p, parts, begin, end); });
+  parallel_shares(count * parts.parts, work * p.num_heads * p.head_dim / 8,
+                  [&](int64_t begin, int64_t end) { body(p, parts, begin, end); });
   if (parts.best == nullptr) return;
   for (int64_t tile = 0; tile < count; ++tile) merge(p, parts, tile);
 }

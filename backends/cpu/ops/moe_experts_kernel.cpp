@@ -13,6 +13,8 @@ namespace {
 
 using Params = MoeExpertsParams;
 
+constexpr int64_t kTokensAhead = 8;  // tokens, whose sums lie anywhere
+
 // kGroupPairs or fewer of an expert's pairs, which lie in the order of topk_indices.
 struct Expert {
   int32_t index, first, count, tile;  // pairs [first, first + count); its tiles in the group's packed activations
@@ -136,7 +138,6 @@ void run(const Params& p, const MakeRows& rows_of) {
   });
 
   const int64_t dp = round_up(d, 32), wp = round_up(width, 32), up_blocks = (width + kExpertRows - 1) / kExpertRows;
-  const int64_t step = planned_tokens<E>(p.block_tokens);
   auto* hidden = reinterpret_cast<E*>(memory + space.hidden);
   auto* packed = reinterpret_cast<E*>(memory + space.packed);
   // Of the experts [first, last), the rows that `index` names, or those of the pairs in turn.
@@ -179,6 +180,7 @@ void run(const Params& p, const MakeRows& rows_of) {
       constexpr int64_t kRowTiles = kExpertRows / kTile;
       float* a = reinterpret_cast<float*>(memory + space.sums) + worker * 2 * kBlockTokens * kExpertRows;
       float* u = a + kBlockTokens * kExpertRows;
+      const int64_t step = tokens_at_once<E>(e.count, p.block_tokens);
       for (int64_t t0 = 0; t0 < e.count; t0 += step) {
         const int64_t m = e.count - t0 < step ? e.count - t0 : step;
         const E* x = packed + (e.tile * kTile + t0) * dp;
@@ -206,6 +208,7 @@ void run(const Params& p, const MakeRows& rows_of) {
       for (int64_t i = first; i < last; ++i) {
         const Expert& e = plan.experts[i];
         const auto w2 = rows_of(p.w2, p.w2_scale, e.index, p.rows_apart[1], d, width);
+        const int64_t step = tokens_at_once<E>(e.count, p.block_tokens);
         for (int64_t t0 = 0; t0 < e.count; t0 += step) {
           const int64_t m = e.count - t0 < step ? e.count - t0 : step;
           const E* h = packed + (e.tile * kTile + t0) * wp;
@@ -213,6 +216,9 @@ void run(const Params& p, const MakeRows& rows_of) {
             const int64_t rows = end - r0 < kBlockRows ? end - r0 : kBlockRows;
             block(w2, r0, rows, h, m, e.columns(), wp, c, kBlockRows / kTile);  // 5
             for (int64_t t = 0; t < m; ++t) {                                   // 6
+              const int64_t later = e.first + t0 + (t + kTokensAhead < m ? t + kTokensAhead : m - 1);
+              const float* next = p.out + plan.token[later] * d + r0;
+              for (int64_t r = 0; r < rows; r += kLanes) __builtin_prefetch(next + r, 1);
               float* out = p.out + plan.token[e.first + t0 + t] * d + r0;
               for (int64_t r = 0; r < rows; r += kLanes) {
                 T y[kLanes];

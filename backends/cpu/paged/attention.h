@@ -397,21 +397,21 @@ void attend_all(const Attention& a) {
   if (group == 0 || a.num_tokens == 0) return;
   const int64_t groups = (a.num_heads + group - 1) / group;
   const int64_t places = a.window + (a.ratio > 0 ? a.max_blocks * a.entry_rows.block_size : a.topk);
-  parallel_rows(a.num_tokens * groups, (places < 1 << 20 ? places : 1 << 20) * a.head_dim,
-                [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
-                  const int64_t own = Worker::bytes(a, group);
-                  auto* memory = static_cast<uint8_t*>(scratch(Scratch::kBody, own + 8 * a.turned_dim));
-                  const Worker worker(a, group, memory);
-                  for (int64_t i = begin; i < end; ++i) {
-                    const int64_t head = i % groups * group;
-                    const int64_t heads = a.num_heads - head < group ? a.num_heads - head : group;
-                    worker.attend(i / groups, head, heads);
-                    if (a.turned_dim == 0) continue;
-                    turn_back<typename Worker::Value>(a, i / groups, head, heads,
-                                                      reinterpret_cast<float*>(memory + own));
-                  }
-                  worker.finish();
-                });
+  parallel_shares(a.num_tokens * groups, (places < 1 << 20 ? places : 1 << 20) * a.head_dim,
+                  [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
+                    const int64_t own = Worker::bytes(a, group);
+                    auto* memory = static_cast<uint8_t*>(scratch(Scratch::kBody, own + 8 * a.turned_dim));
+                    const Worker worker(a, group, memory);
+                    for (int64_t i = begin; i < end; ++i) {
+                      const int64_t head = i % groups * group;
+                      const int64_t heads = a.num_heads - head < group ? a.num_heads - head : group;
+                      worker.attend(i / groups, head, heads);
+                      if (a.turned_dim == 0) continue;
+                      turn_back<typename Worker::Value>(a, i / groups, head, heads,
+                                                        reinterpret_cast<float*>(memory + own));
+                    }
+                    worker.finish();
+                  });
 }
 
 template <class T, Lane L>

@@ -130,27 +130,29 @@ V4NPU_INLINE float reduce_add(f32x16 v) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
-// Lane i: reduce_add(v[i]).
-V4NPU_INLINE f32x16 reduce_add_each(const f32x16 (&v)[16]) {
-  __m512 fours[4];  // of v[e], v[e + 4], v[e + 8] and v[e + 12], four lanes each
+// Of every 2 HALF lanes the first HALF are a's, the others b's: each the sum of the lane and of the one HALF away.
+template <int HALF>
+V4NPU_INLINE __m512 add_halves(__m512 a, __m512 b) {
+  constexpr __mmask16 kOther = HALF == 8 ? 0xff00 : HALF == 4 ? 0xf0f0 : HALF == 2 ? 0xcccc : 0xaaaa;
+  const __m512 kept = _mm512_mask_blend_ps(kOther, a, b);
+  if constexpr (HALF == 8) return _mm512_add_ps(kept, _mm512_shuffle_f32x4(a, b, 0x4e));
+  if constexpr (HALF == 2) return _mm512_add_ps(kept, _mm512_shuffle_ps(a, b, 0x4e));
+  const __m512 other = _mm512_mask_blend_ps(kOther, b, a);
+  if constexpr (HALF == 4) return _mm512_add_ps(kept, _mm512_shuffle_f32x4(other, other, 0xb1));
+  return _mm512_add_ps(kept, _mm512_permute_ps(other, 0xb1));
+}
+// Lane i: reduce_add(v[i]) of 16 or 8.
+template <int N>
+V4NPU_INLINE f32x16 reduce_add_each(const f32x16 (&v)[N]) {
+  __m512 s[N];
+#pragma GCC unroll 8
+  for (int i = 0; i < N / 2; ++i) s[i] = add_halves<8>(v[i].v, v[i + N / 2].v);
 #pragma GCC unroll 4
-  for (int e = 0; e < 4; ++e) {
-    __m512 eights[2];
+  for (int i = 0; i < N / 4; ++i) s[i] = add_halves<4>(s[i], s[i + N / 4]);
 #pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      const __m512 a = v[e + 8 * i].v, b = v[e + 8 * i + 4].v;
-      eights[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-    }
-    fours[e] = _mm512_add_ps(_mm512_shuffle_f32x4(eights[0], eights[1], 0x88),
-                             _mm512_shuffle_f32x4(eights[0], eights[1], 0xdd));
-  }
-  __m512 twos[2];
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    const __m512d a = _mm512_castps_pd(fours[2 * i]), b = _mm512_castps_pd(fours[2 * i + 1]);
-    twos[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-  }
-  return {_mm512_add_ps(_mm512_shuffle_ps(twos[0], twos[1], 0x88), _mm512_shuffle_ps(twos[0], twos[1], 0xdd))};
+  for (int i = 0; i < N / 8; ++i) s[i] = add_halves<2>(s[i], s[i + N / 8]);
+  if constexpr (N == 16) return {add_halves<1>(s[0], s[1])};
+  return {_mm512_maskz_compress_ps(0x5555, add_halves<1>(s[0], s[0]))};
 }
 V4NPU_INLINE float reduce_max(f32x16 v) {
   const __m256 eight = _mm256_max_ps(lower(v), upper(v));

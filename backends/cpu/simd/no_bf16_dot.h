@@ -25,9 +25,10 @@ V4NPU_INLINE f32x16 dot_bf16(f32x16 acc, bf16x32 a, bf16x32 b) {
 
 V4NPU_INLINE void store(bf16* p, bf16x32 v) { std::memcpy(p, &v, sizeof v); }
 
-V4NPU_INLINE f32x16 reduce_add_each(const f32x16 (&v)[16]) {
-  float sum[kLanes];
-  for (int i = 0; i < kLanes; ++i) sum[i] = reduce_add(v[i]);
+template <int N>
+V4NPU_INLINE f32x16 reduce_add_each(const f32x16 (&v)[N]) {
+  float sum[kLanes] = {};
+  for (int i = 0; i < N; ++i) sum[i] = reduce_add(v[i]);
   return load(sum);
 }
 
