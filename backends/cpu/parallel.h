@@ -17,14 +17,19 @@ namespace {
 // Below this many elements per thread, waking one costs more than it saves.
 constexpr int64_t kGrainElements = 16384;
 
+// As many, in rows.
+constexpr int64_t grain_of(int64_t elements_per_row) {
+  const int64_t per_row = elements_per_row > 0 ? elements_per_row : 1;
+  return per_row < kGrainElements ? kGrainElements / per_row : 1;
+}
+
 // body(begin, end) over ranges of whole rows. A kernel reduces a row within one call of body, so that neither the
 // number of threads nor the number of rows can change a result.
 template <class Body>
 inline __attribute__((always_inline)) void parallel_rows(int64_t rows, int64_t elements_per_row, const Body& body) {
-  const int64_t per_row = elements_per_row > 0 ? elements_per_row : 1;
-  const int64_t grain = per_row < kGrainElements ? kGrainElements / per_row : 1;
   parallel_for(
-      rows, grain, [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
+      rows, grain_of(elements_per_row),
+      [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
       const_cast<Body*>(&body));
 }
 
@@ -48,8 +53,7 @@ inline __attribute__((always_inline)) void each_item(int64_t n, int64_t workers,
 template <class Body>
 inline __attribute__((always_inline)) void parallel_shares(int64_t rows, int64_t elements_per_row, const Body& body) {
   constexpr int64_t kShares = 32;  // of a thread
-  const int64_t per_row = elements_per_row > 0 ? elements_per_row : 1, threads = num_threads();
-  const int64_t least = per_row < kGrainElements ? kGrainElements / per_row : 1, even = rows / (kShares * threads);
+  const int64_t threads = num_threads(), least = grain_of(elements_per_row), even = rows / (kShares * threads);
   const int64_t share = even > least ? even : least;
   each_item((rows + share - 1) / share, threads, [&](int64_t i, int64_t) __attribute__((always_inline)) {
     body(i * share, (i + 1) * share < rows ? (i + 1) * share : rows);

@@ -13,7 +13,7 @@ namespace {
 
 using Params = MoeExpertsParams;
 
-constexpr int64_t kTokensAhead = 8;  // tokens, whose sums lie anywhere
+constexpr int64_t kTokensAhead = 8;  // whose sums are asked for: they lie anywhere
 
 // kGroupPairs or fewer of an expert's pairs, which lie in the order of topk_indices.
 struct Expert {
