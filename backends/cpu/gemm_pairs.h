@@ -79,7 +79,7 @@ V4NPU_INLINE void few_pairs(const W& w, int64_t row0, const bf16* x, int64_t kp,
       for (int64_t line = 0; line < ROWS * W::kSegmentBytes; line += 64) __builtin_prefetch(next + line, 0, 2);
       next += ROWS * W::kSegmentBytes;
       bf16x32 rows[ROWS][kGroups];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int i = 0; i < ROWS; ++i) {
         if (w.k - j >= kSegment &&
             w.in_bf16(row0 + r + i, j, [&](int g, bf16x32 v) __attribute__((always_inline)) { rows[i][g] = v; }))
@@ -95,7 +95,7 @@ V4NPU_INLINE void few_pairs(const W& w, int64_t row0, const bf16* x, int64_t kp,
 #pragma GCC unroll 8
         for (int t = 0; t < TOKENS; ++t) {
           const bf16x32 b = load_bf16x32(x + t * kp + j + 32 * g);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
           for (int i = 0; i < ROWS; ++i) sum[t * ROWS + i] = dot_bf16(sum[t * ROWS + i], rows[i][g], b);
         }
       }
@@ -104,13 +104,13 @@ V4NPU_INLINE void few_pairs(const W& w, int64_t row0, const bf16* x, int64_t kp,
   }
 }
 
-// One row of few tokens is one chain of sums, which FP4 outruns.
+// One row of few tokens is one chain of sums, which FP4 outruns by far and memory does not.
 template <int TOKENS, class W>
 void few_rows(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t kp, float* c, int64_t row_tiles) {
+  constexpr bool kShort = W::kSegmentBytes < kSegment;
+  constexpr int kRows = kShort && TOKENS <= 2 ? 4 : kShort || TOKENS > 2 ? 2 : 1;
   int64_t r = 0;
-  if (TOKENS > 2 || W::kSegmentBytes < kSegment) {
-    for (; r + 2 <= rows; r += 2) few_pairs<2, TOKENS>(w, row0, x, kp, c, row_tiles, r);
-  }
+  for (; r + kRows <= rows; r += kRows) few_pairs<kRows, TOKENS>(w, row0, x, kp, c, row_tiles, r);
   for (; r < rows; ++r) few_pairs<1, TOKENS>(w, row0, x, kp, c, row_tiles, r);
 }
 

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "../../backends/caps.h"
+#include "module_tree.h"
 #include "ops/check.h"
 #include "ops/reference.h"
 #include "ops/schema.h"
@@ -145,5 +146,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("use_cpu_isa", &v4npu::use_cpu_isa, py::arg("name"));
   m.def("advise_large_pages", &v4npu::advise_large_pages, py::arg("begin"), py::arg("bytes"));
   m.def("release_free_heap", &v4npu::release_free_heap);
+  m.def("same_values", &v4npu::same_values, py::arg("dicts"), py::arg("values"));
+  m.def("any_has", &v4npu::any_has, py::arg("dicts"), py::arg("key"));
+  m.def("any_filled", &v4npu::any_filled, py::arg("dicts"));
+  m.def("data_ptrs", &v4npu::data_ptrs, py::arg("data_ptr"), py::arg("tensors"), py::arg("places"));
   m.def("note_reference_error", &v4npu::note_reference_error, py::arg("is_value_error"), py::arg("text"));
 }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 from torch import nn
 
 import v4npu
+from v4npu import _C
 from v4npu.model.linear import Activation, Linear, Norm
 from v4npu.model.module import Module
 from v4npu.testing import models
@@ -54,6 +58,73 @@ def test_buffers_and_children_are_found_and_forgotten() -> None:
     with pytest.raises(AttributeError, match="'Parent' object has no attribute 'child'"):
         parent.child  # noqa: B018
     assert not hasattr(Norm(3, 1e-6, torch.float32), "scale")
+
+
+@torch.no_grad()
+def test_addresses_tell_of_every_exchange() -> None:
+    parent = Module()
+    parent.first, parent.second = linear(1.0), linear(2.0)
+    before = parent.addresses()
+    weights = [child.weight.data_ptr() for child in (parent.first, parent.second)]
+    assert before is not None and memoryview(before).cast("Q").tolist() == weights and parent.addresses() == before
+
+    parent.first.weight.data = torch.zeros(2, 4)
+    moved = parent.addresses()
+    assert moved != before and moved == parent.addresses()
+    parent.second._parameters["weight"] = nn.Parameter(torch.zeros(2, 4))
+    assert parent.addresses() not in (before, moved)
+    parent.third = linear(3.0)
+    assert len(parent.addresses() or b"") == 24
+    parent.first._parameters["weight"] = None
+    assert len(parent.addresses() or b"") == 16
+    del parent.first, parent.third
+    assert len(parent.addresses() or b"") == 8
+
+    handle = parent.second.register_forward_hook(lambda *_: None)
+    assert parent.addresses() is None
+    handle.remove()
+    assert parent.addresses() is not None
+    parent.second.forward = lambda x: x  # type: ignore[method-assign,assignment]
+    assert parent.addresses() is None
+    del parent.second.forward
+    assert parent.addresses() is not None
+    with torch.enable_grad():
+        assert parent.addresses() is None
+        parent.second.weight.requires_grad_(False)
+        assert parent.addresses() is not None
+
+
+def test_a_tree_lets_go_of_what_it_watched() -> None:
+    parent = Module()
+    parent.child = linear(1.0)
+    parent.addresses()
+    gone = weakref.ref(parent)
+    del parent
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: _C.same_values([[]], []),  # type: ignore[list-item]
+        lambda: _C.any_filled([3]),  # type: ignore[list-item]
+        lambda: _C.any_has([3], "forward"),  # type: ignore[list-item]
+        lambda: _C.data_ptrs(torch.Tensor.data_ptr, [3], b""),  # type: ignore[list-item]
+    ],
+)
+def test_the_watching_half_in_cpp_refuses_what_it_cannot_read(call: Callable[[], object]) -> None:
+    with pytest.raises(TypeError):
+        call()
+
+
+def test_values_are_compared_by_identity_and_order() -> None:
+    a, b = object(), object()
+    assert _C.same_values([{"x": a}, {}, {"y": b}], [a, b])
+    assert not _C.same_values([{"x": a}, {"y": b}], [b, a])
+    assert not _C.same_values([{"x": a}], [a, b]) and not _C.same_values([{"x": a, "y": b}], [a])
+    assert _C.same_values([], []) and not _C.any_filled([{}, {}]) and _C.any_filled([{}, {1: 2}])
+    assert _C.any_has([{}, {"forward": None}], "forward") and not _C.any_has([{"backward": 1}], "forward")
 
 
 def test_every_module_of_the_model_is_one() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import operator
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from v4npu import _C
 
 
 class _Registered:
@@ -50,11 +52,11 @@ class Module(nn.Module):
         if name not in self.__dict__ and not hasattr(type(self), name):
             setattr(type(self), name, _Registered(name))
 
-    def addresses(self) -> tuple[int, ...] | None:
-        """Where every parameter and buffer of the tree lies; None where a hook or a `forward` of one object's own is
-        to be called, or a gradient to be recorded."""
+    def addresses(self) -> bytes | None:
+        """Where every parameter and buffer of the tree lies, 8 bytes each; None where a hook or a `forward` of one
+        object's own is to be called, or a gradient to be recorded."""
         tree = self.__dict__.get("_tree")
-        if tree is None or tree.children != tree.now():
+        if tree is None or not tree.complete():
             tree = self.__dict__["_tree"] = _Tree(self)
         return tree.addresses()
 
@@ -68,24 +70,32 @@ class _Tree:
         self._families = [kept["_modules"] for kept in modules if kept["_modules"]]
         self._tensors = [kept[kind] for kept in modules for kind in ("_parameters", "_buffers") if kept[kind]]
         self._hooks = [kept[kind] for kept in modules for kind in ("_forward_hooks", "_forward_pre_hooks")]
-        self.children = self.now()
-        self._seen: list[int] = []
+        self._children = _values(self._families)
+        self._seen: list[Tensor | None] = []
         self._present: list[Tensor] = []
+        self._places = b""
 
-    def now(self) -> list[int]:
-        """Who belongs to the tree."""
-        return [*map(id, _values(self._families))]
+    def complete(self) -> bool:
+        """Whether no module came, went or was exchanged."""
+        return _C.same_values(self._families, self._children)
 
-    def addresses(self) -> tuple[int, ...] | None:
-        if any(self._hooks) or any(map(operator.contains, self._modules, itertools.repeat("forward"))):
+    def addresses(self) -> bytes | None:
+        if _C.any_filled(self._hooks) or _C.any_has(self._modules, "forward"):
             return None
-        seen = [*map(id, _values(self._tensors))]
-        if seen != self._seen:
-            self._seen, self._present = seen, [t for t in _values(self._tensors) if t is not None]
+        if not _C.same_values(self._tensors, self._seen):
+            self._seen = _values(self._tensors)
+            self._present = [t for t in self._seen if t is not None]
+            self._places = array("Q", itertools.chain.from_iterable(map(_lines, self._present))).tobytes()
         if torch.is_grad_enabled() and any(t.requires_grad for t in self._present):
             return None
-        return tuple(map(Tensor.data_ptr, self._present))
+        return _C.data_ptrs(Tensor.data_ptr, self._present, self._places)
 
 
-def _values(dictionaries: Iterable[dict[str, Any]]) -> Iterator[Any]:
-    return itertools.chain.from_iterable(map(dict.values, dictionaries))
+def _values(dictionaries: list[dict[str, Any]]) -> list[Any]:
+    return [*itertools.chain.from_iterable(map(dict.values, dictionaries))]
+
+
+def _lines(tensor: Tensor) -> Iterator[int]:
+    """The cache lines that data_ptr() of a tensor reads."""
+    for begin, size in ((id(tensor), 2), (tensor._cdata, 4), (tensor.untyped_storage()._cdata, 2)):
+        yield from range(begin, begin + 64 * size, 64)
