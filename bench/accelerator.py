@@ -15,6 +15,7 @@ from v4npu.bench.ops import moved
 
 Call = Callable[[], Any]
 IN_GRAPH = 20  # calls that a warm time is the mean of
+BUSY_CYCLES = 200_000  # of a GPU: about 0.1 ms
 
 
 class Device(Protocol):
@@ -54,7 +55,8 @@ class _Device:
     def _peaks(self: Any, copied: int, size: int) -> tuple[float, float]:
         to, from_ = (torch.zeros(copied, dtype=torch.uint8, device=self.kind) for _ in range(2))
         copy = min(self.times(lambda: to.copy_(from_), 10, False)) * 1e-6
-        x, w = (torch.ones(size, size, dtype=torch.bfloat16, device=self.kind) for _ in range(2))
+        # Constant values would let a GPU's clock rise.
+        x, w = (torch.randn(size, size, dtype=torch.bfloat16, device=self.kind) for _ in range(2))
         gemm = min(self.times(lambda: x @ w.T, 10, False)) * 1e-6
         return 2.0 * copied / copy, 2.0 * size**3 / gemm
 
@@ -77,8 +79,11 @@ class Gpu(_Device):
     def times(self, call: Call, repeats: int, cold: bool) -> list[float]:
         found = []
         for _ in range(repeats):
-            # Even a warm call follows work that keeps the device busy until the host has put the call behind it.
-            self._flush[: None if cold else 1 << 20].zero_()
+            # What comes first keeps the device busy until the host has put the call behind it.
+            if cold:
+                self._flush.zero_()
+            else:
+                torch.cuda._sleep(BUSY_CYCLES)
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
             call()

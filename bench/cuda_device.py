@@ -32,6 +32,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -70,6 +71,23 @@ Row = dict[str, Any]
 TOOLS = ("memcheck", "racecheck")
 
 
+def output_of(command: Sequence[str], seconds: float) -> tuple[int, str]:
+    """Exit code and output of a program.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer; it was killed with all that it started, which might use the device.
+    """
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as program:
+        try:
+            text, _ = program.communicate(timeout=seconds)
+        except BaseException:
+            os.killpg(program.pid, signal.SIGKILL)
+            raise
+    return program.returncode, text
+
+
 class Run:
     """The arguments, the device and what has been found."""
 
@@ -105,12 +123,14 @@ class Run:
         again = [sys.executable, __file__, "check", "--sizes", "small", "--device", self.args.device]
         if self.args.op:
             again += ["--op", *self.args.op]
+        if self.device.kind == "cuda":  # the kernels that this run has
+            again += ["--kernels", os.environ["V4NPU_CUDA_KERNELS"]]
         for tool in TOOLS:
             command = [program, "--tool", tool, "--error-exitcode", "9", *again]
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=self.args.sanitizer_seconds)
-                said = [t for t in (done.stdout + done.stderr).splitlines() if t.startswith("=========")]
-                status = "ok" if done.returncode == 0 else f"exit code {done.returncode}: " + "; ".join(said[:3])
+                code, text = output_of(command, self.args.sanitizer_seconds)
+                said = [line for line in text.splitlines() if line.startswith("=========")]
+                status = "ok" if code == 0 else f"exit code {code}: " + "; ".join(said[:3])
             except subprocess.TimeoutExpired:
                 status = f"not finished after {self.args.sanitizer_seconds} s"
             yield {"op": "", "case": f"compute-sanitizer {tool}", "status": status}

@@ -19,7 +19,8 @@ struct AttentionCall {
                     const OptTensor& freqs) {
     const bool rows = kv.scalar_type() == ScalarType::Byte ? q.size(2) % 16 == 0 && rope_dim % 16 == 0
                                                            : kv.scalar_type() == q.scalar_type();
-    return runs(q) && rows && is_float32(sink) && q.size(2) <= kMaxHeadDim && (!freqs || q.size(2) % 2 == 0);
+    return runs(q) && rows && is_even(kv) && is_float32(sink) && q.size(2) <= kMaxHeadDim &&
+           (!freqs || q.size(2) % 2 == 0);
   }
 
   AttentionCall(const Tensor& q_, const Tensor& window_kv_, const Tensor& window_table_, const Tensor& cu_seqlens_q_,

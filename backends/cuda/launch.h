@@ -20,6 +20,13 @@ inline std::string kernel_name(const char* op, Dtype dtype, Dtype weight) {
   return kernel_name(op, dtype) + (weight == Dtype::kFloat32 ? "_fp32" : "_bf16");
 }
 
+// Whether every row of packed pages begins at an even address: bfloat16 values lie in it.
+inline bool is_even(const Tensor& pages) {
+  return pages.scalar_type() != ScalarType::Byte ||
+         (pages.stride(0) % 2 == 0 && reinterpret_cast<uintptr_t>(pages.const_data_ptr()) % 2 == 0);
+}
+inline bool is_even(const OptTensor& pages) { return !pages || is_even(*pages); }
+
 // Whether rows of n values fit a warp's registers in pairs (device/kv_row.cuh).
 inline bool is_row(int64_t n) { return n > 0 && n % 2 == 0 && n <= kWarpRow; }
 

@@ -53,7 +53,7 @@ inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& 
   const int64_t tokens = x.size(0), hidden = x.size(1), topk = indices.size(1), width = w[0].stack.size(1);
   const int64_t num_experts = w[0].stack.size(0), assignments = tokens * topk;
   Tensor out = uninitialised(x, {tokens, hidden}, ScalarType::Float);
-  if (assignments == 0) return out;
+  if (assignments == 0) return torch::stable::zero_(out);
   const bool float32 = is_float32(x);
   GpuExpertPlan plan = plan_gpu_experts(assignments, num_experts, width, float32, caps_of(x));
   const bool wide = *plan.layout == 'w', whole = wide || *plan.layout == 'n';

@@ -106,6 +106,26 @@ def test_a_pick_behind_the_table_is_none(gpu: EmulatedGpu) -> None:
     assert torch.equal(gpu.run("csa_attention", args)[0], want)
 
 
+@pytest.mark.parametrize("dtype,packed", [(torch.bfloat16, True), (torch.bfloat16, False), (torch.float32, False)])
+def test_no_picks_are_no_entries(gpu: EmulatedGpu, dtype: torch.dtype, packed: bool) -> None:
+    args = problem("csa_attention", 80, packed, False, dtype=dtype)
+    (got,) = gpu.run("csa_attention", (*args[:5], args[5][:, :0], *args[6:]))
+    assert gpu.launches()
+    assert torch.equal(got, gpu.run("window_attention", (*args[:3], *args[6:]))[0])
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_packed_pages_at_odd_addresses_are_the_references(gpu: EmulatedGpu, op: str) -> None:
+    args = list(problem(op, 80, True, False))
+    (want,) = gpu.run(op, args)
+    for i in (1, 3) if op != "window_attention" else (1,):
+        pages, size = args[i], args[i][0].numel()
+        apart = torch.zeros(len(pages), size + 1, dtype=torch.uint8)[:, :size].unflatten(1, pages.shape[1:])
+        odd = [*args[:i], apart.copy_(pages), *args[i + 1 :]]
+        (got,) = gpu.run(op, odd)
+        assert not gpu.launches() and (got.double() - want.double()).abs().max() <= 2.0**-7 * want.abs().max()
+
+
 def test_a_list_is_spread_while_blocks_have_a_multiprocessor_each(invented: _C.DeviceCaps) -> None:
     for tokens in (0, 1, 2, 16, 17, 128, 4096):
         for tiles in (1, 4, 8):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,15 @@ def test_a_dry_run_of_every_part(
     assert "rms_norm" in said.out and "of the floor" in said.err
     # What a dry run says is nothing about a device.
     assert cuda_status.on_a_device("rms_norm", rows) == cuda_status.NOT_RUN
+
+
+def test_a_program_out_of_time_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    with pytest.raises(subprocess.TimeoutExpired):
+        bench.output_of(["sh", "-c", f"(sleep 2; touch {mark}) & wait"], 0.3)
+    assert bench.output_of(["sh", "-c", "echo out; echo err >&2; exit 3"], 60) == (3, "out\nerr\n")
+    time.sleep(2.2)
+    assert not mark.exists()
 
 
 def test_what_a_part_raises_is_a_row_and_the_next_part_runs(

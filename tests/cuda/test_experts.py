@@ -154,6 +154,12 @@ def test_all_tokens_at_one_expert(gpu: EmulatedGpu) -> None:
     assert_close(gpu.run("moe_experts", args)[0], args)
 
 
+def test_no_choices_sum_to_zero(gpu: EmulatedGpu) -> None:
+    x, indices, weights, *matrices = problem(6, 5, "fp4")
+    (got,) = gpu.run("moe_experts", (x, indices[:, :0], weights[:, :0], *matrices, 10.0, True))
+    assert got.shape == x.shape and not got.any()
+
+
 @pytest.mark.parametrize("bad", [-1, 5, 2**31 - 1])
 def test_an_expert_out_of_range_makes_its_token_nan_and_no_other(gpu: EmulatedGpu, bad: int) -> None:
     x, indices, weights, *matrices = problem(6, 5, "fp4")

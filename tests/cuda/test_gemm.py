@@ -52,6 +52,14 @@ def test_many_tokens_and_few_have_the_same_bits(
         assert (many - exact).abs().max() < 2e-5 * exact.abs().max()
 
 
+def test_scales_that_make_up_for_each_other(gpu: EmulatedGpu) -> None:
+    ones = torch.ones(3, 128).to(torch.float8_e4m3fn)
+    for up, down in ((250, 5), (5, 250)):
+        scales = [torch.full((n, 1), s, dtype=torch.uint8).view(torch.float8_e8m0fnu) for n, s in ((3, up), (1, down))]
+        (got,) = gpu.run("fp8_linear", (ones, scales[0], ones, scales[1], FP32))
+        assert got.tolist() == [[256.0] * 3] * 3
+
+
 @pytest.mark.parametrize("k", [2048, 4096 + 32])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_rows_of_the_models_length(gpu: EmulatedGpu, kind: str, k: int) -> None:

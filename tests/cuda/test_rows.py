@@ -72,6 +72,19 @@ def test_qkv_prepare(gpu: EmulatedGpu, heads: int, dim: int, rope: int, dtype: t
         assert torch.equal(raw(cache), raw(want))
 
 
+def test_packed_pages_at_odd_addresses_are_the_references(gpu: EmulatedGpu) -> None:
+    draw, slots = Draw(BF16, 3), torch.tensor([2, 1])
+    turned = (torch.tensor([3, 4]), rope_frequencies(64, 10_000.0), 1e-6, True)
+    args = (draw.normal(2, 3, 192), draw.normal(2, 192), draw.normal(192), *turned)
+    even, size = empty_pages("fp8_kv", 2, 2, 192, 64), 2 * _C.row_format("fp8_kv", 192, 64, 2).row
+    odd = torch.full((2, size + 1), 0xA5, dtype=torch.uint8)[:, :size].unflatten(1, (2, -1))
+    gpu.run("qkv_prepare", (*args, even, slots))
+    gpu.run("qkv_prepare", (*args, odd, slots))
+    assert not gpu.launches()
+    read = [pages.read_kv(cache, slots, 192, 64) for cache in (odd, even)]
+    assert (read[0] - read[1]).abs().max() <= 2.0**-3 * read[1].abs().max()
+
+
 def test_a_nan_makes_its_row_nan_in_the_cache_too(gpu: EmulatedGpu) -> None:
     draw = Draw(BF16, 0)
     q, kv = draw.normal(2, 3, 192), draw.normal(2, 192)

@@ -89,34 +89,7 @@ struct Tile {
         }
       }
     }
-    if constexpr (W == Format::kFloat8) {
-      V4NPU_UNROLL
-      for (int m = 0; m < kTiles; ++m) {
-        V4NPU_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          const float factor = of_lane(scales.w, m * 16 + half * 8 + lane_id() / 4);
-          V4NPU_UNROLL
-          for (int n = 0; n < N; ++n) {
-            sum[m][n][2 * half] *= factor;
-            sum[m][n][2 * half + 1] *= factor;
-          }
-        }
-      }
-    }
-    if constexpr (X == Format::kFloat8) {
-      V4NPU_UNROLL
-      for (int n = 0; n < N; ++n) {
-        V4NPU_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          const float factor = of_lane(scales.x[n / 4], n % 4 * 8 + lane_id() % 4 * 2 + i);
-          V4NPU_UNROLL
-          for (int m = 0; m < kTiles; ++m) {
-            sum[m][n][i] *= factor;
-            sum[m][n][2 + i] *= factor;
-          }
-        }
-      }
-    }
+    scale(scales);
   }
 
  private:
@@ -144,6 +117,33 @@ struct Tile {
     }
   };
   static V4NPU_INLINE float of_lane(float v, int lane) { return bits_float(shuffle(float_bits(v), lane)); }
+
+  // Of e4m3 the sums of a slice, times the product of its scales: one after the other would leave float32's range where
+  // both together do not.
+  V4NPU_INLINE void scale(const Scales& scales) {
+    if constexpr (W == Format::kFloat8 || X == Format::kFloat8) {
+      float of_rows[kTiles][2];
+      V4NPU_UNROLL
+      for (int m = 0; m < kTiles; ++m) {
+        V4NPU_UNROLL
+        for (int half = 0; half < 2; ++half)
+          of_rows[m][half] = W == Format::kFloat8 ? of_lane(scales.w, m * 16 + half * 8 + lane_id() / 4) : 1.0f;
+      }
+      V4NPU_UNROLL
+      for (int n = 0; n < N; ++n) {
+        V4NPU_UNROLL
+        for (int i = 0; i < 2; ++i) {
+          const float of_token =
+              X == Format::kFloat8 ? of_lane(scales.x[n / 4], n % 4 * 8 + lane_id() % 4 * 2 + i) : 1.0f;
+          V4NPU_UNROLL
+          for (int m = 0; m < kTiles; ++m) {
+            sum[m][n][i] *= of_rows[m][0] * of_token;
+            sum[m][n][2 + i] *= of_rows[m][1] * of_token;
+          }
+        }
+      }
+    }
+  }
 };
 
 // All slices of the rows from row0 on, added in turn.

@@ -15,7 +15,7 @@ Tensor launch_compressor(const Tensor& kv, const Tensor& score, const Tensor& ap
   check_compressor(kv, score, ape, weight, freqs, cu_seqlens_q, start_pos, state, state_slots, ratio, overlap, eps,
                    quant, num_entries, out_dtype, cache, slots);
   if (!CompressorCall::takes(kv, score, ape, weight, state, out_dtype, cache) || !runs(kv) || !is_row(weight.size(0)) ||
-      (quant.starts_with("hadamard") && (weight.size(0) < 32 || weight.size(0) > kMaxIndexHead))) {
+      !is_even(cache) || (quant.starts_with("hadamard") && (weight.size(0) < 32 || weight.size(0) > kMaxIndexHead))) {
     return call_reference<Tensor>("compressor", kv, score, ape, weight, freqs, cu_seqlens_q, start_pos, state,
                                   state_slots, ratio, overlap, eps, quant, num_entries, out_dtype, cache, slots);
   }
@@ -24,7 +24,7 @@ Tensor launch_compressor(const Tensor& kv, const Tensor& score, const Tensor& ap
   const CompressorParams& p = call.p;
   const int64_t rows = p.state != nullptr ? std::min(p.ring, p.num_tokens) : 0;
   run("compressor", kernel_name("compressor_entries", p.dtype, p.weight_dtype), p, {p.num_entries}, kRowThreads, kv);
-  run("compressor", "compressor_states", p, {p.num_seqs, rows}, kRowThreads, kv);
+  run("compressor", "compressor_states", p, {p.num_seqs * rows}, kRowThreads, kv);
   return call.entries;
 }
 

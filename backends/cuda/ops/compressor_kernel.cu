@@ -194,10 +194,11 @@ V4NPU_DEVICE void entries(const CompressorParams& p) {
   }
 }
 
-// 8 the j-th newest row of the call into the ring of its sequence. Grid: sequences, rows.
+// 8 the j-th newest row of the call into the ring of its sequence. Grid: sequences times rows, as many as can be new.
 V4NPU_DEVICE void states(const CompressorParams& p) {
-  const Sequence s = sequence(p, block_x());
-  const int64_t t = s.start + s.end - s.first - 1 - block_y(), cols = columns(p);
+  const int64_t rows = p.ring < p.num_tokens ? p.ring : p.num_tokens, block = block_x();
+  const Sequence s = sequence(p, block / rows);
+  const int64_t t = s.start + s.end - s.first - 1 - block % rows, cols = columns(p);
   if (t < s.start) return;
   const Row row = row_of(p, s, t);
   float *kv = s.state + t % p.ring * cols, *score = kv + p.ring * cols;

@@ -10,7 +10,7 @@ Tensor launch_csa_attention(const Tensor& q, const Tensor& window_kv, const Tens
   check_csa_attention(q, window_kv, window_table, compressed_kv, block_table, topk_indices, cu_seqlens_q, start_pos,
                       sink, scale, window, rope_dim, official, positions, freqs);
   if (!AttentionCall::takes(q, window_kv, sink, rope_dim, freqs) ||
-      compressed_kv.scalar_type() != window_kv.scalar_type()) {
+      compressed_kv.scalar_type() != window_kv.scalar_type() || !is_even(compressed_kv)) {
     return call_reference<Tensor>("csa_attention", q, window_kv, window_table, compressed_kv, block_table, topk_indices,
                                   cu_seqlens_q, start_pos, sink, scale, window, rope_dim, official, positions, freqs);
   }
@@ -20,7 +20,8 @@ Tensor launch_csa_attention(const Tensor& q, const Tensor& window_kv, const Tens
   call.p.topk = picks.size(1);
   call.p.topk_indices = pointer<int32_t>(picks);
   const Tensor table = dense(block_table);
-  call.entries(compressed_kv, table);
+  if (call.p.topk > 0)
+    call.entries(compressed_kv, table);  // picks that hold nothing lie nowhere: no list of all entries
   return call.run("csa_attention");
 }
 

@@ -9,7 +9,7 @@ Tensor launch_hca_attention(const Tensor& q, const Tensor& window_kv, const Tens
   check_hca_attention(q, window_kv, window_table, compressed_kv, block_table, cu_seqlens_q, start_pos, sink, scale,
                       window, ratio, rope_dim, official, positions, freqs);
   if (!AttentionCall::takes(q, window_kv, sink, rope_dim, freqs) ||
-      compressed_kv.scalar_type() != window_kv.scalar_type()) {
+      compressed_kv.scalar_type() != window_kv.scalar_type() || !is_even(compressed_kv)) {
     return call_reference<Tensor>("hca_attention", q, window_kv, window_table, compressed_kv, block_table, cu_seqlens_q,
                                   start_pos, sink, scale, window, ratio, rope_dim, official, positions, freqs);
   }

@@ -9,7 +9,7 @@ std::tuple<Tensor, Tensor> launch_qkv_prepare(const Tensor& q, const Tensor& kv,
                                               const Tensor& positions, const Tensor& freqs, double eps, bool official,
                                               const OptTensor& cache, const OptTensor& slots) {
   check_qkv_prepare(q, kv, weight, positions, freqs, eps, official, cache, slots);
-  if (!QkvPrepareCall::takes(q, kv, weight, cache) || !runs(q) || !is_row(q.size(2))) {
+  if (!QkvPrepareCall::takes(q, kv, weight, cache) || !runs(q) || !is_row(q.size(2)) || !is_even(cache)) {
     return call_reference<Tensor, Tensor>("qkv_prepare", q, kv, weight, positions, freqs, eps, official, cache, slots);
   }
   const QkvPrepareCall call(q, kv, weight, positions, freqs, eps, official, cache, slots);
