@@ -49,6 +49,11 @@ class _Request:
     salt: bytes
     sequence: Sequence | None = None
 
+    @property
+    def complete(self) -> bool:
+        """Whether all its tokens are computed, so that the next one can be sampled."""
+        return self.sequence is not None and len(self.sequence) == len(self.ids)
+
     def next_ids(self, limit: int) -> list[int]:
         """What the sequence is to compute next: the new token, or the next of the prompt."""
         done = len(self.sequence) if self.sequence is not None else 0
@@ -95,6 +100,7 @@ class Engine:
         self.preemptions = 0
         self._waiting: deque[_Request] = deque()
         self._running: list[_Request] = []
+        self._events: list[Event] = []  # of a step that raised, behind the sampling of them
         self._next_id = 0
 
     def add(
@@ -117,6 +123,8 @@ class Engine:
             ValueError: an empty prompt, an argument out of range, or more positions than the model has.
             CacheFull: it could not run even alone within max_bytes.
         """
+        if not isinstance(salt, bytes):
+            raise ValueError(f"salt must be bytes, got {type(salt).__name__}")
         sampling = Sampling(self.model.device, temperature, top_p, seed)
         ids = prompt_ids(self.model, prompt, max_new_tokens)
         if (need := self.store.bytes_for(len(ids) + max_new_tokens)) > self.store.budget.limit:
@@ -140,32 +148,59 @@ class Engine:
 
     def run(self) -> Iterator[Event]:
         """Steps until every request is done."""
-        while len(self):
+        while len(self) or self._events:
             yield from self.step()
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """One pass: admits what fits, computes, samples. Returns the new tokens."""
+        """One pass: admits what fits, computes, samples. Returns the new tokens.
+
+        Raises:
+            RuntimeError: a request's logits are not finite. The message names it; once it is removed the others go on.
+            CacheFull: a request that runs alone found no room.
+
+        Whatever is raised, no token is lost: what was sampled before is in the next step's events.
+        """
         self._admit()
+        batch, streams = self._compute()
+        complete = [i for i, r in enumerate(batch) if r.complete]
+        try:
+            logits = self.model.logits(streams[complete].unsqueeze(1))[:, 0] if complete else torch.empty(0)
+            for r in batch:
+                if self.prefixes.max_bytes and r.sequence is not None:
+                    self.prefixes.publish(r.sequence, r.salt)
+            for i, row in zip(complete, logits, strict=True):
+                self._events.append(self._sampled(batch[i], row))
+        except BaseException:
+            for r in batch:
+                if r.sequence is not None and r.complete:  # and without a new token: its last one goes in again
+                    r.sequence.rollback(len(r.ids) - 1)
+            raise
+        events, self._events = self._events, []
+        return events
+
+    def _compute(self) -> tuple[list[_Request], Tensor]:
+        """Who computed, and the streams of each one's last token."""
+        limit = self.chunk_tokens
         while True:
-            batch, rows = self._batch()
-            if not batch:
-                return []
+            batch, rows = self._batch(limit)
+            sequences = [r.sequence for r in batch if r.sequence is not None]
+            if not sequences:
+                return [], torch.empty(0)
             try:
-                sequences = [r.sequence for r in batch if r.sequence is not None]
-                streams = self.model.extend(sequences, rows, last_only=True)
-                break
+                return batch, self.model.extend(sequences, rows, last_only=True)
             except CacheFull:
-                self._make_room()
-        complete = [i for i, r in enumerate(batch) if r.sequence is not None and len(r.sequence) == len(r.ids)]
-        logits = self.model.logits(streams[complete].unsqueeze(1))[:, 0] if complete else torch.empty(0)
-        for r in batch:
-            if self.prefixes.max_bytes and r.sequence is not None:
-                self.prefixes.publish(r.sequence, r.salt)
-        return [self._sampled(batch[i], row) for i, row in zip(complete, logits, strict=True)]
+                if self._make_room():
+                    continue
+                if limit == 1:
+                    raise
+                limit //= 2  # a chunk holds more window rows while it runs than a sequence does between calls
 
     def _sampled(self, r: _Request, logits: Tensor) -> Event:
-        token, _ = r.sampling.next(logits)
+        try:
+            token, _ = r.sampling.next(logits)
+        except RuntimeError as error:
+            raise RuntimeError(f"Engine: request {r.id}: {error}") from error
         r.remaining -= 1
         r.ids.append(token)
         done = "stop" if token in r.stop else "length" if r.remaining == 0 else None
@@ -186,9 +221,9 @@ class Engine:
             r.sequence = self.prefixes.begin(r.ids, r.salt)
             self._running.append(self._waiting.popleft())
 
-    def _batch(self) -> tuple[list[_Request], list[list[int]]]:
-        """Who computes in this step, and what: everyone that decodes, and prompts up to chunk_tokens."""
-        budget, batch, rows = self.chunk_tokens, [], []
+    def _batch(self, limit: int) -> tuple[list[_Request], list[list[int]]]:
+        """Who computes in this step, and what: everyone that decodes, and at most `limit` tokens of prompts."""
+        budget, batch, rows = limit, [], []
         for r in self._running:
             ids = r.next_ids(max(1, budget))
             if len(ids) > 1 or (r.sequence is not None and len(r.sequence) + 1 < len(r.ids)):
@@ -199,19 +234,20 @@ class Engine:
             rows.append(ids)
         return batch, rows
 
-    def _make_room(self) -> None:
-        """Drops shared prefixes, or else puts the youngest request back in line."""
+    def _make_room(self) -> bool:
+        """Drops shared prefixes, or else puts the youngest request back in line; False if there is but one."""
         if len(self.prefixes):
             self.prefixes.evict(self.prefixes.nbytes // 2 - 1)
-            return
+            return True
         if len(self._running) == 1:
-            raise CacheFull("Engine: a request that runs alone found no room")
+            return False
         r = self._running.pop()
         assert r.sequence is not None
         r.sequence.release()
         r.sequence = None
         self._waiting.appendleft(r)
         self.preemptions += 1
+        return True
 
     def _finish(self, r: _Request) -> None:
         self._running.remove(r)

@@ -112,6 +112,40 @@ def test_a_call_that_fails_changes_nothing(model) -> None:
     assert torch.equal(model(text[:, 21:30], cache=cache)[0], expected[21:30])
 
 
+@pytest.mark.parametrize("call", ["forward", "padded", "streams"])
+def test_a_call_that_fails_behind_the_layers_changes_nothing(model, call: str, monkeypatch) -> None:
+    text, mask = ids(40), torch.ones(1, 19, dtype=torch.int64)
+    mask[:, :2] = 0
+    cache, expected = model.new_cache(1, 200), model(text)[0]
+    model(text[:, :21], cache=cache)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        if call == "streams":
+            patch.setattr(torch, "cat", lambda _: bytearray(1 << 60))
+            model.streams(text[:, 21:], cache=cache)
+        else:
+            hook = model.norm.register_forward_pre_hook(lambda *_: bytearray(1 << 60))
+            try:
+                model(text[:, 21:], cache=cache, attention_mask=mask if call == "padded" else None)
+            finally:
+                hook.remove()
+    assert cache.num_tokens == 21
+    assert torch.equal(model(text[:, 21:30], cache=cache)[0], expected[21:30])
+
+
+@torch.inference_mode()
+def test_a_draft_that_fails_behind_its_layer_changes_nothing(model) -> None:
+    text, cache = ids(20), model.new_cache(1, 100, draft=True)
+    streams = model.streams(text)
+    expected = model.draft(streams[:, :-1], text[:, 1:])[0]
+    model.draft(streams[:, :10], text[:, 1:11], cache=cache)
+    hook = model.mtp[0].norm.register_forward_pre_hook(lambda *_: bytearray(1 << 60))
+    with pytest.raises(MemoryError):
+        model.draft(streams[:, 10:14], text[:, 11:15], cache=cache)
+    hook.remove()
+    assert cache.num_tokens == 10
+    assert torch.equal(model.draft(streams[:, 10:-1], text[:, 11:], cache=cache)[0], expected[:, 10:])
+
+
 @torch.inference_mode()
 def test_steps_back_cost_what_is_promised(model) -> None:
     block, cache = 64, model.new_cache(1, 400, store=model.new_store(block_tokens=64))

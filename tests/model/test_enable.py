@@ -213,3 +213,16 @@ def test_weights_are_shared_and_changes_are_taken_over(plain):
             fresh = v4npu.enable(v4npu.disable(copy.deepcopy(half)))
             assert torch.equal(fresh(ids).logits, now)
         before = now
+
+
+def test_a_call_that_fails_behind_the_layers_changes_nothing(hf):
+    ids = tokens(2, 12)
+    past = hf(ids[:, :8], use_cache=True).past_key_values
+    want = hf(ids[:, 8:], past_key_values=copy.deepcopy(past)).logits
+    state = past.layers[0]
+    hook = state.cache.model().norm.register_forward_pre_hook(lambda *_: bytearray(1 << 60))
+    with pytest.raises(MemoryError):
+        hf(ids[:, 8:], past_key_values=past)
+    hook.remove()
+    assert past.get_seq_length() == state.cache.num_tokens == 8
+    assert torch.equal(hf(ids[:, 8:], past_key_values=past).logits, want)

@@ -136,4 +136,66 @@ def test_refusals(model) -> None:
             engine.add(wrong)
     with pytest.raises(ValueError, match="temperature"):
         engine.add([1], temperature=-1.0)
+    with pytest.raises(ValueError, match="salt must be bytes, got str"):
+        engine.add([1], salt="tenant")
     assert len(engine) == 0
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_request_that_cannot_be_sampled_harms_no_other(model, bad: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(model, max_bytes=1 << 22, chunk_tokens=16, prefix_bytes=1 << 20, block_tokens=16)
+    prompts = [prompt(5, 0), prompt(6, 1), prompt(7, 2), prompt(40, 3)]  # the last is in its prompt while others decode
+    options: list[dict] = [{"temperature": 0.8, "seed": i} for i in range(4)]
+    ids = [engine.add(p, max_new_tokens=6, stop_at_eos=False, **o) for p, o in zip(prompts, options, strict=True)]
+    broken, sampling = False, engine._waiting[bad].sampling
+
+    def draw(logits: torch.Tensor) -> tuple[int, torch.Tensor]:
+        return type(sampling).next(sampling, logits * torch.nan if broken else logits)
+
+    monkeypatch.setattr(sampling, "next", draw)
+    out: dict[int, list[int]] = {i: [] for i in ids}
+    for step in range(3):
+        broken = step == 1
+        try:
+            for event in engine.step():
+                out[event.request].append(event.token)
+        except RuntimeError as error:
+            assert broken and str(error).startswith(f"Engine: request {ids[bad]}: ") and "not finite" in str(error)
+    for event in engine.run():
+        out[event.request].append(event.token)
+    assert out == {i: alone(model, p, 6, **o) for i, p, o in zip(ids, prompts, options, strict=True)}
+    engine.prefixes.clear()
+    assert engine.store.nbytes == 0
+
+
+def test_the_others_go_on_without_a_broken_request(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(model, max_bytes=1 << 22, block_tokens=16)
+    last, broken = engine.add(prompt(5, 0), max_new_tokens=1), engine.add(prompt(6, 1), max_new_tokens=4)
+    monkeypatch.setattr(engine._waiting[1].sampling, "next", lambda logits: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+    engine.remove(broken)
+    assert collect(engine) == {last: alone(model, prompt(5, 0), 1)}
+    assert len(engine) == 0 and engine.store.nbytes == 0
+
+
+@pytest.mark.parametrize("fails", ["logits", "publish"])
+def test_what_fails_behind_the_layers_is_computed_again(model, fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(model, max_bytes=1 << 22, prefix_bytes=1 << 20, block_tokens=16)
+    prompts = [prompt(20, 0), prompt(3, 1)]
+    ids = [engine.add(p, max_new_tokens=5, stop_at_eos=False) for p in prompts]
+    owner = model if fails == "logits" else engine.prefixes
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(owner, fails, lambda *_: bytearray(1 << 60))
+        engine.step()
+    assert collect(engine) == {i: alone(model, p, 5) for i, p in zip(ids, prompts, strict=True)}
+
+
+def test_a_request_that_fits_alone_runs_alone(model) -> None:
+    room = v4npu.load("nano").new_store()
+    engine = Engine(v4npu.load("nano"), max_bytes=room.bytes_for(1024))
+    ids = torch.randint(2, 200, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
+    request = engine.add(ids, max_new_tokens=24, stop_at_eos=False)
+    assert len(collect(engine)[request]) == 24

@@ -8,7 +8,7 @@ from __future__ import annotations
 from v4npu.cache.cache import Cache
 from v4npu.cache.pool import CacheFull
 from v4npu.cache.prefix import PrefixCache
-from v4npu.cache.sequence import Sequence
+from v4npu.cache.sequence import Sequence, unchanged_on_error
 from v4npu.cache.store import LayerCache, Store
 
-__all__ = ["Cache", "CacheFull", "LayerCache", "PrefixCache", "Sequence", "Store"]
+__all__ = ["Cache", "CacheFull", "LayerCache", "PrefixCache", "Sequence", "Store", "unchanged_on_error"]

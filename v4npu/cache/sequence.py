@@ -15,14 +15,28 @@ Where a sequence can restart at token n, cheapest first:
 
 from __future__ import annotations
 
+import contextlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from v4npu._C import KEEP_TOKENS
 from v4npu.cache.pool import CacheFull
 from v4npu.cache.store import Store
+
+
+@contextlib.contextmanager
+def unchanged_on_error(sequences: Iterable[Sequence]) -> Iterator[None]:
+    """Whatever is raised within, the sequences say what they said before."""
+    before = [(s, len(s)) for s in sequences]
+    try:
+        yield
+    except BaseException:
+        for s, num_tokens in before:
+            with s.store.lock:
+                s.rollback(num_tokens)
+        raise
 
 
 class Sequence:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache as TransformersCache
 from transformers.cache_utils import CacheLayerMixin, DynamicCache
 
-from v4npu.cache import Cache, CacheFull
+from v4npu.cache import Cache, CacheFull, unchanged_on_error
 from v4npu.model import Model
 from v4npu.model.hyper_connection import collapse
 from v4npu.model.inputs import check_ids
@@ -59,12 +59,13 @@ class State(CacheLayerMixin):
         _check_positions(position_ids, before, real)
         rows = [ids[chosen].tolist() for ids, chosen in zip(input_ids.cpu(), real, strict=True)]
         cache.admit(model, [len(ids) for ids in rows])
-        packed = _extend(model, cache, rows)
-        if bool(real.all()):
-            hidden = packed.unflatten(0, (batch, length))
-        else:
-            hidden = self._spread(packed, real)
-        self.cache, self.real, self.last = cache, torch.cat([before, real], dim=1), hidden[:, -1].clone()
+        with unchanged_on_error(cache.sequences):
+            packed = _extend(model, cache, rows)
+            if bool(real.all()):
+                hidden = packed.unflatten(0, (batch, length))
+            else:
+                hidden = self._spread(packed, real)
+            self.cache, self.real, self.last = cache, torch.cat([before, real], dim=1), hidden[:, -1].clone()
         return hidden
 
     def _spread(self, packed: Tensor, real: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from v4npu.cache import Cache, Sequence, Store
+from v4npu.cache import Cache, Sequence, Store, unchanged_on_error
 from v4npu.device import fixed_order
 from v4npu.generate import generate
 from v4npu.model.block import Block, MTPBlock
@@ -128,7 +129,8 @@ class Model(Module):
                 or too small.
             CacheFull: the cache's byte limit. Whatever is raised, the cache is as it was.
         """
-        return self.logits(self._streams(input_ids, attention_mask, cache, trace, last_only))
+        with _unchanged(cache):
+            return self.logits(self._streams(input_ids, attention_mask, cache, trace, last_only))
 
     def streams(
         self,
@@ -139,7 +141,8 @@ class Model(Module):
         trace: Trace | None = None,
     ) -> Tensor:
         """Residual streams after the last layer [batch, num_tokens, hc_mult, hidden_size]; 0 where padded."""
-        return self._streams(input_ids, attention_mask, cache, trace)
+        with _unchanged(cache):
+            return self._streams(input_ids, attention_mask, cache, trace)
 
     def logits(self, streams: Tensor) -> Tensor:
         """float32 logits of residual streams [..., hc_mult, hidden_size]."""
@@ -165,21 +168,23 @@ class Model(Module):
         if streams.shape[:2] != next_ids.shape:
             raise ValueError(f"streams must be [{batch}, {length}, ...], got {list(streams.shape)}")
         packed = streams.flatten(0, 1)
-        if cache is None:
-            step = Step(next_ids.to(self.device).flatten(), [length] * batch, [0] * batch, trace, "mtp.0")
-            out = layer.draft(packed, self.embed(step.input_ids), step, None)
-        else:
-            cache.admit(self, [length] * batch, draft=True)
-            begin = [b * length - n for b, n in enumerate(cache.lengths)]  # of each sequence's position 0 in packed
+        with _unchanged(cache):
+            if cache is None:
+                step = Step(next_ids.to(self.device).flatten(), [length] * batch, [0] * batch, trace, "mtp.0")
+                out = layer.draft(packed, self.embed(step.input_ids), step, None)
+            else:
+                cache.admit(self, [length] * batch, draft=True)
+                begin = [b * length - n for b, n in enumerate(cache.lengths)]  # of each one's position 0 in packed
+                store = cache.store
 
-            def pass_(step: Step, chosen: list[int]) -> Tensor:
-                step.scope = "mtp.0"
-                spans = zip(chosen, step.starts, step.lengths, strict=True)
-                rows = torch.cat([packed[begin[b] + at : begin[b] + at + n] for b, at, n in spans])
-                return layer.draft(rows, self.embed(step.input_ids), step, cache.store.layers[0])
+                def pass_(step: Step, chosen: list[int]) -> Tensor:
+                    step.scope = "mtp.0"
+                    spans = zip(chosen, step.starts, step.lengths, strict=True)
+                    rows = torch.cat([packed[begin[b] + at : begin[b] + at + n] for b, at, n in spans])
+                    return layer.draft(rows, self.embed(step.input_ids), step, store.layers[0])
 
-            out = advance(self, cache.sequences, next_ids.tolist(), pass_, trace)
-        logits = self.head.wide(layer.norm(collapse(layer, self.config, out)))
+                out = advance(self, cache.sequences, next_ids.tolist(), pass_, trace)
+            logits = self.head.wide(layer.norm(collapse(layer, self.config, out)))
         return logits.unflatten(0, (batch, length)), out.unflatten(0, (batch, length))
 
     def new_cache(
@@ -282,3 +287,8 @@ class Model(Module):
             streams = layer(streams, step, None if store is None else store.layers[i])
             step.note("streams", streams)
         return streams
+
+
+def _unchanged(cache: Cache | None) -> AbstractContextManager[None]:
+    """Whatever is raised within, the cache is as it was."""
+    return unchanged_on_error(cache.sequences) if isinstance(cache, Cache) else nullcontext()

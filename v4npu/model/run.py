@@ -72,13 +72,13 @@ def _advance(
                 elif s.computed == len(s):
                     done[i] = [part[-1:]]
             running = []
+        result = torch.cat([part for parts in done for part in parts])
     except BaseException:
         for s, n in running:
             s.failed(n)
         for s, n in zip(sequences, before, strict=True):
             s.rollback(n)
         raise
-    result = torch.cat([part for parts in done for part in parts])
     if model.device.type == "cpu" and sum(map(len, rows)) >= LARGE_CALL:
         _C.release_free_heap()
     return result
