@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <vector>
+
 #include "check.h"
 #include "checks.h"
 #include "torch/csrc/stable/library.h"
@@ -5,20 +8,26 @@
 namespace v4npu {
 namespace {
 
-// A state wherever an earlier row is pooled, and every slot in it.
-void check_states(const Check& check, const Tensor& start_pos, const OptTensor& state, const OptTensor& state_slots,
-                  int64_t ratio, bool overlap) {
+// A state wherever an earlier row is pooled, every slot in it, and no two sequences that write to the same one.
+void check_states(const Check& check, const Tensor& cu_seqlens_q, const Tensor& start_pos, const OptTensor& state,
+                  const OptTensor& state_slots, int64_t ratio, bool overlap) {
   if (!check.reads_values()) return;
-  const Values<int32_t> starts(start_pos);
+  const Values<int32_t> starts(start_pos), ends(cu_seqlens_q);
+  std::vector<int32_t> written;
   for (int64_t b = 0; b < starts.count; ++b) {
     if (state) {
       const int64_t slot = Values<int32_t>(*state_slots)[b];
       check.require(slot >= 0 && slot < state->size(0), "state_slots", "within the states", slot);
+      if (ends[b + 1] > ends[b]) written.push_back(static_cast<int32_t>(slot));
     } else {
       check.require(starts[b] == 0 || (!overlap && starts[b] % ratio == 0), "state", "given when start_pos is not 0",
                     "start_pos " + std::to_string(starts[b]));
     }
   }
+  std::sort(written.begin(), written.end());
+  const auto twice = std::adjacent_find(written.begin(), written.end());
+  if (twice != written.end())
+    check.fail("state_slots", "another for each sequence with tokens", std::to_string(*twice) + " twice");
 }
 
 // As many as the sequences complete.
@@ -68,7 +77,7 @@ void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, 
                 "[head_dim] with head_dim a power of two for the Hadamard transform", describe(norm_weight));
   check.require(num_entries >= 0 && num_entries <= *num_tokens, "num_entries", "between 0 and num_tokens", num_entries);
   check.dtype("out_dtype", out_dtype, kFloating);
-  check_states(check, start_pos, state, state_slots, ratio, overlap);
+  check_states(check, cu_seqlens_q, start_pos, state, state_slots, ratio, overlap);
   check_num_entries(check, cu_seqlens_q, start_pos, ratio, num_entries);
   check.require(cache.has_value() == slot_mapping.has_value(), "slot_mapping",
                 cache ? "given with cache" : "None without cache", slot_mapping ? describe(*slot_mapping) : "None");

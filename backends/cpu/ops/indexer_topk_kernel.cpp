@@ -84,7 +84,7 @@ void indexer_topk(const IndexerTopkParams& p) {
   const int64_t count = query_tiles(p), threads = num_threads();
   int64_t keys = 0;
   for (int64_t b = 0; b < p.num_seqs; ++b) {
-    const int64_t all = visible(p.start_pos[b] + p.cu_seqlens_q[b + 1] - p.cu_seqlens_q[b] - 1, p.ratio);
+    const int64_t all = visible(int64_t{p.start_pos[b]} + p.cu_seqlens_q[b + 1] - p.cu_seqlens_q[b] - 1, p.ratio);
     keys = all > keys ? all : keys;
   }
   Parts parts{nullptr, 1};

@@ -11,9 +11,10 @@
 //     transforms (hadamard.h, rounded) and rounds all values, one scale per 32 (fp4_act_quant.h); "hadamard_fp8"
 //     likewise, one scale per row (act_quant.h); results in out_dtype
 //   8 state: the kv and score row of the token at position p is row p % ring of the sequence's state; whatever stood in
-//     the rows of positions not seen yet is not read
+//     the rows of positions not seen yet is not read; sequences with tokens have states of their own
 //   9 the row of slot_mapping[e] in cache = entry e where the slot is not negative; slot s is row s % block_size of
-//     page s / block_size. Packed: the codes and scales of step 7 (fp8_kv, fp4_key and fp8_key, in this order)
+//     page s / block_size; slots of a call are distinct. Packed: the codes and scales of step 7
+//     (fp8_kv, fp4_key and fp8_key, in this order)
 #pragma once
 
 #include <cstdint>
