@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 import threading
@@ -140,6 +141,23 @@ def test_whoever_looks_on_sees_every_step(nano: Model) -> None:
             nano.requires_grad_(False)
         cache = nano.new_cache(1)
         assert not decode(nano, cache, 0, 12).requires_grad and captured(cache)
+
+
+def test_a_copy_of_a_model_that_has_decoded_hears_of_its_own(nano: Model) -> None:
+    decode(nano, nano.new_cache(1), 0, 12)
+    twin, seen = copy.deepcopy(nano), []
+    cache, layer = twin.new_cache(1), twin.layers[0]
+
+    def forward(*args: Any) -> Any:
+        seen.append("forward")
+        return type(layer).forward(layer, *args)
+
+    layer.forward = forward
+    decode(twin, cache, 0, 12)
+    assert len(seen) == 12 and not captured(cache)
+    del layer.forward
+    decode(twin, cache, 12, 12)
+    assert captured(cache)
 
 
 def test_what_is_no_kernel_alone_is_not_captured() -> None:

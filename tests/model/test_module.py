@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -92,6 +93,27 @@ def test_addresses_tell_of_every_exchange() -> None:
         assert parent.addresses() is None
         parent.second.weight.requires_grad_(False)
         assert parent.addresses() is not None
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        copy.copy,
+        copy.deepcopy,
+        lambda module: pickle.loads(pickle.dumps(module)),  # noqa: S301
+        lambda module: module._replicate_for_data_parallel(),  # copies `__dict__` as it is
+    ],
+)
+@torch.no_grad()
+def test_a_copy_has_a_tree_of_its_own(duplicate: Callable[[Module], Module]) -> None:
+    parent = Module()
+    parent.child = linear(1.0)
+    parent.addresses()
+    assert "_tree" in vars(parent) and "_tree" not in parent.__getstate__()
+    twin = duplicate(parent)
+    twin.addresses()
+    twin.forward = lambda x: x  # type: ignore[method-assign]
+    assert twin.addresses() is None and parent.addresses() is not None
 
 
 def test_a_tree_lets_go_of_what_it_watched() -> None:

@@ -48,6 +48,10 @@ class Module(nn.Module):
         super().register_buffer(name, tensor, persistent)
         self._declare(name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: all but the tree, which knows dictionaries of this object alone."""
+        return {name: kept for name, kept in self.__dict__.items() if name != "_tree"}
+
     def _declare(self, name: str) -> None:
         if name not in self.__dict__ and not hasattr(type(self), name):
             setattr(type(self), name, _Registered(name))
@@ -56,7 +60,7 @@ class Module(nn.Module):
         """Where every parameter and buffer of the tree lies, 8 bytes each; None where a hook or a `forward` of one
         object's own is to be called, or a gradient to be recorded."""
         tree = self.__dict__.get("_tree")
-        if tree is None or not tree.complete():
+        if tree is None or not tree.complete(self):
             tree = self.__dict__["_tree"] = _Tree(self)
         return tree.addresses()
 
@@ -75,9 +79,9 @@ class _Tree:
         self._present: list[Tensor] = []
         self._places = b""
 
-    def complete(self) -> bool:
-        """Whether no module came, went or was exchanged."""
-        return _C.same_values(self._families, self._children)
+    def complete(self, root: nn.Module) -> bool:
+        """Whether it is of this module, even if somebody copies `__dict__`, and none came, went or was exchanged."""
+        return self._modules[0] is root.__dict__ and _C.same_values(self._families, self._children)
 
     def addresses(self) -> bytes | None:
         if _C.any_filled(self._hooks) or _C.any_has(self._modules, "forward"):
