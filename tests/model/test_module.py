@@ -95,6 +95,22 @@ def test_addresses_tell_of_every_exchange() -> None:
         assert parent.addresses() is not None
 
 
+@torch.no_grad()
+def test_addresses_tell_of_what_comes_where_nothing_was() -> None:
+    parent = Module()
+    parent.bare, parent.leaf = nn.Identity(), linear(1.0)
+    assert len(parent.addresses() or b"") == 8
+    parent.bare.register_buffer("table", torch.zeros(3))
+    assert len(parent.addresses() or b"") == 16
+    parent.bare.register_parameter("weight", nn.Parameter(torch.zeros(3)))
+    assert len(parent.addresses() or b"") == 24
+    parent.leaf.add_module("child", linear(2.0))
+    assert len(parent.addresses() or b"") == 32
+    parent.leaf.child.add_module("child", nn.Identity())
+    parent.leaf.child.child.register_forward_hook(lambda *_: None)
+    assert parent.addresses() is None
+
+
 @pytest.mark.parametrize(
     "duplicate",
     [

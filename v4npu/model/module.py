@@ -71,8 +71,8 @@ class _Tree:
     def __init__(self, root: nn.Module) -> None:
         modules = [module.__dict__ for module in root.modules()]
         self._modules = modules
-        self._families = [kept["_modules"] for kept in modules if kept["_modules"]]
-        self._tensors = [kept[kind] for kept in modules for kind in ("_parameters", "_buffers") if kept[kind]]
+        self._families = [kept["_modules"] for kept in modules]  # the empty ones too: they may be filled later
+        self._tensors = [kept[kind] for kept in modules for kind in ("_parameters", "_buffers")]
         self._hooks = [kept[kind] for kept in modules for kind in ("_forward_hooks", "_forward_pre_hooks")]
         self._children = _values(self._families)
         self._seen: list[Tensor | None] = []
