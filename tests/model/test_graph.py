@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import v4npu
@@ -126,12 +127,19 @@ def test_whoever_looks_on_sees_every_step(nano: Model) -> None:
     handle.remove()
     assert seen.count("hook") == 2
 
+    for register in (register_module_forward_hook, register_module_forward_pre_hook):  # of every module there is
+        seen.clear()
+        handle = register(lambda module, *_: seen.append("hook") if module is nano.layers[3] else None)
+        decode(nano, cache, 15, 2)
+        handle.remove()
+        assert seen == ["hook"] * 2
+
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        decode(nano, cache, 15, 1)
+        decode(nano, cache, 17, 1)
     assert any(event.key == "v4npu::hc_pre" for event in profile.key_averages())
 
     names: list[str] = []
-    nano(IDS[:1, 16:17], cache=cache, trace=lambda name, _: names.append(name))
+    nano(IDS[:1, 18:19], cache=cache, trace=lambda name, _: names.append(name))
     assert "layers.5.streams" in names
     with torch.enable_grad():
         cache = nano.new_cache(1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from v4npu import _C
 
@@ -74,6 +75,7 @@ class _Tree:
         self._families = [kept["_modules"] for kept in modules]  # the empty ones too: they may be filled later
         self._tensors = [kept[kind] for kept in modules for kind in ("_parameters", "_buffers")]
         self._hooks = [kept[kind] for kept in modules for kind in ("_forward_hooks", "_forward_pre_hooks")]
+        self._hooks += [_global_forward_hooks, _global_forward_pre_hooks]  # those of every module
         self._children = _values(self._families)
         self._seen: list[Tensor | None] = []
         self._present: list[Tensor] = []
