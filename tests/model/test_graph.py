@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import v4npu
@@ -105,6 +106,23 @@ def test_weights_are_those_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     model.layers[0] = model.layers[1]  # another module in its place
     assert torch.equal(decode(model, caches[0], 40, 6), plain(model, caches[1], 40, 6, monkeypatch))
     model.layers[0] = changed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: setattr(layer.ffn.gate, "weight", nn.Parameter(layer.ffn.gate.weight.data.view(256, 7).t())),
+        lambda layer: setattr(layer, "attn_norm", nn.Sequential(layer.attn_norm, nn.Softplus())),
+        lambda layer: parametrize.register_parametrization(layer.attn_norm, "weight", nn.Softplus()),
+    ],
+)
+def test_what_takes_the_place_of_a_weight_is_another(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = v4npu.load("nano", dtype="bfloat16")
+    caches = [model.new_cache(1) for _ in range(2)]
+    assert torch.equal(decode(model, caches[0], 0, 10), plain(model, caches[1], 0, 10, monkeypatch))
+    assert captured(caches[0])
+    change(model.layers[2])
+    assert torch.equal(decode(model, caches[0], 10, 10), plain(model, caches[1], 10, 10, monkeypatch))
 
 
 def test_whoever_looks_on_sees_every_step(nano: Model) -> None:

@@ -62,53 +62,63 @@ def test_buffers_and_children_are_found_and_forgotten() -> None:
 
 
 @torch.no_grad()
-def test_addresses_tell_of_every_exchange() -> None:
+def test_a_generation_ends_with_every_exchange() -> None:
     parent = Module()
-    parent.first, parent.second = linear(1.0), linear(2.0)
-    before = parent.addresses()
-    weights = [child.weight.data_ptr() for child in (parent.first, parent.second)]
-    assert before is not None and memoryview(before).cast("Q").tolist() == weights and parent.addresses() == before
+    parent.first, parent.second, parent.bare = linear(1.0), linear(2.0), nn.Identity()
+    seen: list[int] = []
 
+    def risen() -> bool:
+        now = parent.generation()
+        assert now is not None and parent.generation() == now
+        seen.append(now)
+        return len(seen) == 1 or now > seen[-2]
+
+    assert risen()
+    place = parent.first.weight.data
     parent.first.weight.data = torch.zeros(2, 4)
-    moved = parent.addresses()
-    assert moved != before and moved == parent.addresses()
+    assert risen()
+    parent.first.weight.data = place.view(torch.bfloat16)  # where a weight of another kind was
+    assert risen()
     parent.second._parameters["weight"] = nn.Parameter(torch.zeros(2, 4))
-    assert parent.addresses() not in (before, moved)
+    assert risen()
+    parent.second.weight = nn.Parameter(parent.second.weight.data.view(4, 2).t())  # there too
+    assert risen()
     parent.third = linear(3.0)
-    assert len(parent.addresses() or b"") == 24
+    assert risen()
+    parent.third = nn.Sequential(parent.third)  # over the same weights
+    assert risen()
     parent.first._parameters["weight"] = None
-    assert len(parent.addresses() or b"") == 16
+    assert risen()
     del parent.first, parent.third
-    assert len(parent.addresses() or b"") == 8
-
-    handle = parent.second.register_forward_hook(lambda *_: None)
-    assert parent.addresses() is None
-    handle.remove()
-    assert parent.addresses() is not None
-    parent.second.forward = lambda x: x  # type: ignore[method-assign,assignment]
-    assert parent.addresses() is None
-    del parent.second.forward
-    assert parent.addresses() is not None
-    with torch.enable_grad():
-        assert parent.addresses() is None
-        parent.second.weight.requires_grad_(False)
-        assert parent.addresses() is not None
+    assert risen()
+    parent.bare.register_buffer("table", torch.zeros(3))  # where nothing was
+    assert risen()
+    parent.bare.register_parameter("weight", nn.Parameter(torch.zeros(3)))
+    assert risen()
+    parent.second.add_module("child", nn.Sequential())
+    assert risen()
 
 
 @torch.no_grad()
-def test_addresses_tell_of_what_comes_where_nothing_was() -> None:
+def test_what_is_to_be_called_or_recorded_has_no_generation() -> None:
     parent = Module()
-    parent.bare, parent.leaf = nn.Identity(), linear(1.0)
-    assert len(parent.addresses() or b"") == 8
-    parent.bare.register_buffer("table", torch.zeros(3))
-    assert len(parent.addresses() or b"") == 16
-    parent.bare.register_parameter("weight", nn.Parameter(torch.zeros(3)))
-    assert len(parent.addresses() or b"") == 24
-    parent.leaf.add_module("child", linear(2.0))
-    assert len(parent.addresses() or b"") == 32
-    parent.leaf.child.add_module("child", nn.Identity())
-    parent.leaf.child.child.register_forward_hook(lambda *_: None)
-    assert parent.addresses() is None
+    parent.child = linear(2.0)
+    assert parent.generation() is not None
+    handle = parent.child.register_forward_hook(lambda *_: None)
+    assert parent.generation() is None
+    handle.remove()
+    assert parent.generation() is not None
+    parent.child.forward = lambda x: x  # type: ignore[method-assign,assignment]
+    assert parent.generation() is None
+    del parent.child.forward
+    assert parent.generation() is not None
+    with torch.enable_grad():
+        assert parent.generation() is None
+        parent.child.weight.requires_grad_(False)
+        assert parent.generation() is not None
+    parent.child.add_module("child", nn.Identity())
+    parent.child.child.register_forward_hook(lambda *_: None)
+    assert parent.generation() is None
 
 
 @pytest.mark.parametrize(
@@ -124,18 +134,18 @@ def test_addresses_tell_of_what_comes_where_nothing_was() -> None:
 def test_a_copy_has_a_tree_of_its_own(duplicate: Callable[[Module], Module]) -> None:
     parent = Module()
     parent.child = linear(1.0)
-    parent.addresses()
+    parent.generation()
     assert "_tree" in vars(parent) and "_tree" not in parent.__getstate__()
     twin = duplicate(parent)
-    twin.addresses()
+    assert twin.generation() != parent.generation()
     twin.forward = lambda x: x  # type: ignore[method-assign]
-    assert twin.addresses() is None and parent.addresses() is not None
+    assert twin.generation() is None and parent.generation() is not None
 
 
 def test_a_tree_lets_go_of_what_it_watched() -> None:
     parent = Module()
     parent.child = linear(1.0)
-    parent.addresses()
+    parent.generation()
     gone = weakref.ref(parent)
     del parent
     gc.collect()

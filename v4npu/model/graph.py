@@ -2,7 +2,9 @@
 
 A step of one token for each of a few sequences launches the same kernels over the same addresses every time: weights
 and pools stay where they are, and what differs lies in small tensors (ids, positions, tables, slots). On a CPU only.
-A captured step does not hear of functions that are exchanged afterwards; of weights, hooks and modules it does.
+A captured step does not hear of functions that are exchanged afterwards; of weights, hooks and modules it does, save
+of a weight whose `data` was set to what has another layout at the same address (`w.data = w.data.t()`): there a new
+parameter is heard.
 """
 
 from __future__ import annotations
@@ -130,7 +132,7 @@ def _key(model: Model, step: Step, store: Store) -> Hashable:
         return None
     if step.tables is None or step.trace is not None or _watched():
         return None
-    weights = model.addresses()
+    weights = model.generation()
     if weights is None:
         return None
     width = -(-step.tables.block_table.shape[1] // TABLE_BLOCKS)

@@ -57,13 +57,20 @@ class Module(nn.Module):
         if name not in self.__dict__ and not hasattr(type(self), name):
             setattr(type(self), name, _Registered(name))
 
-    def addresses(self) -> bytes | None:
-        """Where every parameter and buffer of the tree lies, 8 bytes each; None where a hook or a `forward` of one
-        object's own is to be called, or a gradient to be recorded."""
+    def generation(self) -> int | None:
+        """A number that rises when a module, parameter or buffer of the tree was exchanged or moved, and that no other
+        tree has; None where a hook or a `forward` of one object's own is to be called, or a gradient to be recorded.
+
+        A tensor whose `data` was set to another layout at the same address is not seen: asking each for its dtype,
+        shape and strides would take nearly as long again as all of this.
+        """
         tree = self.__dict__.get("_tree")
         if tree is None or not tree.complete(self):
             tree = self.__dict__["_tree"] = _Tree(self)
-        return tree.addresses()
+        return tree.generation()
+
+
+_GENERATIONS = itertools.count()
 
 
 class _Tree:
@@ -77,24 +84,38 @@ class _Tree:
         self._hooks = [kept[kind] for kept in modules for kind in ("_forward_hooks", "_forward_pre_hooks")]
         self._hooks += [_global_forward_hooks, _global_forward_pre_hooks]  # those of every module
         self._children = _values(self._families)
-        self._seen: list[Tensor | None] = []
-        self._present: list[Tensor] = []
-        self._places = b""
+        self._weights = _Weights([])
 
     def complete(self, root: nn.Module) -> bool:
         """Whether it is of this module, even if somebody copies `__dict__`, and none came, went or was exchanged."""
         return self._modules[0] is root.__dict__ and _C.same_values(self._families, self._children)
 
-    def addresses(self) -> bytes | None:
+    def generation(self) -> int | None:
         if _C.any_filled(self._hooks) or _C.any_has(self._modules, "forward"):
             return None
-        if not _C.same_values(self._tensors, self._seen):
-            self._seen = _values(self._tensors)
-            self._present = [t for t in self._seen if t is not None]
-            self._places = array("Q", itertools.chain.from_iterable(map(_lines, self._present))).tobytes()
-        if torch.is_grad_enabled() and any(t.requires_grad for t in self._present):
+        weights = self._weights  # exchanged as a whole: other threads may be here
+        if not _C.same_values(self._tensors, weights.seen):
+            weights = self._weights = _Weights(_values(self._tensors))
+        if torch.is_grad_enabled() and any(t.requires_grad for t in weights.present):
             return None
-        return _C.data_ptrs(Tensor.data_ptr, self._present, self._places)
+        if weights.where() != weights.addresses:
+            weights = self._weights = _Weights(weights.seen)
+        return weights.generation
+
+
+class _Weights:
+    """The tensors of a tree as they were found. They are kept, so that none that replaces one may take its place."""
+
+    def __init__(self, seen: list[Tensor | None]) -> None:
+        self.seen = seen
+        self.present = [t for t in seen if t is not None]
+        self._lines = array("Q", itertools.chain.from_iterable(map(_lines, self.present))).tobytes()
+        self.addresses = self.where()
+        self.generation = next(_GENERATIONS)
+
+    def where(self) -> bytes:
+        """Where every one lies, 8 bytes each."""
+        return _C.data_ptrs(Tensor.data_ptr, self.present, self._lines)
 
 
 def _values(dictionaries: list[dict[str, Any]]) -> list[Any]:
