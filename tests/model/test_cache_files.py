@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import struct
@@ -124,6 +125,23 @@ def test_another_model_is_refused_and_no_room_is_clean(model, tmp_path: Path) ->
     with pytest.raises(CacheFull):
         model.load_cache(tmp_path / "cache", store)
     assert store.nbytes == 0
+
+
+def test_weights_that_have_changed_are_another_model(tmp_path: Path) -> None:
+    model = models.model(dtype="bfloat16")
+    filled(model).save(tmp_path / "before")
+    model.load_cache(tmp_path / "before")
+    trained = copy.deepcopy(model)
+    with torch.no_grad():
+        trained.norm.weight.add_(1)  # as an optimiser does
+    model.install("norm.weight", 2 * model.norm.weight.detach())
+    for changed in (model, trained):
+        with pytest.raises(ValueError, match="the cache's model is"):
+            changed.load_cache(tmp_path / "before")
+        filled(changed).save(tmp_path / "after")
+        changed.load_cache(tmp_path / "after")
+        with pytest.raises(ValueError, match="the cache's model is"):
+            models.model(dtype="bfloat16").load_cache(tmp_path / "after")
 
 
 def test_a_save_that_fails_leaves_the_old_file(model, tmp_path: Path, monkeypatch) -> None:

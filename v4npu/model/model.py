@@ -224,9 +224,10 @@ class Model(Module):
 
         return load(path, self, store)
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
-        """Tells this model's weights and configuration from any other's; a sample of every tensor's bytes counts."""
+        """Tells this model's weights, as they are now, and configuration from any other's; a sample of every tensor's
+        bytes counts."""
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             flat = tensor.detach().flatten()
