@@ -190,6 +190,21 @@ def test_wrong_value_is_named(key: str, value: Any) -> None:
         Config.from_dict(official(**{key: value}))
 
 
+YARN = {"type": "yarn", "factor": 4, "original_max_position_embeddings": 64}
+OVERFLOWING = [
+    ("rms_norm_eps", {"rms_norm_eps": 10**400}), ("head_dim", {"partial_rotary_factor": 0.5, "head_dim": 10**400}),
+    *((key, {"rope_scaling": {**YARN, key: value}}) for key, value in
+      (("factor", 10**400), ("beta_fast", 0), ("beta_slow", 5e-324))),
+    *(("partial_rotary_factor", {"partial_rotary_factor": float(value)}) for value in ("inf", "nan", "1.5")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "changes"), OVERFLOWING)
+def test_what_would_overflow_is_named(key: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=key):
+        Config.from_dict({name: value for name, value in official(**changes).items() if name != "qk_rope_head_dim"})
+
+
 UNSUPPORTED = [
     ("scoring_func", "sigmoid"), ("n_shared_experts", 2), ("attention_bias", True), ("hidden_act", "gelu"),
     ("tie_word_embeddings", True), ("num_key_value_heads", 2), ("compress_ratios", [0, 128, 4, 4, 4]),

@@ -8,7 +8,6 @@ See v4_spec.md section 1 for what each value is in V4-Pro and V4-Flash.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,8 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         _number("rope_scaling.factor", self.factor, 1.0)
-        _number("rope_scaling.beta_fast", self.beta_fast)
-        _number("rope_scaling.beta_slow", self.beta_slow)
+        _number("rope_scaling.beta_fast", self.beta_fast, 1e-6)  # divided by
+        _number("rope_scaling.beta_slow", self.beta_slow, 1e-6)
         original = self.original_max_position_embeddings
         _integer("rope_scaling.original_max_position_embeddings", original, (1, 2**40))
 
@@ -287,5 +286,5 @@ def _integers(name: str, values: Any, limits: tuple[int, int]) -> None:
 
 
 def _number(name: str, value: Any, low: float = 0.0) -> None:
-    if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= 1e12:
+    if type(value) not in (int, float) or not low <= value <= 1e12:  # exact for integers of any size; no for NaN
         raise ValueError(f"{name} must be a number from {low:g} to 1e12, got {value!r}")

@@ -124,9 +124,12 @@ def _rope(out: dict[str, Any]) -> None:
             parameters = compress
         scaling = scaling or parameters
     if partial is not None and "qk_rope_head_dim" not in out:
-        if type(partial) not in (int, float) or type(out.get("head_dim", 512)) is not int:
-            raise ValueError(f"partial_rotary_factor must be a number, got {partial!r}")
-        out["qk_rope_head_dim"] = int(out.get("head_dim", 512) * partial)
+        head = out.get("head_dim", 512)
+        if type(partial) not in (int, float) or not 0 <= partial <= 1:
+            raise ValueError(f"partial_rotary_factor must be a number from 0 to 1, got {partial!r}")
+        if type(head) is not int or not 0 < head < 2**53:  # what Config takes is less
+            raise ValueError(f"head_dim must be a positive integer with partial_rotary_factor, got {head!r}")
+        out["qk_rope_head_dim"] = int(head * partial)
     if scaling is None and out.get("original_seq_len"):
         scaling = {
             "type": "yarn",
