@@ -161,6 +161,6 @@ def _holds_nan(data: Tensor) -> bool:
 
 def _exact_e8m0(where: str, scale: Tensor) -> Tensor:
     mantissa, exponent = torch.frexp(scale.float())
-    if not bool((mantissa == 0.5).all()):
+    if not bool(((mantissa == 0.5) & (exponent >= -126)).all()):  # mantissa * 2^exponent; at 2^128 floats end
         raise ValueError(f"{where}: scales must be powers of two from 2^-127 to 2^127")
     return float_to_e8m0(exponent - 1)

@@ -184,9 +184,12 @@ def test_misfit_is_named(tmp_path: Path, name: str, value: torch.Tensor | None, 
 def test_all_problems_in_one_error_and_inexact_scales(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"embed\.weight is missing.*; and \d+ more"):
         Checkpoint(rewritten(tmp_path / "a", lambda tensors: {"norm.weight": tensors["norm.weight"]}))
-    for bad in (3.0, 0.0, -1.0, float("nan"), float("inf")):
+    for bad in (3.0, 0.0, -1.0, float("nan"), float("inf"), 2.0**-128, 2.0**-149):
         path = rewritten(tmp_path / "b", replaced("layers.0.attn.wq_a.scale", torch.full((1, 1), bad)))
         with pytest.raises(ValueError, match=r"wq_a\.scale.*powers of two"):
             Checkpoint(path).tensor("layers.0.attn.wq_a.scale")
+    for power in (-127, 127):
+        path = rewritten(tmp_path / "b", replaced("layers.0.attn.wq_a.scale", torch.full((1, 1), 2.0**power)))
+        assert Checkpoint(path).tensor("layers.0.attn.wq_a.scale").item() == 2.0**power
     with pytest.raises(FileNotFoundError, match="no such directory"):
         Checkpoint(tmp_path / "absent")
