@@ -6,6 +6,7 @@ save_pretrained writes either its own names or official ones behind "model.").
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from v4npu.shards import DTYPE_NAMES
 
 FLOATS = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 SCALES = (torch.float8_e8m0fnu, torch.uint8, torch.float32, torch.bfloat16)  # floats: exact powers of two
+TOLD = 6  # problems spelled out in one message
 
 
 class Spec(NamedTuple):
@@ -153,34 +155,39 @@ def check_tensors(
     where: str, specs: dict[str, Spec], stored: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 ) -> None:
     """One ValueError for everything that is missing, unexpected or of a wrong shape or dtype."""
-    problems: list[str] = []
+    problems = _problems(specs, stored)
+    if told := list(itertools.islice(problems, TOLD)):
+        rest = sum(1 for _ in problems)
+        raise ValueError(f"{where}: tensor " + "; tensor ".join(told) + (f"; and {rest} more" if rest else ""))
+
+
+def _problems(specs: dict[str, Spec], stored: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> Iterator[str]:
     wanted: set[str] = set()
     formats: dict[str, tuple[str, torch.dtype]] = {}  # the experts of a layer are stacked: they share a dtype
     for name, spec in specs.items():
-        wanted.add(name)
         if name not in stored:
-            problems.append(f"{name} is missing, expected {expected(spec)}")
+            yield f"{name} is missing, expected {expected(spec)}"
             continue
+        wanted.add(name)
         dtype, shape = stored[name]
         shapes = stored_shapes(spec, dtype)
         if shapes is None or shapes[0] != shape:
-            problems.append(f"{name} must be {expected(spec)}, got {describe(dtype, shape)}")
+            yield f"{name} must be {expected(spec)}, got {describe(dtype, shape)}"
             continue
         if spec.kind == "expert":
             group = name.rpartition(".experts.")[0] + name.rpartition(".")[0][-3:]
             first = formats.setdefault(group, (name, dtype))
             if first[1] != dtype:
-                problems.append(f"{name} must be {DTYPE_NAMES[first[1]]} like {first[0]}, got {DTYPE_NAMES[dtype]}")
+                yield f"{name} must be {DTYPE_NAMES[first[1]]} like {first[0]}, got {DTYPE_NAMES[dtype]}"
         if shapes[1] is not None:
             wanted.add(scale_name(name))
             given = stored.get(scale_name(name))
             if given is None or given[1] != shapes[1] or given[0] not in SCALES:
                 got = "nothing" if given is None else describe(*given)
-                problems.append(f"{scale_name(name)} must be F8_E8M0 {list(shapes[1])}, got {got}")
-    problems += [f"{name} is unexpected, {describe(*stored[name])}" for name in stored if name not in wanted]
-    if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise ValueError(f"{where}: tensor " + "; tensor ".join(problems[:6]) + more)
+                yield f"{scale_name(name)} must be F8_E8M0 {list(shapes[1])}, got {got}"
+    for name in stored:
+        if name not in wanted:
+            yield f"{name} is unexpected, {describe(*stored[name])}"
 
 
 def describe(dtype: torch.dtype, shape: tuple[int, ...]) -> str:
@@ -224,7 +231,7 @@ _RENAMES = tuple(
 )
 # Copies of the main model's embedding and head, repeated for the draft layer by some releases (5.1).
 _REPEATED = re.compile(r"^mtp\..*(?:emb.*|head\.weight)$")
-_FUSED = re.compile(r"^(.*\.experts)\.(gate_up|down)_proj\.(weight|scale)$")
+_FUSED = re.compile(r"((layers|mtp)\.(0|[1-9][0-9]{0,3})\.ffn\.experts)\.(gate_up|down)_proj\.(weight|scale)")
 
 
 def official_name(name: str) -> str | None:
@@ -243,22 +250,37 @@ class Part(NamedTuple):
 
 
 def split_fused(name: str, shape: tuple[int, ...], config: Config) -> list[tuple[str, Part]] | None:
-    """The official tensors inside a fused expert tensor [E, rows, columns], or None if it is not one."""
-    match = _FUSED.match(name)
+    """The official tensors inside a fused expert tensor [E, rows, columns], or None if it is none of this model's."""
+    match = _FUSED.fullmatch(name)
     if match is None:
         return None
-    experts, inner = config.n_routed_experts, config.moe_intermediate_size
-    if len(shape) != 3 or shape[0] != experts:
-        raise ValueError(f"tensor {name!r} must be [{experts}, rows, columns], got {list(shape)}")
-    prefix, which, leaf = match.groups()
-    rows = shape[1]
+    prefix, tower, layer, which, leaf = match.groups()
+    if int(layer) >= (config.num_hidden_layers if tower == "layers" else config.num_nextn_predict_layers):
+        return None
+    shapes = _fused_shapes(config, which, leaf)
+    if shape not in shapes:
+        choices = " or ".join(str(list(choice)) for choice in shapes) or "stored expert by expert"
+        raise ValueError(f"tensor {name!r} must be {choices}, got {list(shape)}")
+    experts, rows, _ = shape
     if which == "down":
         return [(f"{prefix}.{e}.w2.{leaf}", Part(e, 0, rows)) for e in range(experts)]
-    by_block = leaf == "scale" and rows != 2 * inner  # one row of scales per 128 rows of weight
-    if rows % 2 or (by_block and inner % WEIGHT_BLOCK):
-        raise ValueError(f"tensor {name!r} must be two equal halves, gate and up, got {list(shape)}")
     return [
         (f"{prefix}.{e}.{w}.{leaf}", Part(e, half * rows // 2, (half + 1) * rows // 2))
         for e in range(experts)
         for half, w in enumerate(("w1", "w3"))
     ]
+
+
+def _fused_shapes(config: Config, which: str, leaf: str) -> list[tuple[int, ...]]:
+    """What a fused tensor may be: the experts' weights or scales in any format, gate and up one above the other."""
+    hidden, inner = config.hidden_size, config.moe_intermediate_size
+    spec = Spec((hidden, inner) if which == "down" else (inner, hidden), "expert")
+    halves = 1 if which == "down" else 2
+    found: list[tuple[int, ...]] = []
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.int8):
+        shapes = stored_shapes(spec, dtype)
+        part = None if shapes is None else shapes[leaf == "scale"]
+        straddles = leaf == "scale" and dtype == torch.float8_e4m3fn and halves == 2 and inner % WEIGHT_BLOCK
+        if part is not None and not straddles:  # else one scale is of rows of both halves
+            found.append((config.n_routed_experts, halves * part[0], part[1]))
+    return list(dict.fromkeys(found))

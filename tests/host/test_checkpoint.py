@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from v4npu import checkpoint
 from v4npu.checkpoint import Checkpoint
-from v4npu.checkpoint_names import layout
+from v4npu.checkpoint_names import check_tensors, layout
 from v4npu.checkpoint_random import random_tensors
 from v4npu.model.config import Config, RopeScaling
 from v4npu.reference.formats import dequantize_weight, quantize_weight_fp8
@@ -169,7 +170,15 @@ MISFITS = [
     ("layers.9.attn_sink", torch.ones(1), r"layers\.9\.attn_sink is unexpected"),
     ("mtp.0.enorm.weight", None, r"mtp\.0\.enorm\.weight is missing"),
     ("model.norm.weight", torch.ones(64), r"'norm\.weight' must be stored once"),
-    ("layers.0.mlp.experts.gate_up_proj", torch.ones(5, 64, 64), r"gate_up_proj.* must be \[4, rows"),
+    ("layers.0.mlp.experts.gate_up_proj", torch.ones(5, 64, 64), r"up_proj.* must be \[4, 64, 64\] or \[4, 64, 32\]"),
+    ("layers.0.mlp.experts.gate_up_proj", torch.ones(4, 0, 0), r"gate_up_proj.* must be .*, got \[4, 0, 0\]"),
+    ("layers.0.mlp.experts.down_proj", torch.ones(4, 64, 64), r"must be \[4, 64, 32\] or \[4, 64, 16\], got"),
+    ("layers.0.mlp.experts.down_proj", torch.ones(4, 64), r"down_proj.*, got \[4, 64\]"),
+    ("layers.0.mlp.experts.down_proj_scale_inv", torch.ones(4, 64, 2), r"must be \[4, 1, 1\] or \[4, 64, 1\], got"),
+    ("layers.0.mlp.experts.gate_up_proj_scale_inv", torch.ones(4, 2, 1), r"must be \[4, 64, 2\], got \[4, 2, 1\]"),
+    ("layers.4.mlp.experts.down_proj", torch.ones(4, 64, 32), r"layers\.4\..*down_proj\.weight is unexpected"),
+    ("layers.01.mlp.experts.down_proj", torch.ones(4, 64, 32), r"layers\.01\..*down_proj\.weight is unexpected"),
+    ("mtp.1.mlp.experts.down_proj", torch.ones(4, 64, 32), r"mtp\.1\..*down_proj\.weight is unexpected"),
 ]  # fmt: skip
 
 
@@ -179,6 +188,15 @@ def test_misfit_is_named(tmp_path: Path, name: str, value: torch.Tensor | None, 
     with pytest.raises(ValueError, match=message) as error:
         Checkpoint(path)
     assert str(path) in str(error.value)
+
+
+def test_many_problems_take_no_memory() -> None:
+    specs = layout(replace(CONFIG, n_routed_experts=2**11))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"embed\.weight is missing.*; and 30857 more"):
+        check_tensors("here", specs, {})
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 def test_all_problems_in_one_error_and_inexact_scales(tmp_path: Path) -> None:

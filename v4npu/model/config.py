@@ -28,6 +28,7 @@ LIMITS = {
     "max_position_embeddings": (1, 2**40),
 }
 DIMENSION = (1, 2**20)
+EXPERTS = 2**17  # of all layers; V4-Pro has 62 * 384, and each is three tensors with a name, a shape and a scale
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 QUANTIZATION = {
     "quant_method": "fp8",
@@ -155,6 +156,11 @@ class Config:
             raise ValueError(
                 f"num_experts_per_tok must be at most n_routed_experts {self.n_routed_experts},"
                 f" got {self.num_experts_per_tok}"
+            )
+        layers = self.num_hidden_layers + self.num_nextn_predict_layers
+        if layers * self.n_routed_experts > EXPERTS:
+            raise ValueError(
+                f"n_routed_experts must be at most {EXPERTS // layers} in {layers} layers, got {self.n_routed_experts}"
             )
         for name in ("rope_theta", "compress_rope_theta"):
             _number(name, getattr(self, name), 1.0)
