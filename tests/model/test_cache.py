@@ -179,7 +179,7 @@ def test_refusals(model) -> None:
     with pytest.raises(ValueError, match="zeros and ones"):
         model(ids(3, 2), attention_mask=torch.full((2, 3), 0.5), cache=cache)
     for options, message in (
-        ({"block_tokens": 24}, "positive multiple of 16, got 24"),
+        ({"block_tokens": 24}, "positive multiple of 16 up to 1048576, got 24"),
         ({"window_policy": "none"}, "window_policy must be one of live, full"),
         ({"period": 32}, "only then"),
         ({"window_policy": "periodic", "period": 100}, "multiple of block_tokens 128, got 100"),

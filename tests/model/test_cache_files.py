@@ -87,6 +87,22 @@ CHANGES = [
     (lambda a: a["sha256"].update({"0.tokens": "0"}), "tensor '0.tokens' does not match its checksum"),
     (lambda a: a.update(block_tokens=-16), "block_tokens must be a positive multiple"),
     (lambda a: a.update(sequences=[3]), "cache description is malformed: TypeError"),
+    (lambda a: a.update(sequences=[]), "a cache must have at least one sequence"),
+    (lambda a: a.update(sequences={}), "sequences must be of type list, got {}"),
+    (lambda a: a.update(block_tokens=2**40), "block_tokens must be a positive multiple of 16 up to 1048576, got"),
+    (lambda a: a.update(max_tokens=200.0), "max_tokens must be of type int, got 200.0"),
+    (lambda a: a.update(max_tokens=0), "room for a token"),
+    (lambda a: a.update(draft=0), "draft must be of type bool, got 0"),
+    (lambda a: a["sequences"][0].update(known=150.0), "sequence 0: known must be of type int, got 150.0"),
+    (lambda a: a["sequences"][0].update(entry_blocks=10.0), "sequence 0: entry_blocks must be of type int, got 10.0"),
+    (lambda a: a["sequences"][0].update(windows={}), "sequence 0: windows must be of type list, got {}"),
+    (lambda a: a["sequences"][0].update(state=5), "sequence 0: state must be of type bool, got 5"),
+    (lambda a: a["sequences"][0].update(live=None), "sequence 0: it can have no open state"),
+    (lambda a: a["sequences"][0].update(live=[150, 0, 150]), "three integers and true or false, got [150, 0, 150]"),
+    (lambda a: a["sequences"][0].update(live=[150.0, 0, 150, False]), "three integers and true or false, got [150.0,"),
+    (lambda a: a["sequences"][0].update(known=144, entry_blocks=9), "its position is out of range"),
+    (lambda a: a["sequences"][0].update(live=[150, 201, 150, False]), "its position is out of range"),
+    (lambda a: a["sequences"][0].update(live=[150, 0, 150, True]), "there is no snapshot where it restarts"),
 ]
 
 
@@ -96,6 +112,10 @@ def test_a_description_that_does_not_fit_is_refused(model, tmp_path: Path, chang
     with pytest.raises(ValueError, match="altered: ") as caught:
         model.load_cache(altered(tmp_path / "cache", change))
     assert message in str(caught.value)
+    store = model.new_store(block_tokens=16)
+    with pytest.raises(ValueError, match="altered: "):
+        model.load_cache(tmp_path / "altered", store)
+    assert store.nbytes == 0
 
 
 def test_corrupt_and_truncated_files_are_refused(model, tmp_path: Path) -> None:

@@ -77,11 +77,15 @@ def load(path: str | Path, model: Model, store: Store | None = None) -> Cache:
     if shard.metadata.get("sha256") != hashlib.sha256(text).hexdigest():
         raise ValueError(f"{path}: cache description does not match its checksum")
     try:
+        _check_types("", about, sequences=list, max_tokens=int, draft=bool)
+        held = about["sequences"]
+        if not held or about["max_tokens"] < 1:
+            raise ValueError("a cache must have at least one sequence, and room for a token")
         if store is None:
             policy = about["window_policy"]
             store = model.new_store(
                 draft=about["draft"],
-                sequences=len(about["sequences"]),
+                sequences=len(held),
                 max_tokens=about["max_tokens"],
                 block_tokens=about["block_tokens"],
                 window_policy=policy,
@@ -90,7 +94,6 @@ def load(path: str | Path, model: Model, store: Store | None = None) -> Cache:
         for name, value in _identity(model, store).items():
             if about[name] != value:
                 raise ValueError(f"the cache's {name} is {about[name]!r}, this model's is {value!r}")
-        held = about["sequences"]
         for b, numbers in enumerate(held):
             _check(numbers, store, shard, b, about["max_tokens"])
         for name in shard.entries:
@@ -155,25 +158,39 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(data.numpy().tobytes()).hexdigest()
 
 
+def _check_types(where: str, values: dict[str, Any], **types: type) -> None:
+    """Raises ValueError unless values are of exactly these types: 150.0 and True are no numbers of tokens."""
+    for key, wanted in types.items():
+        if type(values[key]) is not wanted:
+            raise ValueError(f"{where}{key} must be of type {wanted.__name__}, got {values[key]!r}")
+
+
 def _check(numbers: dict[str, Any], store: Store, shard: Shard, b: int, max_tokens: int) -> None:
     """Raises ValueError unless what the file says about sequence b is possible, and its tensors are of that size."""
     dtype, shape = shard.entries[f"{b}.tokens"][:2]
     if dtype != torch.int64 or len(shape) != 1 or shape[0] > max_tokens:
         raise ValueError(f"tokens of sequence {b} must be int64 [at most {max_tokens}], got {dtype} {list(shape)}")
     tokens, block = shape[0], store.block_tokens
-    blocks, windows = numbers["entry_blocks"], numbers["windows"]
+    _check_types(f"sequence {b}: ", numbers, known=int, entry_blocks=int, windows=list, snapshots=list, state=bool)
+    known, blocks, windows, snapshots = (numbers[key] for key in ("known", "entry_blocks", "windows", "snapshots"))
     last = -(-tokens // block)
-    known = numbers["known"]
     if not 0 <= known <= tokens or blocks != (-(-known // block) if store.layout.entry_block else 0):
         raise ValueError(f"sequence {b}: {blocks} entry blocks and {known} known of {tokens} tokens do not fit")
     if windows != sorted(set(windows)) or any(type(j) is not int or not 0 <= j < last for j in windows):
         raise ValueError(f"sequence {b}: windows must be ascending numbers of its {last} blocks")
-    if any(type(n) is not int or n % block or n // block - 1 not in windows for n in numbers["snapshots"]):
+    if any(type(n) is not int or n % block or n // block - 1 not in windows for n in snapshots):
         raise ValueError(f"sequence {b}: snapshots must lie behind its window blocks")
-    if numbers["live"] is not None:
-        computed, base, top, restore = numbers["live"]
-        if not (0 <= computed <= tokens and 0 <= base and computed <= top <= max_tokens and type(restore) is bool):
+    live = numbers["live"]
+    if numbers["state"] and (live is None or not store.layout.open_state):
+        raise ValueError(f"sequence {b}: it can have no open state")
+    if live is not None:
+        if not isinstance(live, list) or [type(n) for n in live] != [int, int, int, bool]:
+            raise ValueError(f"sequence {b}: live must be three integers and true or false, got {live!r}")
+        computed, base, top, restore = live
+        if not (0 <= computed <= known and 0 <= base <= max_tokens and computed <= top <= max_tokens):
             raise ValueError(f"sequence {b}: its position is out of range")
+        if restore and computed not in snapshots:
+            raise ValueError(f"sequence {b}: there is no snapshot where it restarts")
         first = max(0, computed - store.window + 1) // block
         if computed >= base and any(j not in windows for j in range(first, -(-computed // block))):
             raise ValueError(f"sequence {b}: the window before token {computed} is missing")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from v4npu.model.config import Config
 
 BLOCK_TOKENS = 128  # a classical block; more where the ratios ask for it
+MAX_BLOCK_TOKENS = 1 << 20  # the largest ratio there is; a pool reserves a block at least
 POLICIES = ("live", "full", "periodic", "zero")
 
 
@@ -58,7 +59,7 @@ class Store:
         device: where it lives.
         max_bytes: limit of everything allocated here.
         sequences, max_tokens: what a device that cannot reserve address space allocates blocks for, once.
-        block_tokens: tokens of a block; a multiple of every ratio.
+        block_tokens: tokens of a block; a multiple of every ratio, at most 2^20.
         window_policy: which window rows are kept beside those that the next token sees: "live" none, "full" all,
             "periodic" those before every `period`-th token; "zero" is "live" in memory and nothing in a file.
         period: of "periodic", in tokens; a multiple of block_tokens.
@@ -83,8 +84,10 @@ class Store:
     ) -> None:
         least = math.lcm(*(r for r in ratios if r)) if any(ratios) else 1
         block_tokens = -(-BLOCK_TOKENS // least) * least if block_tokens is None else block_tokens
-        if type(block_tokens) is not int or block_tokens < 1 or block_tokens % least:
-            raise ValueError(f"block_tokens must be a positive multiple of {least}, got {block_tokens!r}")
+        if type(block_tokens) is not int or not 0 < block_tokens <= MAX_BLOCK_TOKENS or block_tokens % least:
+            raise ValueError(
+                f"block_tokens must be a positive multiple of {least} up to {MAX_BLOCK_TOKENS}, got {block_tokens!r}"
+            )
         if window_policy not in POLICIES:
             raise ValueError(f"window_policy must be one of {', '.join(POLICIES)}, got {window_policy!r}")
         if (period is None) == (window_policy == "periodic"):
