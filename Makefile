@@ -85,7 +85,7 @@ format: .venv/tools
 	$(BIN)/clang-format -i $(CXX_SOURCES) $(DEVICE_SOURCES)
 
 clean:
-	rm -rf .venv .venv-npu .venv-nvcc .venv-nvcc-12.8 build v4npu/cuda
+	rm -rf .venv .venv-npu .venv-nvcc .venv-nvcc-12.8 build v4npu/cuda v4npu/_C*.so
 
 # Torch first: the extension is compiled against its headers, hence no build isolation.
 .venv/torch:
@@ -96,7 +96,7 @@ clean:
 	@touch $@
 
 # The checkout is importable too: its Python is the one under work, so tests run on it.
-.venv/built: .venv/torch pyproject.toml CMakeLists.txt $(wildcard backends/*/*.cmake) $(CXX_SOURCES) $(PACKAGE)
+.venv/built: .venv/torch pyproject.toml CMakeLists.txt $(wildcard backends/*/*.cmake) $(CXX_SOURCES) $(DEVICE_SOURCES) $(PACKAGE)
 	$(INSTALL) --no-build-isolation .
 	@ln -sf $$(cd / && $(CURDIR)/$(BIN)/python -c 'import torch, v4npu; print(v4npu._C.__file__)') v4npu/
 	@touch $@

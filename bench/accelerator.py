@@ -29,7 +29,7 @@ class Device(Protocol):
         """The results of the kernel of `op` on tensors of the device.
 
         Raises:
-            NotImplementedError: it would fall back to the reference.
+            RuntimeError: it would fall back to the reference.
         """
 
     def capture(self, run: Call) -> tuple[Any, Call]:

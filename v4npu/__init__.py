@@ -22,9 +22,21 @@ import torch  # noqa: F401  first: _C takes torch's symbols from the libraries t
 from v4npu import dispatch as _dispatch  # noqa: F401  registers the operators
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "checkpoint", "disable", "doctor", "enable", "explain", "fallback", "load", "ops", "optim"]
+__all__ = [
+    "__version__",
+    "checkpoint",
+    "disable",
+    "doctor",
+    "enable",
+    "engine",
+    "explain",
+    "fallback",
+    "load",
+    "ops",
+    "optim",
+]
 
-_MODULES = ("checkpoint", "ops", "optim")
+_MODULES = ("checkpoint", "engine", "ops", "optim")
 _ATTRIBUTES = {
     "load": "loader",
     "enable": "integrations.transformers",

@@ -149,13 +149,16 @@ def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
             raise ValueError(f"v4npu.chat: messages[{i}]: tools and response_format belong to system or developer")
         if role == "developer" and not text:
             raise ValueError(f"v4npu.chat: messages[{i}].content of a developer must not be empty")
+        for key in ("tools", "tool_calls"):
+            if (given := message.get(key)) and not (isinstance(given, list) and all(map(_function, given))):
+                raise ValueError(f"v4npu.chat: messages[{i}].{key} must be a list, got {given!r}")
         if role == "assistant" and message.get("tool_calls"):
-            ids = [call.get("id") for call in message["tool_calls"]]
+            ids = [_identifier(call.get("id"), f"messages[{i}].tool_calls: id") for call in message["tool_calls"]]
             order = {call_id: n for n, call_id in enumerate(ids) if call_id}
         if role not in ("user", "tool"):
             turns.append(turn)
             continue
-        call_id = message.get("tool_call_id", "") if role == "tool" else None
+        call_id = _identifier(message.get("tool_call_id"), f"messages[{i}].tool_call_id") if role == "tool" else None
         block = (call_id, f"<tool_result>{text}</tool_result>" if role == "tool" else text)
         if turns and turns[-1]["role"] == "user" and (role == "tool" or turns[-1].get("task") is None):
             turns[-1] = dict(turns[-1])
@@ -164,6 +167,12 @@ def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
             turns.append({**turn, "role": "user", "blocks": []})
         turns[-1]["blocks"] = _in_call_order([*turns[-1]["blocks"], block], order)
     return turns
+
+
+def _identifier(value: Any, where: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"v4npu.chat: {where} must be a string, got {value!r}")
+    return value or ""
 
 
 def _in_call_order(blocks: list[tuple[str | None, str]], order: Mapping[str, int]) -> list[tuple[str | None, str]]:

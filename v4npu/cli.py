@@ -6,6 +6,7 @@ says which), 1 failed. V4NPU_DEBUG=1 shows tracebacks.
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
@@ -55,7 +56,8 @@ def _say(text: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    whole = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"  # else JSON has a way to spell the rest
+    print(json.dumps(value, ensure_ascii=not whole))
 
 
 @app.command()
@@ -159,7 +161,7 @@ def perplexity(
     from v4npu.perplexity import perplexity as score
 
     try:
-        content = text.read_text(encoding="utf-8")
+        content = text.read_bytes().decode("utf-8")  # line ends and all
     except UnicodeDecodeError as error:
         raise ValueError(f"--text {text}: {error}") from error
     loaded = load(model, device, dtype, numerics)

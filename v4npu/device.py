@@ -138,7 +138,7 @@ def _prepare_kernels(soc: str) -> str:
 
     try:
         os.environ["V4NPU_ASCEND_KERNELS"] = str(build(soc))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         return f"no compiled kernels: {error}"
     return ""
 
@@ -192,7 +192,7 @@ def explain(op: str, device: str | torch.device = "auto", soc: str | None = None
         op: name of an operator, such as "csa_attention".
         device: as for `resolve`.
         soc: plan for this chip instead of the one found, such as "ascend950dt" or "sm_90"; not for "cpu".
-        dims: sizes of the problem, kept in the answer; plans that depend on them read them.
+        dims: sizes of the problem, kept in the answer; a size that the kernel does not take is the reference's then.
 
     Raises:
         ValueError: unknown operator or device; V4NPU_CPU_ISA names an instruction set this CPU lacks.
@@ -240,7 +240,7 @@ def fallback(policy: str) -> AbstractContextManager[None]:
     """What an operator without a kernel for its tensors' device does, inside a `with` block.
 
     Args:
-        policy: "warn" (once per operator and device, the default), "error" (NotImplementedError) or "allow".
+        policy: "warn" (once per operator and device, the default), "error" (RuntimeError) or "allow".
             The environment variable V4NPU_FALLBACK sets it outside any block.
 
     The cpu is no fallback: the reference is its declared variant.

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 # The checkout's C++, or the copy that a wheel carries.
-ROOT = next(p for p in (Path(__file__).parents[1], Path(__file__).parent / "native") if (p / "backends").is_dir())
+ROOT = next(
+    p for p in (Path(__file__).parents[1], Path(__file__).parent / "native") if (p / "backends/ascend").is_dir()
+)
 ASCEND = ROOT / "backends/ascend"
 
 

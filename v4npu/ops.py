@@ -5,9 +5,9 @@ holds each sequence's token offsets in the call, `start_pos` int32 [B] how many 
 [num_blocks, block_size, D], or uint8 [num_blocks, block_size, row bytes] of packed rows with bfloat16 activations
 (csrc/include/v4npu/cache_layout.h); a block table int32 [B, max_blocks] says where row i of a sequence lies: row
 i % block_size of page table[b, i // block_size]. A slot is page * block_size + row; -1 is not stored. `official` asks
-for every rounding point of DeepSeek's code; without it nothing is quantised. Every operator is differentiable (in the
-plain-torch reference), accepts zero tokens, propagates NaN, and raises ValueError naming the argument for a wrong
-shape, dtype or parameter. The step-by-step contracts are csrc/include/v4npu/ops/<op>.h.
+for every rounding point of DeepSeek's code; without it nothing is quantised. Every operator but the two quantisers is
+differentiable (in the plain-torch reference); every one accepts zero tokens, propagates NaN, and raises ValueError
+naming the argument for a wrong shape, dtype or parameter. The step-by-step contracts are csrc/include/v4npu/ops/<op>.h.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def fp8_linear(
 ) -> Tensor:
     """x W^T with W e4m3 [N, K] and 128x128 e8m0 scales; x [..., K] is e4m3 with x_scale, or float without.
 
-    Accumulates in float32 (float64 when out_dtype is) and rounds once to out_dtype. v4_spec 2.4.
+    Accumulates in float32 (float64 when out_dtype is) and rounds once to out_dtype; without x_scale x and W times its
+    scales are rounded to out_dtype before. v4_spec 2.4.
     """
     return _op.fp8_linear(x, x_scale, weight, weight_scale, out_dtype)
 

@@ -21,7 +21,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*map(Text, row))  # as they are: brackets are no markup
     print(title)
-    Console(width=200).print(table)
+    Console(width=10_000).print(table)
 
 
 def short(number: float, giga: str = "G") -> str:

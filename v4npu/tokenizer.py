@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import operator
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -97,6 +98,7 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8 bytes of one token, which may be a part of a character."""
+        token_id = operator.index(token_id)  # of a tensor too, whose hash is not its value's
         if token_id in self._names:
             return self._names[token_id].encode()
         piece = self._encoder.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None

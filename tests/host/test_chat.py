@@ -130,7 +130,10 @@ def test_tool_results_follow_the_order_of_their_calls():
         ([], "messages"), ("hi", "messages"), ([say("robot", "x")], r"\[0\].role"), (["x"], r"\[0\].role"),
         ([say("user", 3)], r"\[0\].content"), ([say("developer", "")], "developer"),
         ([A, {**A, "task": "sing"}], r"\[1\].task"), ([{**A, "tools": [TOOL]}], "tools"),
-        ([{**SYSTEM, "tools": [{"name": "f"}]}], "tools"),
+        ([{**SYSTEM, "tools": [{"name": "f"}]}], "tools"), ([{**SYSTEM, "tools": 5}], r"\[0\].tools must be a list"),
+        ([{**A, "tool_calls": {"f": 1}}], r"\[0\].tool_calls must be a"), ([{**A, "tool_calls": ["f"]}], "got 'f'"),
+        ([{**B, "tool_calls": [{**TOOL, "id": [1]}]}], r"\[0\].tool_calls: id must be a string, got \[1\]"),
+        ([{**say("tool", "x"), "tool_call_id": {}}], r"\[0\].tool_call_id must be a string"),
     ],
 )  # fmt: skip
 def test_malformed_messages(messages, culprit):

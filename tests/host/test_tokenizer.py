@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Full
@@ -126,6 +127,7 @@ def test_control_tokens_inside_the_vocabulary(tmp_path):
     assert tok.controls == {"<|begin|>": 0, "<|end|>": 1, " never": 2}
     ids = tok.encode("<|begin|> never<|end|>")
     assert min(ids) > 2 and tok.decode(ids) == "<|begin|> never<|end|>"
+    assert tok.decode(torch.tensor([0, *ids, 2])) == "<|begin|><|begin|> never<|end|> never"  # ids of any kind
     assert (tok.bos_id, tok.eos_id) == (None, None)  # nothing says which token they would be
 
 

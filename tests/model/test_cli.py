@@ -1,6 +1,7 @@
 """The command line: results on stdout, prose on stderr, exit statuses. What it refuses: test_cli_refusals.py."""
 
 import importlib.util
+import io
 import json
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import v4npu
-from v4npu import checkpoint, tokenizer
+from v4npu import checkpoint, cli, tokenizer
 from v4npu.loader import NANO
 from v4npu.model.config import Config
 
@@ -72,6 +73,8 @@ def test_perplexity(v4npu_command, tmp_path):
     status, out, _ = v4npu_command("perplexity", "--text", tmp_path / "a.txt", "--context", 16, "--json")
     report = json.loads(out)
     assert status == 0 and report["bytes"] == 52 and 0 < report["bits_per_byte"] < 8
+    (tmp_path / "b.txt").write_bytes(b"It was the whale,\r\nand nothing else.\r\n")
+    assert json.loads(v4npu_command("perplexity", "--text", tmp_path / "b.txt", "--json")[1])["bytes"] == 38
     status, out, _ = v4npu_command("perplexity", "--text", tmp_path / "a.txt", "--context", 16)
     assert status == 0 and f"{report['bits_per_byte']:.4f}" in out
 
@@ -131,3 +134,11 @@ def test_as_a_process_with_a_poor_terminal():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"? ?") and b"tokens/s" in done.stderr
+
+
+@pytest.mark.parametrize("encoding, printed", [("utf-8", "é 深".encode()), ("ascii", b"\\u00e9 \\u6df1")])
+def test_json_is_whole_on_any_stdout(monkeypatch, encoding, printed):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, errors="replace", write_through=True))
+    cli._print_json({"text": "é 深"})
+    assert printed in raw.getvalue() and json.loads(raw.getvalue().decode()) == {"text": "é 深"}
