@@ -52,6 +52,14 @@ def test_many_tokens_and_few_have_the_same_bits(
         assert (many - exact).abs().max() < 2e-5 * exact.abs().max()
 
 
+@pytest.mark.parametrize("rows", [3, 16_900])
+def test_an_infinite_weight_is_infinite_times_float32(gpu: EmulatedGpu, rows: int) -> None:
+    x, weight = torch.tensor([[1.0, 3.0]] * 20), torch.ones(rows, 2, dtype=BF16)
+    weight[1, 0], weight[2, 1] = torch.inf, torch.nan
+    (got,) = gpu.run("linear", (x, weight, FP32))
+    assert got[:, 1].isposinf().all() and got[:, 2].isnan().all() and (got[:, 0] == 4).all()
+
+
 def test_scales_that_make_up_for_each_other(gpu: EmulatedGpu) -> None:
     ones = torch.ones(3, 128).to(torch.float8_e4m3fn)
     for up, down in ((250, 5), (5, 250)):

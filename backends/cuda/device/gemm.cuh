@@ -34,8 +34,8 @@ struct Tile {
   template <class Source>
   V4NPU_INLINE void slice(const Operands<Sets>& o, Source& source, int row0, int s) {
     clear();
-    // Of float32 weights all products but the largest are summed apart: beside those, tensor cores would cut them off.
-    constexpr bool kApart = kPlanes<W> > 1;
+    // Of float32 operands all products but the largest are summed apart: tensor cores would cut them off beside those.
+    constexpr bool kApart = kPlanes<W> > 1 || kPlanes<X> > 1;
     constexpr int kTogether = kPlanes<X> > 1 ? 1 : 2;  // eights of tokens
     float small[kApart ? kTiles : 1][N][4] = {};
     const Scales scales(o, row0, s);
