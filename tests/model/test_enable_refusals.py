@@ -39,6 +39,27 @@ def test_gradients_are_those_of_transformers(hf):
     hf.eval()
 
 
+def test_a_frozen_model_records_no_gradients_and_runs_kernels(plain):  # noqa: F811
+    ids, frozen = tokens(1, 20), copy.deepcopy(plain).requires_grad_(False)
+    frozen.lm_head.requires_grad_()
+    weights = dict(frozen.named_parameters())
+    v4npu.enable(frozen)
+    assert {name for name, p in weights.items() if p.requires_grad} == {"lm_head.weight"}
+    assert not any(p.requires_grad for p in frozen.model.forward.model.parameters())
+    frozen.lm_head.requires_grad_(False)
+    with torch.inference_mode():
+        wanted = frozen(ids).logits
+        half = v4npu.enable(copy.deepcopy(plain).to(torch.bfloat16).requires_grad_(False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for hf in (frozen, half):
+            out = hf(ids)
+            assert out.past_key_values.layers[0].cache.num_tokens == 20
+            assert out.logits.grad_fn is None and out.logits.float().numpy().shape == (1, 20, 97)
+        assert torch.equal(frozen(ids).logits, wanted)
+    assert all(p is weights[name] for name, p in frozen.named_parameters())
+
+
 def test_intermediates_are_those_of_transformers(hf):
     ids = tokens(1, 20)
     with torch.inference_mode():

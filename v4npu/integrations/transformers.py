@@ -295,4 +295,4 @@ def _adopt_all(hf_model: Any, stored: dict[str, Held], device: torch.device) -> 
         copied = not adopt(model, name, tensor)
         version = held.tensor._version if copied and not held.tensor.is_inference() else -1
         used.append(held._replace(version=version))
-    return model, used
+    return model.requires_grad_(False), used  # theirs keep what they want: with gradients it is they who run
