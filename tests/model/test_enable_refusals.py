@@ -75,6 +75,28 @@ def test_intermediates_are_those_of_transformers(hf):
             assert torch.equal(a, b)
 
 
+def test_what_transformers_began_it_goes_on_with(hf):
+    """A prompt of embeddings, and one whose hidden states were asked for; a cache that was reset is anybody's."""
+    ids, new = tokens(2, 30), tokens(2, 3, seed=1)
+    with torch.inference_mode():
+        embeds, ways = hf.model.embed_tokens(ids), ({}, {"num_beams": 2})
+        text = [hf.generate(inputs_embeds=embeds, **way, **GREEDY) for way in ways]
+        began = [hf(ids, output_hidden_states=True).past_key_values, transformers.DynamicCache(config=hf.config)]
+        assert hf.model(ids, output_attentions=True, return_dict=False, past_key_values=began[1])[1] is began[1]
+        mine = copy.deepcopy(began[0])
+        hidden = [hf.model(new, past_key_values=past).last_hidden_state for past in (*began, mine)]
+        mine.reset()
+        assert hf(ids, past_key_values=mine).past_key_values.layers[0].cache.num_tokens == 30
+        again = hf.model(new, past_key_values=mine)
+        assert again.past_key_values.layers[0].cache.num_tokens == 33
+        v4npu.disable(hf)
+        for way, got in zip(ways, text, strict=True):
+            assert torch.equal(hf.generate(inputs_embeds=embeds, **way, **GREEDY), got)
+        wanted = hf.model(new, past_key_values=hf(ids).past_key_values).last_hidden_state
+    assert all(torch.equal(got, wanted) for got in hidden)
+    assert 0 < (again.last_hidden_state - wanted).abs().max() < 2e-5 * wanted.abs().max()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

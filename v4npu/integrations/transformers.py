@@ -34,8 +34,9 @@ def enable(hf_model: Any) -> Any:
 
     transformers' own forward still runs, and cannot go on with past_key_values of v4npu's (a ValueError), where
     gradients are recorded and weights want them (with a warning unless the model is in training mode: use
-    torch.no_grad or torch.inference_mode), and for hidden states, attentions and router logits, inputs_embeds, dropout,
-    is_causal=False and packed sequences by cu_seq_lens. Hooks on modules inside the model are not called.
+    torch.no_grad or torch.inference_mode), for hidden states, attentions and router logits, inputs_embeds, dropout,
+    is_causal=False and packed sequences by cu_seq_lens, and whenever past_key_values are what such a call returned.
+    Hooks on modules inside the model are not called.
 
     Enable last: after quantisers, adapters and `to`. What is changed or moved later is noticed, and taken over by the
     next call or refused by it.
@@ -187,10 +188,10 @@ class Forward:
     ) -> Any:
         from transformers.modeling_outputs import MoeModelOutputWithPast
 
-        from v4npu.integrations.transformers_cache import close_state, open_state, state_of
+        from v4npu.integrations.transformers_cache import close_state, left_to_theirs, mark, open_state, state_of
 
         config = self.base.config
-        if reason := self._why_theirs(inputs_embeds, kwargs):
+        if reason := self._why_theirs(inputs_embeds, kwargs) or left_to_theirs(past_key_values):
             if state_of(past_key_values) is not None:
                 raise ValueError(
                     f"v4npu.enable: {reason} is left to transformers' own forward, which cannot go on with the"
@@ -204,7 +205,7 @@ class Forward:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            return self.theirs(
+            out = self.theirs(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
@@ -213,6 +214,7 @@ class Forward:
                 use_cache=use_cache,
                 **kwargs,
             )
+            return mark(out)
         if input_ids is None:
             raise ValueError("input_ids or inputs_embeds must be given")
         ids = input_ids if input_ids.is_floating_point() else input_ids.long()

@@ -16,6 +16,7 @@ from v4npu.model.inputs import check_ids
 
 UNLIMITED = 1 << 40  # tokens; transformers does not stop at max_position_embeddings either
 ROOM = 4096  # tokens of each sequence that a device which cannot reserve address space begins with
+MARK = "_filled_by_transformers"  # an attribute of a cache
 
 
 class State(CacheLayerMixin):
@@ -146,6 +147,20 @@ def state_of(past: Any) -> State | None:
     """The state in past_key_values, if it is v4npu's."""
     layers = getattr(past, "layers", None)
     return layers[0] if isinstance(layers, list) and len(layers) == 1 and isinstance(layers[0], State) else None
+
+
+def mark(out: Any) -> Any:
+    """What transformers' own forward returned for an enabled model; its cache says so from now on, as do copies."""
+    for value in out.values() if isinstance(out, dict) else out:
+        if isinstance(value, TransformersCache):
+            setattr(value, MARK, True)
+    return out
+
+
+def left_to_theirs(past: Any) -> str:
+    """Why a call with these past_key_values is left to transformers' own forward; empty if it is not."""
+    marked = isinstance(past, TransformersCache) and hasattr(past, MARK) and state_of(past) is None
+    return "a cache that transformers' own forward filled" if marked and past.get_seq_length() > 0 else ""
 
 
 def open_state(past: Any) -> State:
