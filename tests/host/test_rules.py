@@ -151,6 +151,17 @@ def test_every_ascend_kernel_states_its_architectures_and_that_no_device_ran_it(
         assert re.search(r"// Architectures: (dav_2201|dav_3510)", head) and "Never run on a device." in head, path
 
 
+def test_no_ascend_kernel_has_a_lambda() -> None:
+    """Its operator() is not __aicore__, so Ascend's compiler takes it for code of the host."""
+    opening = re.compile(r"(?<![\w\])])\s*\[[^\[\]]*\]\s*(<[^>]*>\s*)?(\([^()]*\)|\{)")
+    assert opening.search("f([this, &a](int i) { return a; });") and opening.search("auto f = [] { return 1; };")
+    assert opening.search("return [=](auto x) mutable { };") and not opening.search("float a[] = {x[2] (1), y_[i]};")
+    paths = [*sources("backends/ascend/ops", {".asc"}), *sources("backends/ascend/common", CPP)]
+    for path in [*paths, *sources("tests/ascend", {".asc"})]:
+        text = re.sub(r"//.*", "", path.read_text())
+        assert not opening.search(text), (path, opening.search(text))
+
+
 def test_every_ascend_kernel_has_a_launcher_a_plan_and_a_row_of_its_page() -> None:
     folder = ROOT / "backends/ascend/ops"
     kernels = sorted(p.name.removesuffix("_kernel.asc") for p in folder.glob("*_kernel.asc"))

@@ -42,15 +42,16 @@ class StreamMixes {
     sigmoids_ = mixes_[5 * kTokens * kMaxStride];
   }
 
-  // scale_of(i) is that of mix i. Nothing orders the scalar unit's writes before vector instructions yet.
-  template <typename F>
-  __aicore__ inline void prepare(F scale_of) {
+  // One scale for the first hc_mult mixes, one for the next hc_mult, where there are so many, and one for the rest.
+  // Nothing orders the scalar unit's writes before vector instructions yet.
+  __aicore__ inline void prepare(const AscendC::GlobalTensor<float>& scale) {
     AscendC::Duplicate(ones_, 1.0f, kTokens * kMaxStride);
     AscendC::Duplicate(mixes_, 0.0f, kTokens * kMaxStride);  // tokens that a last group lacks
     AscendC::PipeBarrier<PIPE_V>();
     for (int32_t t = 0; t < kTokens; ++t) {
       for (int32_t i = 0; i < stride_; ++i) {
-        scales_.SetValue(t * stride_ + i, i < num_mixes_ ? scale_of(i) : 0.0f);
+        const int32_t part = i < hc_mult_ ? 0 : i < 2 * hc_mult_ ? 1 : 2;
+        scales_.SetValue(t * stride_ + i, i < num_mixes_ ? scale.GetValue(part) : 0.0f);
         bases_.SetValue(t * stride_ + i, i < num_mixes_ ? base_.GetValue(i) : 0.0f);
       }
     }
