@@ -39,7 +39,8 @@ def small_run(ops, op):
         x, freqs = normal(7, 70, 96, dtype=bf16), rope_frequencies(64, 10000.0)
         runs = [(x, torch.arange(7), freqs, False, in_place) for in_place in (False, True)]
     elif op == "gate":
-        runs = [(normal(9, 4100, dtype=bf16), normal(11, 4100, dtype=bf16, seed=1), normal(11, seed=2), 3, 1.5)]
+        x, weight = normal(9, 4100, dtype=bf16), normal(11, 4100, dtype=bf16, seed=1)
+        runs = [(x, weight, bias, 3, 1.5) for bias in (normal(11, seed=2), torch.full((11,), torch.inf))]
     elif op == "hash_gate":
         table, ids = torch.arange(33).view(3, 11) % 11, torch.tensor([2, 0, 1])
         runs = [(normal(3, 4100, dtype=bf16), normal(11, 4100, dtype=bf16, seed=1), table, ids, 1.5)]

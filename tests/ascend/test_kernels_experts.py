@@ -46,6 +46,41 @@ def test_gate_prefers_the_smaller_index_and_bears_extreme_logits(emulated, sku):
     assert ((weights.double() - exact).abs() <= 1e-5 * exact + 1e-30).all()
 
 
+@pytest.mark.parametrize("sku", ARCHS)
+def test_gate_takes_a_nan_for_the_largest_and_keeps_it_to_its_token(emulated, sku):
+    x, w, bias = normal(20, 40), normal(9, 40, seed=1), normal(9, seed=2)
+    clean = emulated(sku).gate(x, w, bias, 3, 1.5)
+    x[4, 7] = torch.nan
+    indices, weights = emulated(sku).gate(x, w, bias, 3, 1.5)
+    others = torch.arange(20) != 4
+    assert indices[4].tolist() == [0, 1, 2] and weights[4].isnan().all()
+    assert torch.equal(indices[others], clean[0][others]) and torch.equal(weights[others], clean[1][others])
+    w[5, 0], w[7, 0] = torch.nan, -torch.nan  # the logits of two experts: they go first, and make every weight NaN
+    indices, weights = emulated(sku).gate(x, w, bias, 3, 1.5)
+    assert torch.equal(indices, reference.gate(x.double(), w, bias, 3, 1.5)[0]) and weights.isnan().all()
+
+
+@pytest.mark.parametrize("sku", ARCHS)
+def test_gate_of_infinite_logits_and_biases_and_equal_ones(emulated, sku):
+    lowest, inf, nan = torch.finfo(torch.float32).min, torch.inf, torch.nan
+    x, w = torch.ones(5, 8), torch.zeros(33, 8)
+    x[:, 1:] = normal(5, 7)
+    w[[4, 30, 17], 0] = 1.0
+    infinite = w.clone()
+    infinite[[2, 9, 20], 0] = torch.tensor([inf, -inf, inf])
+    flat, masked = torch.zeros(33), torch.full((33,), -inf)
+    few, bounds, odd = masked.clone(), torch.full((33,), lowest), flat.clone()
+    few[[30, 3]], bounds[[5, 8, 31]] = 0.0, torch.tensor([-inf, -lowest, -inf])
+    odd[[1, 6, 7, 32]] = torch.tensor([nan, -inf, inf, inf])
+    for weight in (w, infinite):
+        for bias in (None, flat, masked, few, torch.full((33,), lowest), bounds, odd):
+            for topk in (5, 16):
+                indices, weights = emulated(sku).gate(x, weight, bias, topk, 1.5)
+                wanted, exact = reference.gate(x.double(), weight, bias, topk, 1.5)
+                assert torch.equal(indices, wanted)
+                torch.testing.assert_close(weights.double(), exact, rtol=1e-6, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("n", [1, 30, 4096, 9000])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("sku", ARCHS)

@@ -62,7 +62,8 @@ void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Local
   *op.write(dst, 1, sizeof(T)) = sum;
 }
 
-// The largest value, and with calIndex its index behind it, as bits; of several largest the smallest index.
+// The largest value, and with calIndex its index behind it, as bits; of several largest the smallest index. What a NaN
+// does is not documented.
 template <typename T>
 void ReduceMax(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,
                const int32_t count, bool calIndex = false,
@@ -71,6 +72,7 @@ void ReduceMax(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Local
   static_assert(std::is_same_v<T, float>, "only float is emulated");
   Op op("ReduceMax", Pipe::V, at);
   const T* x = op.read(src, count);
+  for (int32_t i = 0; i < count; ++i) op.require(x[i] == x[i], "a NaN");
   int32_t best = 0;
   for (int32_t i = 1; i < count; ++i) {
     if (x[i] > x[best]) best = i;
