@@ -172,6 +172,8 @@ class Core {
     launch_.waits.insert(std::move(site));
     return ignored;
   }
+  // A wait within an instruction, which no kernel can leave out.
+  void order(Pipe from, Pipe to) { clocks().join(lane(to), after(from)); }
   void barrier(Pipe pipe, const Where& at) { join(pipe, after(pipe), at); }
   void barrier_all(const Where& at) {
     if (!ignored(at)) clocks().join_all(core_, clocks().after_all(core_));

@@ -136,11 +136,18 @@ void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, const int32_t& c
   std::fill_n(op.write(dst, count), count, scalarValue);
 }
 
+// On 2201 the scalar unit writes the first block, which the vector unit waits for and goes on from; nothing makes the
+// scalar unit wait for vector instructions that came before and may still read or write that block.
 template <typename T>
 void CreateVecIndex(LocalTensor<T> dst, const T& firstValue, uint32_t count,
                     const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
   using namespace v4npu::emulation;
   static_assert(kArithmetic<T>);
+  if (kIs2201) {
+    Op first("CreateVecIndex", Pipe::S, at);
+    first.write(dst, std::min<int64_t>(count, kBlockBytes / sizeof(T)));
+    first.core().order(Pipe::S, Pipe::V);
+  }
   Op op("CreateVecIndex", Pipe::V, at);
   T* out = op.write(dst, count);
   for (uint32_t i = 0; i < count; ++i) out[i] = static_cast<T>(firstValue + static_cast<T>(i));
