@@ -18,6 +18,7 @@ from v4npu.reference.formats import FP4_BLOCK, WEIGHT_BLOCK
 from v4npu.shards import DTYPE_NAMES
 
 FLOATS = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
+FP4 = {torch.int8, torch.uint8}  # pairs, either way
 SCALES = (torch.float8_e8m0fnu, torch.uint8, torch.float32, torch.bfloat16)  # floats: exact powers of two
 TOLD = 6  # problems spelled out in one message
 
@@ -133,7 +134,7 @@ def stored_shapes(spec: Spec, dtype: torch.dtype) -> tuple[tuple[int, ...], tupl
     if spec.kind in ("linear", "expert") and dtype == torch.float8_e4m3fn:
         rows, columns = (-(-n // WEIGHT_BLOCK) for n in spec.shape)
         return spec.shape, (rows, columns)
-    if spec.kind == "expert" and dtype in (torch.int8, torch.uint8) and spec.shape[1] % FP4_BLOCK == 0:
+    if spec.kind == "expert" and dtype in FP4 and spec.shape[1] % FP4_BLOCK == 0:
         return (spec.shape[0], spec.shape[1] // 2), (spec.shape[0], spec.shape[1] // FP4_BLOCK)
     return None
 
@@ -163,7 +164,7 @@ def check_tensors(
 
 def _problems(specs: dict[str, Spec], stored: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> Iterator[str]:
     wanted: set[str] = set()
-    formats: dict[str, tuple[str, torch.dtype]] = {}  # the experts of a layer are stacked: they share a dtype
+    formats: dict[str, tuple[str, torch.dtype]] = {}  # the first of each matrix of a layer's experts, and of all three
     for name, spec in specs.items():
         if name not in stored:
             yield f"{name} is missing, expected {expected(spec)}"
@@ -175,9 +176,13 @@ def _problems(specs: dict[str, Spec], stored: Mapping[str, tuple[torch.dtype, tu
             yield f"{name} must be {expected(spec)}, got {describe(dtype, shape)}"
             continue
         if spec.kind == "expert":
-            group = name.rpartition(".experts.")[0] + name.rpartition(".")[0][-3:]
-            first = formats.setdefault(group, (name, dtype))
-            if first[1] != dtype:
+            layer, matrix = name.rpartition(".experts.")[0], name.rpartition(".")[0][-3:]
+            first = formats.setdefault(layer + matrix, (name, dtype))
+            alike = first[1] == dtype  # for experts are stacked
+            if first[0] == name:  # activations are rounded for all three matrices or for none
+                first = formats.setdefault(layer, (name, dtype))
+                alike = any({first[1], dtype} <= kin for kin in (set(FLOATS), FP4, {dtype}))
+            if not alike:
                 yield f"{name} must be {DTYPE_NAMES[first[1]]} like {first[0]}, got {DTYPE_NAMES[dtype]}"
         if shapes[1] is not None:
             wanted.add(scale_name(name))

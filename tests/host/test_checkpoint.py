@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,26 @@ def test_misfit_is_named(tmp_path: Path, name: str, value: torch.Tensor | None, 
     with pytest.raises(ValueError, match=message) as error:
         Checkpoint(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("first", ["fp4", "fp8", "bf16", "fp32"])
+@pytest.mark.parametrize("second", ["fp4", "fp8", "bf16", "fp32"])
+def test_experts_of_a_layer_are_quantised_alike(first: str, second: str) -> None:
+    """w1 and w3 in one format and w2 in another: which activations are rounded is asked of w1 alone."""
+    stored = {name: (t.dtype, tuple(t.shape)) for name, t in random_tensors(CONFIG, 0, first)}
+    changed = re.compile(r"layers\.2\.ffn\.experts\.\d+\.w2\.(weight|scale)")
+    stored = {name: spec for name, spec in stored.items() if not changed.fullmatch(name)}
+    other = random_tensors(CONFIG, 0, second)
+    stored |= {name: (t.dtype, tuple(t.shape)) for name, t in other if changed.fullmatch(name)}
+    if first == second or {first, second} == {"bf16", "fp32"}:
+        check_tensors("here", layout(CONFIG), stored)
+        raw_bytes = {n: (torch.uint8, shape) for n, (d, shape) in stored.items() if d == torch.int8 and ".w2." in n}
+        check_tensors("here", layout(CONFIG), stored | raw_bytes)
+        return
+    names = {"fp4": "I8", "fp8": "F8_E4M3", "bf16": "BF16", "fp32": "F32"}
+    told = f"here: tensor layers.2.ffn.experts.0.w2.weight must be {names[first]} like layers.2.ffn.experts.0.w1.weight"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}, got {names[second]}$"):
+        check_tensors("here", layout(CONFIG), stored)
 
 
 def test_many_problems_take_no_memory() -> None:
