@@ -5,9 +5,9 @@
 
 namespace v4npu {
 
-// UB in bytes, T = fp32 / 16 bit:  products.h 122880 / 106496   stream 2 x 8192 / 4096   out 2 x 8192 / 4096
+// UB in bytes, T = fp32 / 16 bit:  products.h 123936 / 107552   stream 2 x 8192 / 4096   out 2 x 8192 / 4096
 //                                  fp32 stream and sum 2 x 8192   mixes, sums of a tile, scales, base, ones and
-//                                  sigmoids 6 x 1408   total 180480 / 147712
+//                                  sigmoids 6 x 1408   total 181536 / 148768
 template <typename T>
 class StreamMixes {
   using F32 = AscendC::LocalTensor<float>;

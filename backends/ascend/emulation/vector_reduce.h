@@ -51,6 +51,7 @@ inline int64_t reduce_max_scratch(int64_t count, int64_t element, bool with_inde
 
 namespace AscendC {
 
+// On 3510 two to four repeats are stored to a whole block.
 template <typename T>
 void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,
                const int32_t count, const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
@@ -59,7 +60,8 @@ void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Local
   Op op("ReduceSum", Pipe::V, at);
   const float sum = chip_sum(op.read(src, count), count);
   static_cast<void>(sharedTmpBuffer);  // this form uses none, on either architecture
-  *op.write(dst, 1, sizeof(T)) = sum;
+  const bool whole_block = kIs3510 && count * sizeof(T) > kRepeatBytes && count * sizeof(T) <= 4 * kRepeatBytes;
+  *op.write(dst, 1, whole_block ? kBlockBytes : sizeof(T)) = sum;
 }
 
 // The largest value, and with calIndex its index behind it, as bits; of several largest the smallest index. What a NaN
