@@ -64,9 +64,14 @@ def speculate(
 
 @torch.inference_mode()
 def _prefill(model: Model, ids: list[int], cache: Cache, window: int) -> tuple[Tensor, Tensor]:
-    """The last logits, and the streams of the last `window` + 1 tokens: the draft layer sees no further."""
-    streams = model.streams(torch.tensor([ids]), cache=cache)
-    return model.logits(streams[:, -1:])[0, -1], streams[:, -window - 1 :]
+    """The last logits, and the streams of the last `window` + 1 tokens: the draft layer sees no further.
+
+    The tokens before them go first, for the streams of a long prompt would take more room than its cache.
+    """
+    if before := ids[: -window - 1]:
+        model(torch.tensor([before]), cache=cache, last_only=True)
+    streams = model.streams(torch.tensor([ids[len(before) :]]), cache=cache)
+    return model.logits(streams[:, -1:])[0, -1], streams
 
 
 def _speculate(

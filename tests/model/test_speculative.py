@@ -7,7 +7,8 @@ import torch
 
 import v4npu
 from v4npu.generate import Sampling
-from v4npu.speculative import Acceptance, _Guesses
+from v4npu.model import run
+from v4npu.speculative import Acceptance, _Guesses, _prefill
 from v4npu.testing import models
 
 PROMPT = "Call me Ishmael."
@@ -38,6 +39,21 @@ def test_greedy_ids_of_a_strict_model(tiny, draft_tokens: int, length: int) -> N
     assert list(tiny.generate(prompt, max_new_tokens=20, stop_at_eos=False, draft_tokens=draft_tokens)) == plain
     stops = list(tiny.generate(prompt, max_new_tokens=20))
     assert list(tiny.generate(prompt, max_new_tokens=20, draft_tokens=draft_tokens)) == stops
+
+
+@pytest.mark.parametrize("length", [1, 8, 9, 10, 11, 300])
+def test_streams_of_a_prompt_are_kept_as_far_as_the_draft_layer_sees(tiny, length: int) -> None:
+    window = tiny.config.sliding_window
+    ids = torch.randint(0, 48, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+    kept: list[int] = []
+    whole, cache = tiny.streams(torch.tensor([ids])), tiny.new_cache(1, length)
+    with pytest.MonkeyPatch.context() as patch:
+        advance = run._advance
+        patch.setattr(run, "_advance", lambda *args: kept.append(len(out := advance(*args))) or out)
+        logits, streams = _prefill(tiny, ids, cache, window)
+    assert max(kept) == min(length, window + 1) and streams.untyped_storage().nbytes() == streams.nbytes
+    assert cache.num_tokens == length and torch.equal(streams, whole[:, -window - 1 :])
+    assert torch.equal(logits, tiny.logits(whole)[0, -1])
 
 
 @pytest.mark.parametrize("seed", range(3))
