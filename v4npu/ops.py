@@ -5,9 +5,10 @@ holds each sequence's token offsets in the call, `start_pos` int32 [B] how many 
 [num_blocks, block_size, D], or uint8 [num_blocks, block_size, row bytes] of packed rows with bfloat16 activations
 (csrc/include/v4npu/cache_layout.h); a block table int32 [B, max_blocks] says where row i of a sequence lies: row
 i % block_size of page table[b, i // block_size]. A slot is page * block_size + row; -1 is not stored. `official` asks
-for every rounding point of DeepSeek's code; without it nothing is quantised. Every operator but the two quantisers is
-differentiable (in the plain-torch reference); every one accepts zero tokens, propagates NaN, and raises ValueError
-naming the argument for a wrong shape, dtype or parameter. The step-by-step contracts are csrc/include/v4npu/ops/<op>.h.
+for every rounding point of DeepSeek's code; without it nothing is quantised. Every operator is
+differentiable (in the plain-torch reference) but for fp4_act_quant and indexer_topk, whose results are codes and
+indices; every one accepts zero tokens, propagates NaN, and raises ValueError naming the argument for a wrong shape,
+dtype or parameter. The step-by-step contracts are csrc/include/v4npu/ops/<op>.h.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from v4npu import _C
-from v4npu.cache import Sequence
+from v4npu.cache import Sequence, unchanged_on_error
 from v4npu.model.step import Step, Tables, Trace
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def advance(
     Raises:
         CacheFull: no room; as with any other exception, every sequence is left as it was.
     """
-    with sequences[0].store.lock:
+    with sequences[0].store.lock, unchanged_on_error(sequences):
         return _advance(model, sequences, rows, layers, trace, last_only)
 
 
@@ -72,13 +72,11 @@ def _advance(
                 elif s.computed == len(s):
                     done[i] = [part[-1:]]
             running = []
-        result = torch.cat([part for parts in done for part in parts])
     except BaseException:
         for s, n in running:
             s.failed(n)
-        for s, n in zip(sequences, before, strict=True):
-            s.rollback(n)
         raise
+    result = torch.cat([part for parts in done for part in parts])
     if model.device.type == "cpu" and sum(map(len, rows)) >= LARGE_CALL:
         _C.release_free_heap()
     return result

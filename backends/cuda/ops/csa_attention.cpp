@@ -20,8 +20,8 @@ Tensor launch_csa_attention(const Tensor& q, const Tensor& window_kv, const Tens
   call.p.topk = picks.size(1);
   call.p.topk_indices = pointer<int32_t>(picks);
   const Tensor table = dense(block_table);
-  if (call.p.topk > 0)
-    call.entries(compressed_kv, table);  // picks that hold nothing lie nowhere: no list of all entries
+  // Picks of none lie nowhere, which would ask for every entry.
+  if (call.p.topk > 0) call.entries(compressed_kv, table);
   return call.run("csa_attention");
 }
 
