@@ -175,10 +175,11 @@ struct E4m3Units {
   const void* begin(int64_t row) const { return codes + row * k; }
   template <class Put>
   V4NPU_MEMBER bool in_bf16(int64_t row, int64_t k0, const Put& put) const {
+    ScaledE4m3 unscaled;
 #pragma GCC unroll 2
     for (int64_t i = 0; i < kSegment / 64; ++i) {
       bf16x32 v[2];
-      load_e4m3(codes + row * k + k0 + 64 * i, v);
+      unscaled.load(codes + row * k + k0 + 64 * i, kE8m0Bias, v);
       put(2 * i, v[0]);
       put(2 * i + 1, v[1]);
     }

@@ -9,7 +9,7 @@
 // __builtin_sqrtf and its like, which call libm.
 //
 //   f32x16     zero() set1(x) load(p) load_partial(p, n) store(p, v) store_partial(p, v, n)   p: float* or bf16*
-//              + - * /   fma(a, b, c) = a * b + c   max min   sqrt   swap_pairs   swap_lanes<W>   round   exp2i   exp
+//              + - * /   fma(a, b, c) = a * b + c   max min   sqrt   swap_pairs   swap_lanes<W>   round   ldexp   exp
 //              sigmoid   softplus   reduce_add reduce_max first_lane   rounded<T>   kRegisters
 //              f32part: one of the kParts registers of an f32x16, first lanes first, for sums that would not fit at
 //              once: zero_part() load_part(p) store_part(p, v) fma join_parts(parts) split_parts(v, parts)
@@ -23,10 +23,11 @@
 //              reduce_add is of lanes in order
 //              store_e4m3 store_e2m1 round_e4m3 round_e2m1: as formats.h encodes, bit for bit
 //   bf16x32    load_bf16x32 store   dot_bf16: an instruction where has_bf16_dot, a slow loop elsewhere, as are
-//              reduce_add_each(v): lane i is reduce_add(v[i]) of 16 or 8   load_e4m3(p, out[2]): 64 codes
+//              reduce_add_each(v): lane i is reduce_add(v[i]) of 16 or 8
 //              pair_up(a, b, out[2]): values of a and b side by side, for dot_bf16, in the bits of floats
 //              pair_up(a, b): the same of f32x16, rounded
-//              decode_e4m3, decode_e2m1: put(i, group) for each 32 codes times their scales; false where not exact
+//              ScaledE4m3: load(p, scale, out[2]), 64 codes times e8m0_decode(scale), until exact() says that some were
+//              not   decode_e4m3, decode_e2m1: put(i, group) for each 32 codes times their scales, false likewise
 //
 // load_partial fills the lanes from n on with zero; n is 1 to 15. Storing bf16 rounds to nearest even; NaN becomes
 // 0x7fc0. max(a, b) and min(a, b) return b when either is NaN: put the constant first and NaN passes through.
@@ -113,9 +114,7 @@ V4NPU_INLINE f32x16 exp(f32x16 x) {
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
   p = fma(p, r * r, r) + set1(1.0f);
-  // Two factors, because 2^n itself may be subnormal or too large while the result is neither.
-  const f32x16 half = round(n * set1(0.5f));
-  return p * exp2i(half) * exp2i(n - half);
+  return ldexp(p, n);
 }
 
 V4NPU_INLINE f32x16 sigmoid(f32x16 x) { return set1(1.0f) / (set1(1.0f) + exp(zero() - x)); }

@@ -3,7 +3,7 @@
 // A thread takes a query and a group of its heads, which are the lanes of the scores: all of them read a row once.
 // The list is walked in blocks of 64 places, in its own order, whoever else is in the batch; of a block the rows that
 // exist are gathered and widened into a tile, so that nothing else is ever touched. Scratch for 64 heads of 512:
-// q 128 KiB, tile 132 KiB, scores 16 KiB, sums 128 KiB; of pairs tile 68 KiB, pairs 256, scores 64 and sums 128.
+// q 128 KiB, tile 132 KiB, scores 16 KiB, sums 128 KiB; of pairs tile 68 KiB, pairs 264, scores 64 and sums 128.
 #pragma once
 
 #include "paged/attention_pairs.h"
@@ -112,6 +112,12 @@ V4NPU_INLINE void each_row(const List& l, int64_t begin, int64_t end, const Each
   }
 }
 
+V4NPU_INLINE int64_t rows_of(const List& l, int64_t begin, int64_t end, RowAt* rows) {
+  int64_t n = 0;
+  each_row(l, begin, end, [&](RowAt row) __attribute__((always_inline)) { rows[n++] = row; });
+  return n;
+}
+
 // Rows that an index picks lie anywhere: those of the next places are on their way while these are worked on.
 V4NPU_INLINE void fetch_rows(const Attention& a, const List& l, int64_t begin, int64_t end) {
   if (l.picks == nullptr) return;
@@ -148,27 +154,30 @@ V4NPU_INLINE void turn_back(const Attention& a, int64_t token, int64_t head, int
 }
 
 // What is multiplied: values, or pairs of bfloat16 (Lane::kPair) where probabilities are rounded to it. Pairs of dims
-// make scores, of q where it lies and the tile's rows; pairs of rows make sums, of probabilities [n / 2, lanes] in the
-// bits of floats and `pairs`.
+// make scores, of q where it lies and the rows; pairs of rows make sums, of probabilities [n / 2, lanes] in the bits of
+// floats and `pairs`.
 struct State {
   float *q, *tile, *pairs, *scores, *sums, *peak, *total, *rescale;
   int64_t lanes, row;  // heads and dims in whole vectors
 };
-
-template <Lane L>
-V4NPU_INLINE int64_t lanes_of(int64_t values) {
-  return L == Lane::kPair ? (values + 1) / 2 : values;
-}
 
 template <class T>
 V4NPU_INLINE const T* heads_at(const Attention& a, int64_t token, int64_t head) {
   return static_cast<const T*>(a.q) + (token * a.num_heads + head) * a.head_dim;
 }
 
-// Floats of q when it is loaded.
+// Floats of q when it is loaded, of `places` rows of a tile, and of their pairs.
 template <Lane L>
 V4NPU_INLINE int64_t size_of_q(int64_t lanes, int64_t head_dim) {
   return L == Lane::kPair ? 0 : lanes * head_dim;
+}
+template <Lane L>
+V4NPU_INLINE int64_t size_of_tile(int64_t places, int64_t dims) {
+  return places * tile_stride(L == Lane::kPair ? (dims + 1) / 2 : dims);
+}
+template <Lane L>
+V4NPU_INLINE int64_t size_of_pairs(int64_t places, int64_t dims) {
+  return L == Lane::kPair ? places / 2 * tile_stride(dims) : 0;
 }
 
 // 1 load q: heads become lanes.
@@ -177,25 +186,27 @@ V4NPU_INLINE void load_q(const Attention& a, int64_t token, int64_t head, int64_
   if constexpr (L == Lane::kValue) transpose_heads(heads_at<T>(a, token, head), heads, s.lanes, a.head_dim, s.q);
 }
 
-// 3 scores [n, lanes] of the tile's rows.
+// 2 gather kv: the dims [begin, end) of n rows, into the tile or as pairs.
 template <class T, Lane L>
-V4NPU_INLINE void score_tile(const Attention& a, int64_t token, int64_t head, int64_t heads, const State& s, int64_t n,
-                             int64_t stride) {
+V4NPU_INLINE void gather(const Attention& a, const RowAt* rows, int64_t n, int64_t begin, int64_t end, const State& s) {
+  const int64_t keep = a.head_dim - a.rope_dim, stride = tile_stride(end - begin);
   if constexpr (L == Lane::kPair) {
-    dots_of_pairs(s.tile, n, stride, heads_at<T>(a, token, head), heads, s.lanes, a.head_dim, s.scores);
+    pair_rows({rows, n, a.packed, keep}, begin, end, reinterpret_cast<bf16*>(s.tile), s.pairs);
   } else {
-    dots_of_tile(s.tile, n, stride, s.q, s.lanes, a.head_dim, s.scores);
+    for (int64_t k = 0; k < n; ++k) widen_kv<T>(rows[k], a.packed, keep, begin, end, s.tile + k * stride);
   }
 }
 
-// 2 gather kv: the dims [begin, end) of a row.
+// 2 gather kv   3 scores [n, lanes]
 template <class T, Lane L>
-V4NPU_INLINE void gather(const Attention& a, RowAt row, int64_t begin, int64_t end, float* out) {
-  const int64_t keep = a.head_dim - a.rope_dim;
+V4NPU_INLINE void score(const Attention& a, const RowAt* rows, int64_t n, int64_t token, int64_t head, int64_t heads,
+                        const State& s) {
   if constexpr (L == Lane::kPair) {
-    narrow_kv(row, a.packed, keep, begin, end, reinterpret_cast<bf16*>(out));
+    dots_of_rows({rows, n, a.packed, a.head_dim - a.rope_dim},
+                 {heads_at<T>(a, token, head), heads, s.lanes, a.head_dim}, s.tile, s.pairs, s.scores);
   } else {
-    widen_kv<T>(row, a.packed, keep, begin, end, out);
+    gather<T, L>(a, rows, n, 0, a.head_dim, s);
+    dots_of_tile(s.tile, n, tile_stride(a.head_dim), s.q, s.lanes, a.head_dim, s.scores);
   }
 }
 
@@ -229,8 +240,8 @@ V4NPU_INLINE void softmax(const Attention& a, const State& s, int64_t h, int64_t
   store(s.rescale + h, rescale);
 }
 
-// What accumulate() takes of 64 places: n rows, or pairs of rows, `stride` apart, [n, lanes] probabilities, and the
-// factors of the sums before them.
+// What accumulate() takes of 64 places: n rows, or pairs of rows, [n, lanes] probabilities, and the factors of the sums
+// before them.
 struct Weighed {
   const float *rows, *scores, *rescale;
   int64_t n;
@@ -239,73 +250,60 @@ struct Weighed {
 template <Lane L>
 constexpr int64_t kHeld = L == Lane::kPair ? 4 : 1;  // such that sums meet at once: each time they come from memory
 
-// Floats of their rows, where they are not the tile's.
-template <Lane L>
-V4NPU_INLINE int64_t size_of_pairs(int64_t row) {
-  return L == Lane::kPair ? kPlaces / 2 * row : 0;
-}
-
 // The state with the memory of the i-th of them.
 template <Lane L>
 V4NPU_INLINE State held_at(State s, int64_t i) {
   s.scores += i * kPlaces * s.lanes;
   s.rescale += i * s.lanes;
-  s.pairs += i * size_of_pairs<L>(s.row);
+  s.pairs += i * size_of_pairs<L>(kPlaces, s.row);
   return s;
 }
 
 template <Lane L>
-V4NPU_INLINE Weighed weighed(const State& s, int64_t n, int64_t stride) {
-  if constexpr (L == Lane::kValue) {
-    return {s.tile, s.scores, s.rescale, n};
-  } else {
-    pair_rows(s.tile, n, stride, s.row, s.pairs);
-    return {s.pairs, s.scores, s.rescale, (n + 1) / 2};
-  }
+V4NPU_INLINE Weighed weighed(const State& s, int64_t n) {
+  if constexpr (L == Lane::kPair) return {s.pairs, s.scores, s.rescale, (n + 1) / 2};
+  return {s.tile, s.scores, s.rescale, n};
 }
 
 // 5 accumulate: sums of HEADS heads and 16 * VECTORS dims.
 template <Lane L, int HEADS, int VECTORS>
-static void accumulate(const State& s, int64_t h, int64_t d, const Weighed* held, int64_t count, int64_t stride) {
+static void accumulate(const State& s, int64_t h, int64_t d, const Weighed* held, int64_t count) {
+  const int64_t row = s.row, lanes = s.lanes, stride = tile_stride(row);
+  float* const sums = s.sums + h * row + d;
   f32x16 sum[HEADS][VECTORS];
-  for (int i = 0; i < HEADS; ++i) {
-    for (int v = 0; v < VECTORS; ++v) sum[i][v] = load(s.sums + (h + i) * s.row + d + v * kLanes);
-  }
-  for (const Weighed* block = held; block < held + count; ++block) {
+  const auto each = [&](const auto& f) __attribute__((always_inline)) {
+#pragma GCC unroll 8
     for (int i = 0; i < HEADS; ++i) {
-      const f32x16 rescale = set1(block->rescale[h + i]);
-      for (int v = 0; v < VECTORS; ++v) sum[i][v] = sum[i][v] * rescale;
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) f(i, v);
     }
-    for (int64_t k = 0; k < block->n; ++k) {
-      f32x16 row[VECTORS];
-      for (int v = 0; v < VECTORS; ++v) row[v] = load(block->rows + k * stride + d + v * kLanes);
-      for (int i = 0; i < HEADS; ++i) {
-        const f32x16 p = set1(block->scores[k * s.lanes + h + i]);
-        for (int v = 0; v < VECTORS; ++v) sum[i][v] = multiply_add<L>(p, row[v], sum[i][v]);
-      }
+  };
+  each([&](int i, int v) __attribute__((always_inline)) { sum[i][v] = load(sums + i * row + v * kLanes); });
+  for (const Weighed* block = held; block < held + count; ++block) {
+    const float *rescale = block->rescale + h, *p = block->scores + h, *values = block->rows + d;
+    each([&](int i, int v) __attribute__((always_inline)) { sum[i][v] = sum[i][v] * set1(rescale[i]); });
+    for (int64_t k = 0; k < block->n; ++k, p += lanes, values += stride) {
+      f32x16 of_row[VECTORS];
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) of_row[v] = load(values + v * kLanes);
+      each([&](int i, int v)
+               __attribute__((always_inline)) { sum[i][v] = multiply_add<L>(set1(p[i]), of_row[v], sum[i][v]); });
     }
   }
-  for (int i = 0; i < HEADS; ++i) {
-    for (int v = 0; v < VECTORS; ++v) store(s.sums + (h + i) * s.row + d + v * kLanes, sum[i][v]);
-  }
+  each([&](int i, int v) __attribute__((always_inline)) { store(sums + i * row + v * kLanes, sum[i][v]); });
 }
 
 template <Lane L, int VECTORS>
-V4NPU_INLINE void accumulate_heads(const State& s, int64_t heads, int64_t d, const Weighed* held, int64_t count,
-                                   int64_t stride) {
-  in_steps<6>(heads, [&](auto number, int64_t h) __attribute__((always_inline)) {
-    accumulate<L, number, VECTORS>(s, h, d, held, count, stride);
-  });
+V4NPU_INLINE void accumulate_heads(const State& s, int64_t heads, int64_t d, const Weighed* held, int64_t count) {
+  in_steps<6>(heads, [&](auto number, int64_t h)
+                         __attribute__((always_inline)) { accumulate<L, number, VECTORS>(s, h, d, held, count); });
 }
 
-// `stride` of a tile's rows.
 template <Lane L>
-V4NPU_INLINE void accumulate_all(const State& s, int64_t heads, const Weighed* held, int64_t count, int64_t stride) {
-  if constexpr (L == Lane::kPair) stride = s.row;
+V4NPU_INLINE void accumulate_all(const State& s, int64_t heads, const Weighed* held, int64_t count) {
   int64_t d = 0;
-  for (; kRegisters >= 32 && d + 4 * kLanes <= s.row; d += 4 * kLanes)
-    accumulate_heads<L, 4>(s, heads, d, held, count, stride);
-  for (; d < s.row; d += kLanes) accumulate_heads<L, 1>(s, heads, d, held, count, stride);
+  for (; kRegisters >= 32 && d + 4 * kLanes <= s.row; d += 4 * kLanes) accumulate_heads<L, 4>(s, heads, d, held, count);
+  for (; d < s.row; d += kLanes) accumulate_heads<L, 1>(s, heads, d, held, count);
 }
 
 // 7 one rounding: `dims` of each head, which lie `stride` apart.
@@ -325,20 +323,18 @@ struct VectorWorker {
   using Value = T;
   const Attention& a;
   State s{};
-  const int64_t stride = tile_stride(lanes_of<L>(a.head_dim));  // of the tile
 
   V4NPU_INLINE int64_t bytes(const Attention& a, int64_t group) {
     const int64_t lanes = whole_vectors(group), row = whole_vectors(a.head_dim);
-    const int64_t held = kHeld<L> * (kPlaces * lanes + lanes + size_of_pairs<L>(row));
-    const int64_t tile = kPlaces * tile_stride(lanes_of<L>(a.head_dim));
-    return 4 * (size_of_q<L>(lanes, a.head_dim) + tile + held + lanes * row + 2 * lanes);
+    const int64_t held = kHeld<L> * (kPlaces * lanes + lanes + size_of_pairs<L>(kPlaces, row));
+    return 4 * (size_of_q<L>(lanes, a.head_dim) + size_of_tile<L>(kPlaces, row) + held + lanes * row + 2 * lanes);
   }
   V4NPU_MEMBER VectorWorker(const Attention& attention, int64_t group, void* memory) : a(attention) {
     s.lanes = whole_vectors(group);
     s.row = whole_vectors(a.head_dim);
     s.q = static_cast<float*>(memory);
     s.tile = s.q + size_of_q<L>(s.lanes, a.head_dim);
-    s.sums = s.tile + kPlaces * stride;
+    s.sums = s.tile + size_of_tile<L>(kPlaces, s.row);
     s.peak = s.sums + s.lanes * s.row;
     s.total = s.peak + s.lanes;
     s.scores = s.total + s.lanes;
@@ -356,21 +352,19 @@ struct VectorWorker {
     Weighed held[kHeld<L>];
     int64_t count = 0;
     for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
-      int64_t n = 0;
-      each_row(l, begin, begin + kPlaces, [&](RowAt row) __attribute__((always_inline)) {
-        gather<T, L>(a, row, 0, a.head_dim, s.tile + n++ * stride);
-      });
+      RowAt rows[kPlaces];
+      const int64_t n = rows_of(l, begin, begin + kPlaces, rows);
       fetch_rows(a, l, begin + kPlaces, begin + 2 * kPlaces);
       if (n == 0) continue;
       const State own = held_at<L>(s, count);
-      score_tile<T, L>(a, token, head, heads, own, n, stride);
+      score<T, L>(a, rows, n, token, head, heads, own);
       for (int64_t h = 0; h < s.lanes; h += kLanes) softmax<L>(a, own, h, n);
-      held[count++] = weighed<L>(own, n, stride);
+      held[count++] = weighed<L>(own, n);
       if (count < kHeld<L>) continue;
-      accumulate_all<L>(s, heads, held, count, stride);
+      accumulate_all<L>(s, heads, held, count);
       count = 0;
     }
-    accumulate_all<L>(s, heads, held, count, stride);
+    accumulate_all<L>(s, heads, held, count);
     add_sink(a, head, heads, s.lanes, s.peak, s.total);
     store_out(s, heads, static_cast<T*>(a.out) + (token * a.num_heads + head) * a.head_dim, a.head_dim, a.head_dim);
   }

@@ -1,5 +1,5 @@
-// What attention.h multiplies as pairs of bfloat16: rows on their way into a tile, their dots with the heads, and the
-// tile with neighbouring rows side by side.
+// What attention.h multiplies as pairs of bfloat16: rows on their way out of their pages, two at a time, and their dots
+// with the heads. The first heads meet rows while these are decoded, so that it costs little beside their products.
 #pragma once
 
 #include "paged/rows.h"
@@ -7,66 +7,165 @@
 
 namespace v4npu::cpu::V4NPU_ISA {
 
-// widen_kv in bfloat16, of whole groups of 32 dims.
-V4NPU_INLINE void narrow_kv(RowAt row, bool packed, int64_t keep, int64_t begin, int64_t end, bf16* out) {
-  const int64_t codes = !packed ? 0 : keep < end ? keep : end;
+// n rows of a KV list: plain, or fp8_kv (keep e4m3 values, then bf16 ones).
+struct KvRows {
+  const RowAt* at;
+  int64_t n;
+  bool packed;
+  int64_t keep;
+};
+
+// The dims [begin, end) of a row in bfloat16.
+V4NPU_INLINE void narrow_kv(const KvRows& rows, int64_t k, int64_t begin, int64_t end, bf16* out) {
+  const RowAt row = rows.at[k];
+  const int64_t codes = !rows.packed ? 0 : rows.keep < end ? rows.keep : end;
   int64_t i = begin;
-  for (; i + kFp8Block <= codes; i += kFp8Block) {
-    const auto put = [&](int group, bf16x32 v)
-                         __attribute__((always_inline)) { store(out + i - begin + 32 * group, v); };
-    if (!decode_e4m3<kFp8Block / 32>(row.payload + i, row.scales[i / kFp8Block], put)) break;
-  }
   for (; i < codes; i += kLanes) {
     const f32x16 scale = set1(e8m0_decode(row.scales[i / kFp8Block]));
     store_upto(out + i - begin, load_e4m3_upto(row.payload + i, codes - i) * scale, codes - i);
   }
-  if (packed && begin < keep) i = keep;
-  const uint8_t* plain = packed ? row.payload + keep + (i - keep) * 2 : row.payload + i * 2;
+  if (rows.packed && begin < rows.keep) i = rows.keep;
+  const uint8_t* plain = rows.packed ? row.payload + rows.keep + (i - rows.keep) * 2 : row.payload + i * 2;
   if (i < end) std::memcpy(out + i - begin, plain, static_cast<size_t>(end - i) * sizeof(bf16));
 }
 
-// out [n, lanes] of n rows and all heads, 8 heads and two rows at a time; lanes beyond the last head repeat it.
-V4NPU_INLINE void dots_of_pairs(const float* rows, int64_t n, int64_t stride, const bf16* q, int64_t heads,
-                                int64_t lanes, int64_t dim, float* out) {
-  constexpr int kHeads = kLanes / 2;
-  for (int64_t h = 0; h < lanes; h += kHeads) {
-    const bf16* head[kHeads];
-    for (int i = 0; i < kHeads; ++i) head[i] = q + (h + i < heads ? h + i : heads - 1) * dim;
-    for (int64_t k = 0; k < n; k += 2) {
-      const bool two = k + 1 < n;
-      const auto* row = reinterpret_cast<const bf16*>(rows + k * stride);
-      const auto* next = two ? reinterpret_cast<const bf16*>(rows + (k + 1) * stride) : row;
-      f32x16 sum[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) sum[i] = zero();
-      for (int64_t d = 0; d < dim; d += 32) {
-        const bf16x32 a = load_bf16x32(row + d), b = load_bf16x32(next + d);
-#pragma GCC unroll 8
-        for (int i = 0; i < kHeads; ++i) {
-          const bf16x32 of_head = load_bf16x32(head[i] + d);
-          sum[i] = dot_bf16(sum[i], of_head, a);
-          sum[kHeads + i] = dot_bf16(sum[kHeads + i], of_head, b);
-        }
-      }
-      alignas(64) float dots[kLanes];
-      store(dots, reduce_add_each(sum));
-      std::memcpy(out + k * lanes + h, dots, sizeof dots / 2);
-      if (two) std::memcpy(out + (k + 1) * lanes + h, dots + kHeads, sizeof dots / 2);
+// Two rows: e4m3 codes of the dims before `codes`, bfloat16 of the others.
+struct TwoRows {
+  RowAt even, odd;
+  int64_t codes;
+
+  // each(dim, a, b) for every 32 of the dims [begin, end). False, and what it had is to be forgotten, where a code
+  // times its scale is not exact in bfloat16.
+  template <class Each>
+  V4NPU_MEMBER bool walk(int64_t begin, int64_t end, const Each& each) const {
+    ScaledE4m3 decoded;
+    const auto load = [&](RowAt row, int64_t d, bf16x32(&out)[2]) __attribute__((always_inline)) {
+      decoded.load(row.payload + d, row.scales[d / kFp8Block], out);
+    };
+    const int64_t last = (codes < end ? codes : end) - kFp8Block;
+    int64_t d = begin;
+    bf16x32 a[2], b[2], next[2];
+    if (d <= last) {
+      load(even, d, a);
+      load(odd, d, b);
     }
+    for (; d <= last; d += kFp8Block) {  // what comes next is decoded between products, which hide that
+      const int64_t then = d < last ? d + kFp8Block : d;
+      each(d, a[0], b[0]);
+      load(even, then, next);
+      each(d + 32, a[1], b[1]);
+      a[0] = next[0];
+      a[1] = next[1];
+      load(odd, then, b);
+    }
+    const auto *plain = reinterpret_cast<const bf16*>(even.payload + codes),
+               *other = reinterpret_cast<const bf16*>(odd.payload + codes);
+    for (; d < end; d += 32) each(d, load_bf16x32(plain + d - codes), load_bf16x32(other + d - codes));
+    return begin >= codes || decoded.exact();
+  }
+};
+
+// take(two) of every two rows and the dims [begin, end), whole groups of 32 and, of codes, of 64. Where it says false,
+// again, of rows made bfloat16 first: spare(k) is memory for row k. So is a last row that has no other, beside zeros.
+template <class Spare, class Take>
+V4NPU_INLINE void each_two(const KvRows& rows, int64_t begin, int64_t end, const Spare& spare, const Take& take) {
+  for (int64_t k = 0; k < rows.n; k += 2) {
+    bool direct = k + 1 < rows.n && (!rows.packed || rows.keep % kFp8Block == 0);
+    TwoRows two{rows.at[k], rows.at[direct ? k + 1 : k], rows.packed ? rows.keep : 0};
+    do {
+      if (!direct) {
+        bf16 *even = spare(k), *odd = spare(k + 1);
+        narrow_kv(rows, k, begin, end, even);
+        if (k + 1 < rows.n)
+          narrow_kv(rows, k + 1, begin, end, odd);
+        else
+          std::memset(odd, 0, static_cast<size_t>(end - begin) * sizeof(bf16));
+        // Their payloads, if codes of the dims before `begin` preceded them.
+        two = {{reinterpret_cast<uint8_t*>(even) - begin, nullptr},
+               {reinterpret_cast<uint8_t*>(odd) - begin, nullptr},
+               begin};
+      }
+      direct = take(k, two);
+    } while (!direct);
   }
 }
 
-// What of the rows [0, n) of a tile accumulate() multiplies, as pairs: rows 2i and 2i + 1 side by side, zero for one
-// that is not there. `dims` are whole groups of 32.
-V4NPU_INLINE void pair_rows(const float* tile, int64_t n, int64_t stride, int64_t dims, float* pairs) {
-  const bf16x32 none{};
-  for (int64_t k = 0; k < n; k += 2, tile += 2 * stride, pairs += dims) {
-    const auto *even = reinterpret_cast<const bf16*>(tile), *odd = reinterpret_cast<const bf16*>(tile + stride);
-    for (int64_t d = 0; d < dims; d += 32) {
-      f32x16 both[2];
-      pair_up(load_bf16x32(even + d), k + 1 < n ? load_bf16x32(odd + d) : none, both);
-      store(pairs + d, both[0]);
-      store(pairs + d + kLanes, both[1]);
+// The rows 2i and 2i + 1 side by side, as accumulate() multiplies them.
+V4NPU_INLINE void store_pairs(float* to, bf16x32 a, bf16x32 b) {
+  f32x16 both[2];
+  pair_up(a, b, both);
+  store(to, both[0]);
+  store(to + kLanes, both[1]);
+}
+V4NPU_INLINE void pair_rows(const KvRows& rows, int64_t begin, int64_t end, bf16* spare, float* pairs) {
+  const int64_t stride = tile_stride(end - begin);
+  each_two(
+      rows, begin, end, [&](int64_t k) __attribute__((always_inline)) { return spare + k % 2 * (end - begin); },
+      [&](int64_t k, const TwoRows& two) __attribute__((always_inline)) {
+        float* to = pairs + k / 2 * stride - begin;
+        return two.walk(begin, end, [&](int64_t d, bf16x32 a, bf16x32 b) __attribute__((always_inline)) {
+          store_pairs(to + d, a, b);
+        });
+      });
+}
+
+// Of a query; lanes beyond the last head repeat it.
+struct Heads {
+  const bf16* q;
+  int64_t count, lanes, dim;
+};
+
+// The dots of 8 heads, from h on, with two rows.
+struct DotsOfHeads {
+  static constexpr int kHeads = kLanes / 2;
+  const bf16* head[kHeads];
+  f32x16 sum[kLanes];
+
+  V4NPU_MEMBER DotsOfHeads(const Heads& heads, int64_t h) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kHeads; ++i) head[i] = heads.q + (h + i < heads.count ? h + i : heads.count - 1) * heads.dim;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) sum[i] = zero();
+  }
+  V4NPU_MEMBER void add(int64_t d, bf16x32 even, bf16x32 odd) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kHeads; ++i) {
+      const bf16x32 of_head = load_bf16x32(head[i] + d);
+      sum[i] = dot_bf16(sum[i], of_head, even);
+      sum[kHeads + i] = dot_bf16(sum[kHeads + i], of_head, odd);
+    }
+  }
+  V4NPU_MEMBER void put(float* even, float* odd) const {
+    alignas(64) float dots[kLanes];
+    store(dots, reduce_add_each(sum));
+    std::memcpy(even, dots, sizeof dots / 2);
+    std::memcpy(odd, dots + kHeads, sizeof dots / 2);
+  }
+};
+
+// out [n, lanes], for an odd n one row more, of all heads; the rows' pairs; in `tile` the rows, for later heads.
+V4NPU_INLINE void dots_of_rows(const KvRows& rows, const Heads& heads, float* tile, float* pairs, float* out) {
+  const int64_t dim = heads.dim, lanes = heads.lanes, stride = tile_stride(dim / 2);
+  const auto row = [&](int64_t k) __attribute__((always_inline)) { return reinterpret_cast<bf16*>(tile + k * stride); };
+  each_two(rows, 0, dim, row, [&](int64_t k, const TwoRows& two) __attribute__((always_inline)) {
+    bf16 *even = row(k), *odd = row(k + 1);
+    float* to = pairs + k / 2 * tile_stride(dim);
+    DotsOfHeads dots(heads, 0);
+    const bool exact = two.walk(0, dim, [&](int64_t d, bf16x32 a, bf16x32 b) __attribute__((always_inline)) {
+      store(even + d, a);
+      store(odd + d, b);
+      store_pairs(to + d, a, b);
+      dots.add(d, a, b);
+    });
+    dots.put(out + k * lanes, out + (k + 1) * lanes);
+    return exact;
+  });
+  for (int64_t h = DotsOfHeads::kHeads; h < lanes; h += DotsOfHeads::kHeads) {
+    for (int64_t k = 0; k < rows.n; k += 2) {
+      const bf16 *even = row(k), *odd = row(k + 1);
+      DotsOfHeads dots(heads, h);
+      for (int64_t d = 0; d < dim; d += 32) dots.add(d, load_bf16x32(even + d), load_bf16x32(odd + d));
+      dots.put(out + k * lanes + h, out + (k + 1) * lanes + h);
     }
   }
 }

@@ -50,20 +50,21 @@ struct SplitToken {
     return own;
   }
 
+  V4NPU_INLINE int64_t bytes_of_score(const Attention& a) {
+    return 4 * (size_of_tile<L>(kSplitPlaces, a.head_dim) + size_of_pairs<L>(kSplitPlaces, a.head_dim));
+  }
   // 2 gather kv   3 scores, of the places [begin, begin + 16)
-  V4NPU_MEMBER void score(int64_t begin, float* tile) const {
-    const int64_t block = begin / kPlaces, stride = tile_stride(lanes_of<L>(a.head_dim));
-    const int64_t before = rows_among(l, block * kPlaces, begin);
-    int64_t n = 0;
-    each_row(l, begin, begin + kSplitPlaces, [&](RowAt row) __attribute__((always_inline)) {
-      gather<T, L>(a, row, 0, a.head_dim, tile + n++ * stride);
-    });
+  V4NPU_MEMBER void score_places(int64_t begin, float* memory) const {
+    const int64_t block = begin / kPlaces, before = rows_among(l, block * kPlaces, begin);
+    RowAt rows[kSplitPlaces];
+    const int64_t n = rows_of(l, begin, begin + kSplitPlaces, rows);
     fetch_rows(a, l, begin + kSplitPlaces, begin + 2 * kSplitPlaces);
     if (begin + kSplitPlaces >= (block + 1) * kPlaces || begin + kSplitPlaces >= l.places) counts[block] = before + n;
     State own = of_block(block);
-    own.tile = tile;
+    own.tile = memory;
+    own.pairs = memory + size_of_tile<L>(kSplitPlaces, a.head_dim);
     own.scores += before * s.lanes;
-    score_tile<T, L>(a, token, 0, a.num_heads, own, n, stride);
+    score<T, L>(a, rows, n, token, 0, a.num_heads, own);
   }
 
   // 4 online softmax   6 sink, of the heads [h, h + 16)
@@ -75,34 +76,32 @@ struct SplitToken {
 
   V4NPU_MEMBER int64_t bytes_of_sums(int64_t dims) const {
     const int64_t row = whole_vectors(dims);
-    return 4 * (kPlaces * tile_stride(lanes_of<L>(dims)) + s.lanes * row + kHeld<L> * size_of_pairs<L>(row));
+    return 4 * (size_of_tile<L>(kPlaces, row) + s.lanes * row + kHeld<L> * size_of_pairs<L>(kPlaces, row));
   }
   // 5 accumulate   7 one rounding, of the dims [begin, end)
-  V4NPU_MEMBER void sum(int64_t begin, int64_t end, float* tile) const {
-    const int64_t stride = tile_stride(lanes_of<L>(end - begin));
+  V4NPU_MEMBER void sum(int64_t begin, int64_t end, float* memory) const {
     State own = s;
-    own.tile = tile;
+    own.tile = memory;
     own.row = whole_vectors(end - begin);
-    own.sums = tile + kPlaces * stride;
+    own.sums = memory + size_of_tile<L>(kPlaces, own.row);
     own.pairs = own.sums + s.lanes * own.row;
     std::memset(own.sums, 0, static_cast<size_t>(s.lanes * own.row) * sizeof(float));
     Weighed held[kHeld<L>];
     int64_t count = 0;
     for (int64_t block = 0; block < blocks; ++block) {
-      int64_t n = 0;
-      each_row(l, block * kPlaces, (block + 1) * kPlaces, [&](RowAt row) __attribute__((always_inline)) {
-        gather<T, L>(a, row, begin, end, tile + n++ * stride);
-      });
+      RowAt rows[kPlaces];
+      const int64_t n = rows_of(l, block * kPlaces, (block + 1) * kPlaces, rows);
       if (n == 0) continue;
       State weighing = held_at<L>(own, count);
       weighing.scores = of_block(block).scores;
       weighing.rescale = of_block(block).rescale;
-      held[count++] = weighed<L>(weighing, n, stride);
+      gather<T, L>(a, rows, n, begin, end, weighing);
+      held[count++] = weighed<L>(weighing, n);
       if (count < kHeld<L>) continue;
-      accumulate_all<L>(own, a.num_heads, held, count, stride);
+      accumulate_all<L>(own, a.num_heads, held, count);
       count = 0;
     }
-    accumulate_all<L>(own, a.num_heads, held, count, stride);
+    accumulate_all<L>(own, a.num_heads, held, count);
     store_out(own, a.num_heads, static_cast<T*>(a.out) + token * a.num_heads * a.head_dim + begin, a.head_dim,
               end - begin);
   }
@@ -123,8 +122,9 @@ bool attend_split(const Attention& a) {
     const SplitToken<T, L> whole(a, token, l, scratch(Scratch::kCall, SplitToken<T, L>::bytes(a, l.places)));
     parallel_rows((l.places + kSplitPlaces - 1) / kSplitPlaces, kSplitPlaces * row,
                   [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
-                    void* tile = scratch(Scratch::kBody, 4 * kSplitPlaces * tile_stride(a.head_dim));
-                    for (int64_t i = begin; i < end; ++i) whole.score(i * kSplitPlaces, static_cast<float*>(tile));
+                    void* memory = scratch(Scratch::kBody, SplitToken<T, L>::bytes_of_score(a));
+                    for (int64_t i = begin; i < end; ++i)
+                      whole.score_places(i * kSplitPlaces, static_cast<float*>(memory));
                   });
     parallel_rows(lanes / kLanes, l.places * 16 * kLanes,
                   [&](int64_t begin, int64_t end) __attribute__((always_inline)) {

@@ -291,4 +291,5 @@ V4NPU_INLINE float reduce_e2m1(f32x16 v) {
 
 }  // namespace v4npu::cpu::V4NPU_ISA
 
+#include "ldexp.h"
 #include "no_bf16_dot.h"

@@ -114,11 +114,8 @@ V4NPU_INLINE f32x16 max_bits(f32x16 a, f32x16 b) {
 // To the nearest integer, ties to even; |v| below 2^22; a zero may lose its sign.
 V4NPU_INLINE f32x16 round(f32x16 v) { return {_mm512_roundscale_ps(v.v, _MM_FROUND_TO_NEAREST_INT)}; }
 
-// 2^v for integers v in [-126, 127]; NaN gives anything.
-V4NPU_INLINE f32x16 exp2i(f32x16 v) {
-  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(v.v), _mm512_set1_epi32(127));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
-}
+// v * 2^n for integers n.
+V4NPU_INLINE f32x16 ldexp(f32x16 v, f32x16 n) { return {_mm512_scalef_ps(v.v, n.v)}; }
 
 V4NPU_INLINE __m256 lower(f32x16 v) { return _mm512_castps512_ps256(v.v); }
 V4NPU_INLINE __m256 upper(f32x16 v) { return _mm512_extractf32x8_ps(v.v, 1); }
@@ -247,63 +244,69 @@ V4NPU_INLINE f32x16 pair_up(f32x16 a, f32x16 b) {
   return pairs_of(_mm512_or_si512(half(a), _mm512_slli_epi32(half(b), 16)));
 }
 
-// ---- codes, scaled, as bfloat16: put(i, group) for every 32. False, and nothing put, when integers cannot do it: a
-// scale whose products leave the normal range of bfloat16, or a NaN.
+// ---- codes, scaled, as bfloat16: put(i, group) for every 32. False, and what was put is to be forgotten, where one is
+// neither zero nor one of its normal numbers.
 
-// Every code's value in bfloat16, less its sign, a byte at a time.
-struct E4m3Bytes {
-  alignas(64) uint8_t high[128], low[128];
-  constexpr E4m3Bytes() : high(), low() {
-    for (int code = 0; code < 128; ++code) {
-      int exponent = code >> 3, mantissa = code & 7;
-      if (exponent == 0 && mantissa != 0) {
-        for (exponent = 1; mantissa < 8; --exponent) mantissa *= 2;
+// The values of all codes times each scale, less their signs, a byte at a time; NaN where not exact, and from 2^127 on,
+// so that the upper byte alone tells.
+struct E4m3Scaled {
+  struct Scale {
+    alignas(64) uint8_t high[128], low[128];
+  };
+  Scale of[256];
+  constexpr E4m3Scaled() : of() {
+    for (int scale = 0; scale < 256; ++scale) {
+      for (int code = 0; code < 128; ++code) {
+        int exponent = code >> 3, mantissa = code & 7;
+        if (exponent == 0 && mantissa != 0) {
+          for (exponent = 1; mantissa < 8; --exponent) mantissa *= 2;
+        }
+        exponent += 120 + scale - kE8m0Bias;
+        const bool exact = code != 127 && exponent > 0 && exponent < 254 && scale != 255;
+        const int bits = code == 0 && scale != 255 ? 0 : exact ? exponent << 7 | (mantissa & 7) << 4 : 0x7fc0;
+        of[scale].high[code] = static_cast<uint8_t>(bits >> 8);
+        of[scale].low[code] = static_cast<uint8_t>(bits);
       }
-      const int bits = code == 0 ? 0 : code == 127 ? 0x7fc0 : (exponent + 120) << 7 | (mantissa & 7) << 4;
-      high[code] = static_cast<uint8_t>(bits >> 8);
-      low[code] = static_cast<uint8_t>(bits);
     }
   }
 };
+inline constexpr E4m3Scaled kE4m3Scaled;
 
-// 64 codes without a scale: out[0] has the first 32.
-V4NPU_INLINE void load_e4m3(const uint8_t* p, bf16x32 (&out)[2]) {
-  static constexpr E4m3Bytes kBytes;
-  // So that what is interleaved within quarters of a register lies in order.
-  const __m512i codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), _mm512_loadu_si512(p));
-  const auto look_up = [&](const uint8_t* table) __attribute__((always_inline)) {
-    return _mm512_permutex2var_epi8(_mm512_load_si512(table), codes, _mm512_load_si512(table + 64));
-  };
-  const __m512i low = look_up(kBytes.low), sign = _mm512_set1_epi8(static_cast<char>(0x80));
-  const __m512i high = _mm512_ternarylogic_epi32(look_up(kBytes.high), codes, sign, 0xf8);
-  out[0] = bf16x32_of(_mm512_unpacklo_epi8(low, high));
-  out[1] = bf16x32_of(_mm512_unpackhi_epi8(low, high));
-}
+class ScaledE4m3 {
+ public:
+  // out[0] has the first 32 codes.
+  V4NPU_MEMBER void load(const uint8_t* p, uint8_t scale, bf16x32 (&out)[2]) {
+    const auto& table = kE4m3Scaled.of[scale];
+    // So that what is interleaved within quarters of a register lies in order.
+    const __m512i codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), _mm512_loadu_si512(p));
+    const auto look_up = [&](const uint8_t* bytes) __attribute__((always_inline)) {
+      return _mm512_permutex2var_epi8(_mm512_load_si512(bytes), codes, _mm512_load_si512(bytes + 64));
+    };
+    const __m512i low = look_up(table.low), magnitude = look_up(table.high);
+    const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
+    const __m512i high = _mm512_ternarylogic_epi32(magnitude, codes, sign, 0xf8);
+    greatest_ = _mm512_max_epu8(greatest_, magnitude);
+    out[0] = bf16x32_of(_mm512_unpacklo_epi8(low, high));
+    out[1] = bf16x32_of(_mm512_unpackhi_epi8(low, high));
+  }
+  V4NPU_MEMBER bool exact() const { return _mm512_cmpeq_epi8_mask(greatest_, _mm512_set1_epi8(0x7f)) == 0; }
+
+ private:
+  __m512i greatest_ = _mm512_setzero_si512();
+};
 
 // GROUPS * 32 codes of one scale; GROUPS is even.
 template <int GROUPS, class Put>
 V4NPU_INLINE bool decode_e4m3(const uint8_t* p, uint8_t scale, const Put& put) {
-  if (scale < 10 || scale > 246) return false;
-  const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), all = _mm512_set1_epi8(-1);
-  __mmask64 nan = 0;
+  ScaledE4m3 codes;
 #pragma GCC unroll 2
-  for (int i = 0; i < GROUPS / 2; ++i)
-    nan |= _mm512_cmpeq_epi8_mask(_mm512_or_si512(_mm512_loadu_si512(p + int64_t{64} * i), sign), all);
-  if (nan != 0) return false;
-  const __m512i shift = _mm512_set1_epi16(static_cast<short>((scale - kE8m0Bias) * 128));
-  const auto scaled = [&](bf16x32 v) __attribute__((always_inline)) {
-    const __m512i bits = bits_of(v);
-    const __mmask32 some = _mm512_test_epi16_mask(bits, _mm512_set1_epi16(0x7fff));
-    return bf16x32_of(_mm512_mask_add_epi16(bits, some, bits, shift));
-  };
-#pragma GCC unroll 2
-  for (int i = 0; i < GROUPS / 2; ++i) {
+  for (int i = 0; i < GROUPS; i += 2) {
     bf16x32 v[2];
-    load_e4m3(p + int64_t{64} * i, v);
-    put(2 * i, scaled(v[0]));
-    put(2 * i + 1, scaled(v[1]));
+    codes.load(p + int64_t{32} * i, scale, v);
+    put(i, v[0]);
+    put(i + 1, v[1]);
   }
-  return true;
+  return codes.exact();
 }
 
 // v times 2^(scale - 127), and whether that is exact; a subnormal number, which dot_bf16 takes for zero, stays one.
@@ -327,16 +330,16 @@ struct E2m1Scaled {
     }
   }
 };
+inline constexpr E2m1Scaled kE2m1Scaled;
 
 // 128 codes; `scale`: one for every 32 of them. The table has every scale, so this is never false.
 template <class Put>
 V4NPU_INLINE bool decode_e2m1(const uint8_t* p, const uint8_t* scale, const Put& put) {
-  static constexpr E2m1Scaled kScaled;
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     const __m512i fours = _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + int64_t{16} * i)));
     const __m512i codes = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x0c0c'0808'0404'0000), fours);
-    put(i, bf16x32_of(_mm512_permutexvar_epi16(codes, _mm512_load_si512(kScaled.of[scale[i]]))));
+    put(i, bf16x32_of(_mm512_permutexvar_epi16(codes, _mm512_load_si512(kE2m1Scaled.of[scale[i]]))));
   }
   return true;
 }

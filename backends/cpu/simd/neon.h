@@ -186,4 +186,5 @@ V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
 }  // namespace v4npu::cpu::V4NPU_ISA
 
 #include "defaults.h"
+#include "ldexp.h"
 #include "no_bf16_dot.h"

@@ -53,10 +53,13 @@ V4NPU_INLINE f32x16 pair_up(f32x16 a, f32x16 b) {
   return out[0];
 }
 
-V4NPU_INLINE void load_e4m3(const uint8_t* p, bf16x32 (&out)[2]) {
-  for (int i = 0; i < 64; ++i) out[i / 32].lane[i % 32].bits = bf16_encode(e4m3_decode(p[i]));
-}
 // By integers nothing is decoded here: their callers go on in float32.
+struct ScaledE4m3 {
+  V4NPU_MEMBER void load(const uint8_t* p, uint8_t scale, bf16x32 (&out)[2]) const {
+    for (int i = 0; i < 64; ++i) out[i / 32].lane[i % 32].bits = bf16_encode(e4m3_decode(p[i]) * e8m0_decode(scale));
+  }
+  V4NPU_MEMBER bool exact() const { return false; }
+};
 template <int GROUPS, class Put>
 V4NPU_INLINE bool decode_e4m3(const uint8_t*, uint8_t, const Put&) {
   return false;
