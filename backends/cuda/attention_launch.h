@@ -68,12 +68,21 @@ struct AttentionCall {
       states = bytes(q, tokens * tiles * p.max_segments * state_values(p.head_dim) * kRowThreads * 4);
       p.states = writable<float>(*states);
     }
-    cuda::run(op, kernel, p, {tokens, tiles, p.parts}, kRowThreads, q, AttentionSpace(p.head_dim, p.turned_dim).size);
+    const int64_t space = AttentionSpace(p.head_dim, p.turned_dim).size;
+    const int64_t eight = kRowWarps * staged_row_bytes(packed, p.head_dim, p.rope_dim);  // a row of each warp
+    p.staged = in_pieces() ? plan_gpu_staged_rows(eight, space, kWarpPlaces, caps_of(q)) : 0;
+    cuda::run(op, kernel, p, {tokens, tiles, p.parts}, kRowThreads, q, space + p.staged * eight);
     if (states) cuda::run(op, std::string(op) + "_combine", p, {tokens, tiles, padded_dim(p.head_dim) / 16}, kWarp, q);
     return out;
   }
 
  private:
+  // Whether every row begins at a multiple of 16 bytes.
+  bool in_pieces() const {
+    const auto places = reinterpret_cast<uintptr_t>(p.window_kv) | reinterpret_cast<uintptr_t>(p.compressed_kv);
+    const int64_t apart = p.window_stride | p.block_stride | staged_row_bytes(packed, p.head_dim, p.rope_dim);
+    return places % 16 == 0 && apart % 16 == 0;
+  }
   static int64_t page_bytes(const Tensor& pages) {
     return pages.stride(0) * static_cast<int64_t>(pages.element_size());
   }

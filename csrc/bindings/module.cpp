@@ -113,6 +113,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("plan_gpu_topk", &v4npu::plan_gpu_topk, py::arg("num_tokens"), py::arg("num_keys"), py::arg("caps"));
   m.def("plan_gpu_attention_parts", &v4npu::plan_gpu_attention_parts, py::arg("num_tokens"), py::arg("head_tiles"),
         py::arg("segments"), py::arg("caps"));
+  m.def("plan_gpu_staged_rows", &v4npu::plan_gpu_staged_rows, py::arg("row_bytes"), py::arg("other_bytes"),
+        py::arg("most"), py::arg("caps"));
   py::class_<v4npu::AscendTiles>(m, "AscendTiles")
       .def_readonly("rows", &v4npu::AscendTiles::rows)
       .def_readonly("columns", &v4npu::AscendTiles::columns)

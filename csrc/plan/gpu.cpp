@@ -75,4 +75,9 @@ int64_t plan_gpu_attention_parts(int64_t num_tokens, int64_t head_tiles, int64_t
   return parts > 1 ? parts : 1;
 }
 
+int plan_gpu_staged_rows(int64_t row_bytes, int64_t other_bytes, int64_t most, const DeviceCaps& caps) {
+  const int64_t room = caps.shared_bytes - other_bytes, rows = row_bytes > 0 && room > 0 ? room / row_bytes : 0;
+  return static_cast<int>(rows < most ? rows : most);
+}
+
 }  // namespace v4npu

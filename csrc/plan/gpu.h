@@ -64,4 +64,10 @@ GpuTopkPlan plan_gpu_topk(int64_t num_tokens, int64_t num_keys, const DeviceCaps
 // this (backends/cuda/device/attention.cuh). The states of the segments take at most 36 KiB each.
 int64_t plan_gpu_attention_parts(int64_t num_tokens, int64_t head_tiles, int64_t segments, const DeviceCaps& caps);
 
+// How many of the `most` rows that each warp widens at a time come to shared memory ahead, in the background: as many
+// as a block has room for beside `other_bytes`, `row_bytes` being one for each warp. A thread's sums take more than 128
+// registers, so a multiprocessor has one block however little shared memory it asks for: no block is lost. Results do
+// not change with this (backends/cuda/device/list_rows.cuh).
+int plan_gpu_staged_rows(int64_t row_bytes, int64_t other_bytes, int64_t most, const DeviceCaps& caps);
+
 }  // namespace v4npu

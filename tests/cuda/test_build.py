@@ -68,3 +68,12 @@ def test_kernels_compile_within_their_limits(op: str) -> None:
     usages = build.build(out, [op])[op]
     assert {u.arch for u in usages} == {"sm_90a", "sm_100"} | ({"sm_80"} if not op.endswith("_sm90") else set())
     assert (out / f"{op}.fatbin").stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed: kernels are not compiled for a GPU here")
+def test_registers_leave_room_for_one_block_of_attention() -> None:
+    """So the plan gives it all the shared memory that it can use (plan_gpu_staged_rows)."""
+    usages = build.build(build.ROOT / "build/cuda", ["csa_attention"])["csa_attention"]
+    blocks = [65536 // (256 * u.registers) for u in usages if "_packed" in u.kernel or "_plain" in u.kernel]
+    assert blocks and set(blocks) == {1}

@@ -1,13 +1,14 @@
 // Attention over pages, for window_attention, csa_attention and hca_attention. bfloat16, on tensor cores: a block of 8
 // warps takes 16 heads of a token and walks the token's list in blocks of 64 places, window first:
 //
-//   2 the rows of a block, widened, into shared memory (64 rows of head_dim padded to 128), zeros where there is none
-//   3 a warp has the scores of 8 rows: heads are the left operand, rows the right one
+//   2 the rows of a block, widened, into shared memory (64 rows of head_dim padded to 128), zeros where there is none;
+//     a warp widens 8 of them, most of which have come there before (list_rows.cuh)
+//   3 a warp has the scores of its 8 rows: heads are the left operand, rows the right one
 //   4 maxima and sums of the warps meet in shared memory, in the order of the warps
 //   5 a warp has an eighth of the dims: probabilities are the left operand, the rows as they lie the right one
 //
-// Official probabilities are one bf16, others the sum of two. Dynamic shared memory: AttentionSpace (shape.h), 73,472
-// bytes for a head of 512 of which 64 dims turn.
+// Official probabilities are one bf16, others the sum of two. Dynamic shared memory: AttentionSpace (shape.h), 76,544
+// bytes for a head of 512 of which 64 dims turn, and 592 for each packed row that comes ahead.
 //
 // A list is walked in segments (shape.h: their length follows from the list's), each with a maximum of its own, and
 // their states are folded in order. Where few blocks would run, a token's segments are spread over several, their
@@ -18,61 +19,13 @@
 // float32 products. Shared memory: 2 KiB.
 #pragma once
 
-#include "formats.cuh"
 #include "kv_row.cuh"
+#include "list_rows.cuh"
 
 namespace v4npu::cuda {
 
 constexpr float kLowest = -3.0e38f;  // below any score, and finite: its difference to -infinity is no NaN
 constexpr int kMaxPairs = kMaxHeadDim / kRowWarps / 16;
-
-// The row of place i of a token's list, of values of T or packed; null payload where there is none.
-template <bool Packed, class T = bf16>
-V4NPU_INLINE PageRow row_of_place(const Attention& p, QueryPlace at, int64_t t, int64_t i) {
-  const int64_t keep = p.head_dim - p.rope_dim;
-  const int64_t payload = Packed ? keep + 2 * p.rope_dim : p.head_dim * static_cast<int64_t>(sizeof(T));
-  const int64_t scales = Packed ? kv_scale_bytes(keep) : 0;
-  if (i < p.window) {
-    const int64_t first = at.position - p.window + 1 > 0 ? at.position - p.window + 1 : 0;
-    if (first + i > at.position) return {nullptr, nullptr};
-    return page_row(p.window_kv, p.window_table + at.sequence * p.max_window_blocks, p.window_block, p.window_stride,
-                    payload, scales, first + i);
-  }
-  int64_t entry = i - p.window;
-  if (p.topk_indices != nullptr) {
-    entry = entry < p.topk ? p.topk_indices[t * p.topk + entry] : -1;
-  } else if (entry >= (at.position + 1) / p.ratio) {
-    entry = -1;
-  }
-  // A pick behind the table, which nobody can refuse without waiting, is none.
-  if (entry < 0 || entry >= p.max_blocks * p.block_size) return {nullptr, nullptr};
-  return page_row(p.compressed_kv, p.block_table + at.sequence * p.max_blocks, p.block_size, p.block_stride, payload,
-                  scales, entry);
-}
-
-// Values [k0, k0 + 16) of a row; zeros behind its end and where there is none.
-template <bool Packed>
-V4NPU_INLINE Run widen_row(const Attention& p, const PageRow& row, int64_t k0) {
-  Run out[1] = {};
-  if (row.payload == nullptr || k0 >= p.head_dim) return out[0];
-  if constexpr (Packed) {
-    const int64_t keep = p.head_dim - p.rope_dim;
-    const uint8_t* at = row.payload + (k0 < keep ? k0 : keep + 2 * (k0 - keep));
-    const bool aligned = reinterpret_cast<uintptr_t>(at) % 16 == 0;
-    if (k0 >= keep) {
-      load_run<Format::kBfloat16>(at, nullptr, 0, p.head_dim - k0, aligned, out);
-    } else {
-      load_run<Format::kFloat8>(at, nullptr, 0, kRun, aligned, out);
-      const uint32_t factor = scale_pair(row.scales[k0 / 64]);
-      V4NPU_UNROLL
-      for (int i = 0; i < kRun / 2; ++i) out[0].pair[i] = multiply_bf16(out[0].pair[i], factor);
-    }
-  } else {
-    const bool aligned = reinterpret_cast<uintptr_t>(row.payload) % 16 == 0;
-    load_run<Format::kBfloat16>(row.payload, nullptr, k0, p.head_dim, aligned, out);
-  }
-  return out[0];
-}
 
 V4NPU_INLINE float larger(float a, float b) { return b > a ? b : a; }
 
@@ -183,7 +136,6 @@ V4NPU_DEVICE void attend(const Attention& p) {
   const AttentionSpace space(p.head_dim, p.turned_dim);
   auto* tile = reinterpret_cast<bf16*>(dynamic_shared());
   auto* probabilities = reinterpret_cast<bf16*>(dynamic_shared() + space.probabilities);
-  auto* rows = reinterpret_cast<PageRow*>(dynamic_shared() + space.rows);
   auto* maxima = reinterpret_cast<float*>(dynamic_shared() + space.maxima);
   auto* sums = reinterpret_cast<float*>(dynamic_shared() + space.sums);
   auto* turns = reinterpret_cast<Turn*>(dynamic_shared() + space.turns);
@@ -198,28 +150,19 @@ V4NPU_DEVICE void attend(const Attention& p) {
   const int64_t each = ceil_of(segments, p.parts), first_segment = block_z() * each;
   const int64_t last_segment = first_segment + each < segments ? first_segment + each : segments;
   const int64_t end = last_segment * length < places ? last_segment * length : places;
+  ListRows<Packed> rows(p, space, at, t, places);
+  int64_t begin = first_segment * length;
+  if (begin < end) rows.copy(begin);
   // Read behind the barriers of a block of places.
   for (int64_t i = thread_id(); i < p.turned_dim / 2; i += kRowThreads)
     turns[i] = turn_of(p.positions[t], p.freqs[i], true);
   AttentionState<kMaxPairs> all, part;
-  for (int64_t begin = first_segment * length; begin < end; begin += kPlaces) {
-    if (thread_id() < kPlaces) {
-      const int64_t i = begin + thread_id();
-      PageRow row{nullptr, nullptr};
-      if (i < places) row = row_of_place<Packed>(p, at, t, i);
-      rows[thread_id()].payload = row.payload;
-      rows[thread_id()].scales = row.scales;
-    }
-    sync_block();
-    const int runs = static_cast<int>(dim / kRun);
-    for (int task = thread_id(); task < kPlaces * runs; task += kRowThreads) {  // 2 gather
-      const int row = task / runs, k0 = task % runs * kRun;
-      const Run v = widen_row<Packed>(p, rows[row], k0);
-      bf16* to = tile + row * stride + k0;
-      store_as(to, u32x4{v.pair[0], v.pair[1], v.pair[2], v.pair[3]});
-      store_as(to + 8, u32x4{v.pair[4], v.pair[5], v.pair[6], v.pair[7]});
-    }
-    sync_block();
+  for (; begin < end; begin += kPlaces) {
+    wait_copies<0>();
+    sync_block();                                       // and the sums of the block before have read the tile
+    const uint32_t present = rows.widen(tile, stride);  // 2 gather
+    sync_warp();
+    if (begin + kPlaces < end) rows.copy(begin + kPlaces);
     float score[4] = {};
     for (int64_t first = 0; first < p.head_dim; first += 64) {  // 1 load q   3 scores
       const int64_t k0 = first + c * kRun;
@@ -230,7 +173,7 @@ V4NPU_DEVICE void attend(const Attention& p) {
         if (head0 + half * 8 + g < p.num_heads)
           load_run<Format::kBfloat16>(q + (half * 8 + g) * p.head_dim, nullptr, k0, p.head_dim, q_aligned, a[half]);
       }
-      const bf16* key = tile + (w * 8 + g) * stride + k0;
+      const bf16* key = tile + (w * kWarpPlaces + g) * stride + k0;
       const u32x4 low = load_as<u32x4>(key), high = load_as<u32x4>(key + 8);
       const uint32_t b[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
       V4NPU_UNROLL
@@ -247,7 +190,7 @@ V4NPU_DEVICE void attend(const Attention& p) {
       V4NPU_UNROLL
       for (int i = 0; i < 2; ++i) {
         float& s = score[2 * half + i];
-        s = rows[w * 8 + 2 * c + i].payload != nullptr ? s * p.scale : -bits_float(0x7f800000);
+        s = (present >> (2 * c + i) & 1) != 0 ? s * p.scale : -bits_float(0x7f800000);
         largest = larger(largest, s);
       }
       V4NPU_UNROLL
@@ -268,7 +211,7 @@ V4NPU_DEVICE void attend(const Attention& p) {
       V4NPU_UNROLL
       for (int mask = 1; mask < 4; mask *= 2) both += bits_float(shuffle_xor(float_bits(both), mask));
       if (c == 0) sums[w * kHeadTile + half * 8 + g] = both;
-      bf16* to = probabilities + (half * 8 + g) * kRow + w * 8 + 2 * c;
+      bf16* to = probabilities + (half * 8 + g) * kRow + w * kWarpPlaces + 2 * c;
       store_as(to, pack_bf16(a, b));
       if (!Official) store_as(to + kPlane, pack_bf16(a - rounded<bf16>(a), b - rounded<bf16>(b)));
     }

@@ -155,8 +155,10 @@ struct Attention {
   int64_t parts;         // blocks that share the segments of a token's list
   int64_t max_segments;  // that a list of the call can have
   float* states;         // [num_tokens, head tiles, max_segments, state_values, kRowThreads]; unused where parts is 1
+  int staged;            // of the kWarpPlaces rows that a warp widens: how many come to shared memory ahead
 };
 constexpr int kPlaces = 64;
+constexpr int kWarpPlaces = kPlaces / kRowWarps;
 constexpr int kHeadTile = 16;
 constexpr int64_t kMaxHeadDim = 512;
 constexpr int kPadding = 8;  // bf16 behind a row in shared memory, so that rows start in different banks
@@ -176,15 +178,20 @@ constexpr int64_t max_segments(int64_t places) {
 // Of a thread: two maxima, two sums, 8 accumulators for each 128 dims.
 constexpr int64_t state_values(int64_t head_dim) { return 4 + 8 * padded_dim(head_dim) / 128; }
 
+// Of a row as it lies, in shared memory; up to 8 scales behind a packed one.
+constexpr int64_t staged_row_bytes(bool packed, int64_t head_dim, int64_t rope_dim) {
+  return packed ? head_dim + rope_dim + 16 : 2 * head_dim;
+}
+// In bytes; the tile of rows comes first, `staged` rows of each warp behind all.
 struct AttentionSpace {
-  int64_t probabilities, rows, maxima, sums, turns, size;  // bytes; the tile of rows comes first
+  int64_t probabilities, rows, maxima, sums, turns, size;
   constexpr AttentionSpace(int64_t head_dim, int64_t turned_dim)
       : probabilities(kPlaces * (padded_dim(head_dim) + kPadding) * 2),
         rows(probabilities + 2 * kHeadTile * (kPlaces + kPadding) * 2),
-        maxima(rows + kPlaces * 16),
+        maxima(rows + kRowThreads * 16),
         sums(maxima + kRowWarps * kHeadTile * 4),
         turns(sums + kRowWarps * kHeadTile * 4),
-        size(turns + turned_dim * 4) {}
+        size(turns + ceil_of(turned_dim, 4) * 16) {}
 };
 
 }  // namespace v4npu::cuda
