@@ -73,7 +73,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from this much probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    draft_tokens: Annotated[int, typer.Option(help="Tokens the MTP head guesses ahead, 0 = none.")] = 0,
+    draft_tokens: Annotated[int, typer.Option(help="Draft tokens of the MTP head in each pass, 0 = none.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a text or answer a message, printed as it is made.
@@ -89,9 +89,9 @@ def generate(
         raise ValueError("--think goes with --chat")
     loaded = load(model, device, dtype, numerics)
     ids = _prompt_ids(loaded, prompt, chat, think)
-    guesses = Acceptance()
+    drafts = Acceptance()
     sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    speculation: dict[str, Any] = {"draft_tokens": draft_tokens, "acceptance": guesses}
+    speculation: dict[str, Any] = {"draft_tokens": draft_tokens, "acceptance": drafts}
     tokens = loaded.generate(ids, max_new_tokens=max_new_tokens, **sampling, **speculation)
     assert loaded.tokenizer is not None
     stream, text, times = loaded.tokenizer.stream(), "", [time.perf_counter()]
@@ -114,7 +114,7 @@ def generate(
         "prefill_tokens_per_second": round(len(ids) / (times[1] - times[0]), 2) if made else None,
         "decode_tokens_per_second": round((made - 1) / (times[-1] - times[1]), 2) if made > 1 else None,
         "draft_tokens": draft_tokens,
-        "draft_acceptance": round(guesses.rate, 4) if guesses.drafted else None,
+        "draft_acceptance": round(drafts.rate, 4) if drafts.drafted else None,
     }
     if as_json:
         _print_json({"text": text + rest, **report})
@@ -125,7 +125,7 @@ def generate(
         f"[device {report['device']}, dtype {report['dtype']}, {report['numerics']} numerics; "
         f"prompt {len(ids)} tokens{f' at {before} tokens/s' if before else ''}, "
         f"{made} new{f' at {after} tokens/s' if after else ''}"
-        + (f", {guesses.accepted} of {guesses.drafted} guesses held]" if draft_tokens else "]")
+        + (f", {drafts.accepted} of {drafts.drafted} draft tokens accepted]" if draft_tokens else "]")
     )
 
 

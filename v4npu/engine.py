@@ -100,7 +100,7 @@ class Engine:
         self.preemptions = 0
         self._waiting: deque[_Request] = deque()
         self._running: list[_Request] = []
-        self._events: list[Event] = []  # of a step that raised, behind the sampling of them
+        self._events: list[Event] = []  # sampled in a step that then raised; the next one delivers them
         self._next_id = 0
 
     def add(
@@ -137,7 +137,7 @@ class Engine:
         return request.id
 
     def remove(self, request: int) -> None:
-        """Forgets a request and frees its pages; one that is done or unknown is none of the engine's business."""
+        """Forgets a request and frees its pages; an unknown or finished one is ignored."""
         for r in [r for r in self._running if r.id == request]:
             self._finish(r)
         self._waiting = deque(r for r in self._waiting if r.id != request)

@@ -1,8 +1,8 @@
-"""Speculative decoding with the MTP head: guesses from the draft layer, verified by the model in one pass.
+"""Speculative decoding with the MTP head: draft tokens of its layer, verified by the model in one pass.
 
-Lossless: a guess x drawn from q is kept with probability min(1, p(x) / q(x)), p being what the model itself would draw
-from; the first one refused is replaced by a draw from max(p - q, 0). Greedy decoding is the case where p and q are all
-on one token each.
+Lossless: a draft token x drawn from q is kept with probability min(1, p(x) / q(x)), p being what the model itself
+would draw from; the first one refused is replaced by a draw from max(p - q, 0). Greedy decoding is the case where p and
+q are all on one token each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Acceptance:
-    """Guesses made, guesses that held, passes of the model."""
+    """Draft tokens made and accepted, passes of the model."""
 
     drafted: int = 0
     accepted: int = 0
@@ -32,12 +32,12 @@ class Acceptance:
 
     @property
     def rate(self) -> float:
-        """Share of the guesses that held."""
+        """Share of the draft tokens that were accepted."""
         return self.accepted / self.drafted if self.drafted else 0.0
 
     @property
     def tokens_per_pass(self) -> float:
-        """Tokens that a pass of the model yields: one of its own and the guesses that held."""
+        """Tokens that a pass of the model yields: one of its own and the accepted draft tokens."""
         return 1 + self.accepted / self.passes if self.passes else 0.0
 
 

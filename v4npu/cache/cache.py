@@ -17,7 +17,7 @@ class Cache:
     """What `batch` sequences have left behind; they may be of different lengths.
 
     Attributes:
-        model: its model, or None when that is gone; to be called.
+        model: a weak reference; `cache.model()` is the model, or None when that is gone.
         batch: how many sequences.
         max_tokens: tokens each may hold.
     """

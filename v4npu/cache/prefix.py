@@ -52,10 +52,11 @@ class PrefixCache:
         """Takes up the complete blocks of a sequence; what is here already is marked as used."""
         store, block = self.store, self.store.block_tokens
         complete = min(s.computed, len(s.tokens)) // block if s.computed >= s.base else 0
-        for i in range(len(s.keys), complete):
-            s.keys.append(_key(s.keys[-1] if i else _root(salt), s.tokens[i * block : (i + 1) * block]))
+        hashes = s.block_hashes
+        for i in range(len(hashes), complete):
+            hashes.append(_key(hashes[-1] if i else _root(salt), s.tokens[i * block : (i + 1) * block]))
         for i in range(complete):
-            parent, key = s.keys[i - 1] if i else _root(salt), s.keys[i]
+            parent, key = hashes[i - 1] if i else _root(salt), hashes[i]
             node = self._nodes.get(key)
             if node is None:
                 entries = store.entry_pool.retain(s.entry_blocks[i]) if store.layout.entry_block else None

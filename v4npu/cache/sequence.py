@@ -51,9 +51,9 @@ class Sequence:
         self.window_blocks: dict[int, int] = {}  # number of the block -> block of the pool
         self.snapshots: set[int] = set()  # boundaries whose overlap rows are in the window block before them
         self.state: int | None = None
-        self.base = 0  # from here on the pages are right: behind a restart that had to do with unknown rows
+        self.base = 0  # first position whose window rows are exact: those of a restart before it saw unknown ones
         self.top = 0  # one more than the highest position whose rows were written to the open state
-        self.keys: list[bytes] = []  # of its complete blocks, as far as a prefix cache has asked
+        self.block_hashes: list[bytes] = []  # of its complete blocks, as far as a prefix cache has asked
         self.restore = False  # copy the overlap rows of the boundary `computed` before the next call
 
     def __len__(self) -> int:
@@ -159,7 +159,7 @@ class Sequence:
         if type(num_tokens) is not int or not 0 <= num_tokens <= len(self.tokens):
             raise ValueError(f"num_tokens must be an integer in 0..{len(self.tokens)}, got {num_tokens!r}")
         block = self.store.block_tokens
-        del self.tokens[num_tokens:], self.keys[num_tokens // block :]
+        del self.tokens[num_tokens:], self.block_hashes[num_tokens // block :]
         self.known = min(self.known, num_tokens)
         if self.computed > num_tokens:
             if num_tokens and self._intact(num_tokens):
@@ -184,7 +184,7 @@ class Sequence:
         other.base, other.top, other.restore = self.base, self.top, self.restore
         other.entry_blocks = array("i", [store.entry_pool.retain(b) for b in self.entry_blocks])
         other.window_blocks = {j: store.window_pool.retain(b) for j, b in self.window_blocks.items()}
-        other.snapshots, other.keys = set(self.snapshots), list(self.keys)
+        other.snapshots, other.block_hashes = set(self.snapshots), list(self.block_hashes)
         other.state = None if self.state is None else store.state_pool.retain(self.state)
         return other
 
