@@ -8,6 +8,7 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "driver_abi.h"
 #include "plan/gpu.h"
 
 namespace v4npu::cuda {
@@ -16,10 +17,6 @@ namespace {
 using Library = void*;
 using Kernel = void*;
 using Context = void*;
-
-// Of cuda.h: CUdevice_attribute and CUfunction_attribute.
-constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76, kSharedOptin = 97, kMaxSharedBytes = 8;
-constexpr int kRelaxedCapture = 2;  // CUstreamCaptureMode
 
 template <class Function>
 Function symbol(void* library, const char* name, const char* of) {
@@ -40,7 +37,7 @@ struct Driver {
   int (*kernel)(Kernel*, Library, const char*);
   int (*function)(void**, Kernel);
   int (*set_attribute)(int, int, Kernel, int);
-  int (*launch)(Kernel, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
+  int (*launch)(const LaunchConfig*, Kernel, void**, void**);
   int (*error_name)(int, const char**);
   int (*error_text)(int, const char**);
 
@@ -62,7 +59,7 @@ struct Driver {
     find(kernel, "cuLibraryGetKernel");
     find(function, "cuKernelGetFunction");
     find(set_attribute, "cuKernelSetAttribute");
-    find(launch, "cuLaunchKernel");
+    find(launch, "cuLaunchKernelEx");
     find(error_name, "cuGetErrorName");
     find(error_text, "cuGetErrorString");
     int (*init)(unsigned);
@@ -88,6 +85,13 @@ const Driver& driver() {
   return opened;
 }
 
+// A device's primary context, which is torch's and stays as long as the process; and whether blocks of a kernel may
+// come to it while those of the one before end, which begins with sm_90.
+struct Device {
+  Context context = nullptr;
+  bool overlaps = false;
+};
+
 // Files and kernels, loaded once; the driver keeps them for all devices. Guarded by its mutex.
 struct Loaded {
   std::mutex mutex;
@@ -95,7 +99,7 @@ struct Loaded {
   std::map<std::string, Kernel> kernels;
   std::map<std::pair<Kernel, int>, int64_t> shared_bytes;  // allowed on a device
   std::map<int, DeviceCaps> devices;
-  std::map<int, Context> contexts;
+  std::map<int, Device> opened;
 };
 
 Loaded& loaded() {
@@ -114,16 +118,18 @@ struct Relaxed {
   ~Relaxed() { driver().exchange_mode(&mode); }
 };
 
-// A device's primary context, which is torch's and stays as long as the process.
-Context context_of(int device) {
-  Context& context = loaded().contexts[device];
-  if (context == nullptr) {
+Device open_device(int device) {
+  Device& opened = loaded().opened[device];
+  if (opened.context == nullptr) {
     const Relaxed relaxed;
-    int handle = 0;
+    int handle = 0, major = 0;
     driver().check(driver().get_device(&handle, device), "cuDeviceGet");
-    driver().check(driver().retain(&context, handle), "cuDevicePrimaryCtxRetain");
+    driver().check(driver().attribute(&major, kMajor, handle), "cuDeviceGetAttribute");
+    const char* asked = std::getenv("V4NPU_CUDA_OVERLAP");
+    opened.overlaps = major >= 9 && (asked == nullptr || std::string(asked) != "0");
+    driver().check(driver().retain(&opened.context, handle), "cuDevicePrimaryCtxRetain");
   }
-  return context;
+  return opened;
 }
 
 // While it lives, `context` is the calling thread's. A thread has none before its first call of the runtime, and that
@@ -153,18 +159,18 @@ Kernel find_kernel(const std::string& op, const std::string& name) {
 
 struct Ready {
   Kernel kernel;
-  Context context;
+  Device device;
 };
 
 // What a launch needs besides the stream; loaded by the first that asks.
 Ready prepare(const std::string& op, const std::string& name, int device, int64_t shared_bytes) {
   const std::lock_guard lock(loaded().mutex);
-  const Ready ready{find_kernel(op, name), context_of(device)};
+  const Ready ready{find_kernel(op, name), open_device(device)};
   const auto [found, first] = loaded().shared_bytes.try_emplace({ready.kernel, device}, 0);
   int64_t& allowed = found->second;
   if (!first && shared_bytes <= allowed) return ready;
   const Relaxed relaxed;
-  const Current current(ready.context);
+  const Current current(ready.device.context);
   void* function = nullptr;  // asked for, it is on the device, which the driver else leaves to the launch
   driver().check(driver().function(&function, ready.kernel), "loading " + name);
   if (shared_bytes <= allowed) return ready;
@@ -235,11 +241,18 @@ void launch(const char* op, const std::string& name, Grid grid, int threads, int
             const torch::stable::Tensor& on) {
   const int device = ordinal(on);
   const Ready ready = prepare(op, name, device, shared_bytes);
-  const Current current(ready.context);
+  const Current current(ready.device.context);
   void* arguments[] = {const_cast<void*>(params)};
-  const int code = driver().launch(ready.kernel, static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
-                                   static_cast<unsigned>(grid.z), static_cast<unsigned>(threads), 1, 1,
-                                   static_cast<unsigned>(shared_bytes), current_stream(device), arguments, nullptr);
+  // Its blocks may come to the device while those of the kernel before end: they wait there (V4NPU_KERNEL).
+  LaunchAttribute overlaps{kProgrammaticSerialization, 0, {1}};
+  const LaunchConfig config{
+      {static_cast<uint32_t>(grid.x), static_cast<uint32_t>(grid.y), static_cast<uint32_t>(grid.z)},
+      {static_cast<uint32_t>(threads), 1, 1},
+      static_cast<uint32_t>(shared_bytes),
+      current_stream(device),
+      &overlaps,
+      ready.device.overlaps ? 1u : 0u};
+  const int code = driver().launch(&config, ready.kernel, arguments, nullptr);
   if (code == 0) return;
   const std::string shape = std::to_string(grid.x) + ", " + std::to_string(grid.y) + ", " + std::to_string(grid.z);
   driver().check(code, "v4npu." + std::string(op) + ", " + name + " <<<(" + shape + "), " + std::to_string(threads) +

@@ -1,7 +1,8 @@
-"""The launch path: what happens without a driver, without kernels, and when a launch fails."""
+"""The launch path: what happens without a driver, without kernels, when a launch fails, and what cuda.h says."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from v4npu.testing.cases import sized
 from v4npu.testing.cuda import EmulatedGpu, kernel_sources
 
 ROOT = Path(__file__).parents[2]
+NVCC = shutil.which("nvcc")
 
 
 def in_new_process(code: str, *argv: str, **env: str) -> str:
@@ -56,6 +58,33 @@ def test_a_failed_launch_names_operator_kernel_shape_and_the_drivers_text(gpu: E
     assert "v4npu.rms_norm, rms_norm_fp32_fp32 <<<(1, 1, 1), 256, 0>>> failed: CUDA_ERROR_ILLEGAL_ADDRESS" in text
     assert "illegal address: reads at device.cuh:" in text and text.endswith("CUDA_LAUNCH_BLOCKING=1 tells)")
     assert torch.equal(gpu.run("rms_norm", (x, weight, 1e-6))[0], torch.ops.v4npu.rms_norm(x, weight, 1e-6))
+
+
+OVERLAP = """
+import sys
+from pathlib import Path
+from v4npu.testing.cuda import GPUS, EmulatedGpu
+gpu = EmulatedGpu(Path(sys.argv[1]), GPUS[sys.argv[2]])
+gpu.run("rms_norm", (x, None, 1e-6))
+print(gpu.launches()[0][6])
+"""
+
+
+@pytest.mark.parametrize("name,asked,overlaps", [
+    ("A100", "", "0"), ("H100", "", "1"), ("H100", "0", "0"), ("B200", "", "1"),
+])  # fmt: skip
+def test_from_sm_90_on_a_launch_may_overlap_the_one_before(
+    gpu: EmulatedGpu, name: str, asked: str, overlaps: str
+) -> None:
+    assert in_new_process(OVERLAP, str(gpu.cache), name, V4NPU_CUDA_OVERLAP=asked).split() == [overlaps]
+
+
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed: there is no cuda.h")
+def test_what_is_said_of_cuda_h_is_so(tmp_path: Path) -> None:
+    source, include = Path(__file__).parent / "driver_abi.cpp", ROOT / "backends/cuda"
+    command = [NVCC or "", "-std=c++20", f"-I{include}", "-c", str(source), "-o", str(tmp_path / "abi.o")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("op", kernel_sources())

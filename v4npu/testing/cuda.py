@@ -83,6 +83,15 @@ def kernel_files() -> dict[str, Path]:
     return {p.stem.replace("_kernel", ""): p for p in sorted(FOLDER.glob("ops/*_kernel*.cu"))}
 
 
+class _LaunchConfig(ctypes.Structure):
+    """LaunchConfig of backends/cuda/driver_abi.h."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint32 * 3), ("block", ctypes.c_uint32 * 3), ("shared_bytes", ctypes.c_uint32),
+        ("stream", ctypes.c_void_p), ("attributes", ctypes.c_void_p), ("num_attributes", ctypes.c_uint32),
+    )  # fmt: skip
+
+
 class EmulatedGpu:
     """The operators with CUDA kernels on one emulated device; one at a time in a process."""
 
@@ -136,9 +145,8 @@ class EmulatedGpu:
         context = ctypes.c_void_p()
         self._check(self._driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
         self._check(self._driver.cuCtxPushCurrent_v2(context))
-        code = self._driver.cuLaunchKernel(
-            function, *grid, threads, 1, 1, shared_bytes, ctypes.c_void_p(), values, None
-        )
+        config = _LaunchConfig(grid, (threads, 1, 1), shared_bytes, None, None, 0)
+        code = self._driver.cuLaunchKernelEx(ctypes.byref(config), function, values, None)
         self._check(self._driver.cuCtxPopCurrent_v2(ctypes.byref(context)))
         self._check(code)
 
@@ -186,7 +194,7 @@ class EmulatedGpu:
         return self._driver.emulation_barriers().decode().split()
 
     def launches(self) -> list[list[str]]:
-        """Kernel, grid (3), threads and bytes of shared memory of each launch of the last run."""
+        """Kernel, grid (3), threads, bytes of shared memory and overlap (0, 1) of each launch of the last run."""
         return [line.split() for line in self._driver.emulation_launches().decode().splitlines()]
 
     def _region(self, tensor: Tensor, access: int, name: str) -> None:

@@ -25,12 +25,25 @@
 #define V4NPU_INLINE __device__ __forceinline__
 #define V4NPU_UNROLL _Pragma("unroll")
 #define V4NPU_HERE
-#define V4NPU_KERNEL(name, threads, Params) \
-  extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Params p)
+// From sm_90 on blocks come to the device as those of the kernel before end, and wait here for all that it writes; so
+// will those of the next, once each block of this one has come.
+#if __CUDA_ARCH__ >= 900
+#define V4NPU_WAIT_FOR_KERNELS_BEFORE() \
+  asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory")
+#else
+#define V4NPU_WAIT_FOR_KERNELS_BEFORE()
+#endif
+#define V4NPU_KERNEL_WITH(name, threads, Params, ...)                                                           \
+  static __device__ __forceinline__ void name##_of_thread(const Params& p);                                     \
+  extern "C" __global__ void __VA_ARGS__ __launch_bounds__(threads, 1) name(const __grid_constant__ Params p) { \
+    V4NPU_WAIT_FOR_KERNELS_BEFORE();                                                                            \
+    name##_of_thread(p);                                                                                        \
+  }                                                                                                             \
+  static __device__ __forceinline__ void name##_of_thread(const Params& p)
+#define V4NPU_KERNEL(name, threads, Params) V4NPU_KERNEL_WITH(name, threads, Params, )
 // sm_90 and later: `blocks` neighbours (y) run at the same time and read each other's shared memory.
-#define V4NPU_CLUSTER_KERNEL(name, threads, blocks, Params)                               \
-  extern "C" __global__ void __cluster_dims__(1, blocks, 1) __launch_bounds__(threads, 1) \
-      name(const __grid_constant__ Params p)
+#define V4NPU_CLUSTER_KERNEL(name, threads, blocks, Params) \
+  V4NPU_KERNEL_WITH(name, threads, Params, __cluster_dims__(1, blocks, 1))
 #endif
 
 namespace v4npu::cuda {

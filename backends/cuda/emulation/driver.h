@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "../driver_abi.h"
 #include "collective.h"
 
 namespace v4npu::cuda::emulation {
@@ -67,7 +68,7 @@ inline int fail(Result code, const std::string& text) {
   return code;
 }
 
-inline int launch(Kernel& k, Dims grid, int threads, size_t shared, const void* params) {
+inline int launch(Kernel& k, Dims grid, int threads, size_t shared, const void* params, bool overlaps) {
   Block& b = block();
   if (threads != k.threads)
     return fail(kInvalidValue,
@@ -100,7 +101,7 @@ inline int launch(Kernel& k, Dims grid, int threads, size_t shared, const void* 
   memory().first_serial = serial + 1;
   b.failure.clear();
   launches() += k.name + " " + std::to_string(grid.x) + " " + std::to_string(grid.y) + " " + std::to_string(grid.z) +
-                " " + std::to_string(threads) + " " + std::to_string(shared) + "\n";
+                " " + std::to_string(threads) + " " + std::to_string(shared) + (overlaps ? " 1\n" : " 0\n");
   for (b.first.z = 0; b.first.z < grid.z; ++b.first.z) {
     for (b.first.y = 0; b.first.y < grid.y; b.first.y += b.members) {
       for (b.first.x = 0; b.first.x < grid.x; ++b.first.x) {
@@ -158,7 +159,8 @@ const char* emulation_barriers() {
   return text.c_str();
 }
 
-// name, grid, threads, bytes of shared memory of every launch since the reset, one a line.
+// name, grid, threads, bytes of shared memory of every launch since the reset, and whether it may overlap the one
+// before, one a line.
 const char* emulation_launches() { return v4npu::cuda::emulation::launches().c_str(); }
 
 void emulation_capture(int on) { v4npu::cuda::emulation::capturing() = on != 0; }
@@ -246,16 +248,20 @@ int cuKernelSetAttribute(int attribute, int value, void* kernel, int) {
   return 0;
 }
 
-int cuLaunchKernel(void* kernel, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                   unsigned shared, void*, void** params, void**) {
-  if (v4npu::cuda::emulation::contexts().empty())
-    return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kInvalidContext, "invalid device context");
-  if (by != 1 || bz != 1) return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kInvalidValue, "blocks are 1D");
-  if (v4npu::cuda::emulation::capturing() && !static_cast<v4npu::cuda::emulation::Kernel*>(kernel)->loaded)
-    return v4npu::cuda::emulation::fail(v4npu::cuda::emulation::kCaptureUnsupported, "a stream is captured");
-  const v4npu::cuda::emulation::Dims grid{static_cast<int>(gx), static_cast<int>(gy), static_cast<int>(gz)};
-  return v4npu::cuda::emulation::launch(*static_cast<v4npu::cuda::emulation::Kernel*>(kernel), grid,
-                                        static_cast<int>(bx), shared, params[0]);
+int cuLaunchKernelEx(const v4npu::cuda::LaunchConfig* config, void* kernel, void** params, void**) {
+  using namespace v4npu::cuda::emulation;
+  auto& k = *static_cast<Kernel*>(kernel);
+  if (contexts().empty()) return fail(kInvalidContext, "invalid device context");
+  if (config->block[1] != 1 || config->block[2] != 1) return fail(kInvalidValue, "blocks are 1D");
+  if (capturing() && !k.loaded) return fail(kCaptureUnsupported, "a stream is captured");
+  for (uint32_t i = 0; i < config->num_attributes; ++i) {
+    const v4npu::cuda::LaunchAttribute& a = config->attributes[i];
+    if (a.id != v4npu::cuda::kProgrammaticSerialization || a.value[0] != 1 || device().major < 9)
+      return fail(kInvalidValue, "no such attribute of a launch");
+  }
+  const auto* grid = config->grid;
+  return launch(k, {static_cast<int>(grid[0]), static_cast<int>(grid[1]), static_cast<int>(grid[2])},
+                static_cast<int>(config->block[0]), config->shared_bytes, params[0], config->num_attributes > 0);
 }
 
 int cuGetErrorName(int code, const char** name) {
