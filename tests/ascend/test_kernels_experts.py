@@ -70,10 +70,12 @@ def test_gate_of_infinite_logits_and_biases_and_equal_ones(emulated, sku):
     infinite[[2, 9, 20], 0] = torch.tensor([inf, -inf, inf])
     flat, masked = torch.zeros(33), torch.full((33,), -inf)
     few, bounds, odd = masked.clone(), torch.full((33,), lowest), flat.clone()
-    few[[30, 3]], bounds[[5, 8, 31]] = 0.0, torch.tensor([-inf, -lowest, -inf])
+    fewer, far = bounds.clone(), torch.full((33,), -4e37)
+    few[[30, 3]], fewer[[30, 3]], far[5] = 0.0, 0.0, lowest
+    bounds[[5, 8, 31]] = torch.tensor([-inf, -lowest, -inf])
     odd[[1, 6, 7, 32]] = torch.tensor([nan, -inf, inf, inf])
     for weight in (w, infinite):
-        for bias in (None, flat, masked, few, torch.full((33,), lowest), bounds, odd):
+        for bias in (None, flat, masked, few, torch.full((33,), lowest), fewer, far, bounds, odd):
             for topk in (5, 16):
                 indices, weights = emulated(sku).gate(x, weight, bias, topk, 1.5)
                 wanted, exact = reference.gate(x.double(), weight, bias, topk, 1.5)

@@ -1,6 +1,8 @@
 // Reductions, gather, compare and select over the first `count` elements of tensors in the UB.
 #pragma once
 
+#include <limits>
+
 #include "vector.h"
 
 namespace v4npu::emulation {
@@ -65,7 +67,8 @@ void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Local
 }
 
 // The largest value, and with calIndex its index behind it, as bits; of several largest the smallest index. What a NaN
-// does is not documented.
+// does is not documented. 3510 looks for an index from the lowest finite number and index 0 on, which only a larger one
+// replaces.
 template <typename T>
 void ReduceMax(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,
                const int32_t count, bool calIndex = false,
@@ -80,6 +83,8 @@ void ReduceMax(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Local
     if (x[i] > x[best]) best = i;
   }
   const T value = x[best];
+  op.require(kIs2201 || !calIndex || value > std::numeric_limits<T>::lowest(),
+             "3510 finds no index of what is not above the lowest finite number");
   if (kIs2201) {  // 3510 needs no scratch
     const int64_t scratch = reduce_max_scratch(count, sizeof(T), calIndex);
     op.write(sharedTmpBuffer, scratch);
