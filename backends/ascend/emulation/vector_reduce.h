@@ -53,7 +53,8 @@ inline int64_t reduce_max_scratch(int64_t count, int64_t element, bool with_inde
 
 namespace AscendC {
 
-// On 3510 two to four repeats are stored to a whole block.
+// On 3510 two to four repeats are stored to a whole block, and of more the sum of each goes through the scratch, which
+// may be the source.
 template <typename T>
 void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,
                const int32_t count, const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
@@ -61,7 +62,11 @@ void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Local
   static_assert(std::is_same_v<T, float>, "only float is emulated");
   Op op("ReduceSum", Pipe::V, at);
   const float sum = chip_sum(op.read(src, count), count);
-  static_cast<void>(sharedTmpBuffer);  // this form uses none, on either architecture
+  if (kIs3510 && count * sizeof(T) > 4 * kRepeatBytes) {  // 2201 needs no scratch
+    const int64_t bytes = count * sizeof(T), sums = (bytes + kRepeatBytes - 1) / kRepeatBytes;
+    op.write(sharedTmpBuffer, sums);
+    op.core().poison_local(sharedTmpBuffer.GetPhyAddr(), sums * sizeof(T));
+  }
   const bool whole_block = kIs3510 && count * sizeof(T) > kRepeatBytes && count * sizeof(T) <= 4 * kRepeatBytes;
   *op.write(dst, 1, whole_block ? kBlockBytes : sizeof(T)) = sum;
 }
