@@ -168,6 +168,22 @@ def test_fault_of_moe_experts(faulty, sku, fault):
         kernels.launch(entry, sku, 2, *inputs, *outputs, 2, 8, 2, 4)
 
 
+@pytest.mark.parametrize("sku", ARCHS)
+def test_a_core_that_runs_ahead_of_its_wait(faulty, sku):
+    """A flag counts to 15. On 2201 a wait holds back every pipe of the core, so that no other wait is needed."""
+    kernels = faulty("answers", sku)[0]
+    place = next(i for i, line in enumerate(SMALL.text.splitlines(), 1) if "WaitFlag<HardEvent::MTE2_MTE3>" in line)
+    kernels.launch("answers", sku, 1, 40)
+    kernels.launch("answers", sku, 1, 15 if skus()[sku] == 3510 else 40, ignored_wait=f"faults.asc:{place}")
+    if skus()[sku] == 3510:
+        expected = (
+            rf"CrossCoreSetFlag\(0\) at faults\.asc:{place - 6}: may be set 16 times and not waited for: nothing orders"
+            rf" it behind the wait of AIV0 at faults\.asc:{place - 2}$"
+        )
+        with pytest.raises(KernelFault, match=expected):
+            kernels.launch("answers", sku, 1, 16, ignored_wait=f"faults.asc:{place}")
+
+
 # Calls that manage a buffer and whose order other waits of the kernel imply.
 # Both operands of a product are loaded in order, so the wait for the second implies that for the first.
 OPERANDS = ("a1_queue_.template DeQue", "a2 = a2_queue_.template DeQue", "b2 = b2_queue_.template AllocTensor")

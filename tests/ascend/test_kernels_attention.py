@@ -95,3 +95,14 @@ def test_the_plan_deals_every_tile_once(emulated, blocks):
     want = emulated(ARCHS[0], 3).hca_attention(*args, tile=16)
     assert want.isfinite().all()
     assert torch.equal(emulated(ARCHS[0], blocks).hca_attention(*args, tile=16), want)
+
+
+@pytest.mark.parametrize("heads,tile", [(7, 16), (40, 64)])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_many_steps_of_a_core_without_heads_or_rows(emulated, sku, packed, heads, tile):
+    """Nothing to do holds a core back like the rest, or its flags would overflow."""
+    shape = Shape((20,), (40,), window=1, heads=heads)
+    args = problem("window_attention", 80, packed, True, rounded=True, shape=shape)
+    plain = problem("window_attention", 80, False, True, rounded=True, shape=shape)
+    assert torch.equal(emulated(sku, 1).window_attention(*args, tile=tile), emulated(sku).window_attention(*plain))

@@ -59,6 +59,14 @@ def test_queries_that_share_a_tile_of_keys_score_as_those_that_do_not(emulated, 
     assert torch.equal(got, emulated(sku, 255).indexer_scores(*args))
 
 
+@pytest.mark.parametrize("packed", ["", "fp4", "fp8"])
+@pytest.mark.parametrize("sku", ARCHS)
+def test_many_tiles_that_half_the_cores_have_nothing_of(emulated, sku, packed):
+    """Nothing to do holds a core back like the rest, or its flags would overflow."""
+    args = indexer_case(torch.bfloat16, 5, 32, ((1, 40),) * 20, packed=packed)
+    assert_scores(emulated(sku, 1).indexer_scores(*args), args)
+
+
 def work(cu: Tensor, start: Tensor, ratio: int, width: int, together: int) -> list[tuple[int, int, int]]:
     """(sequence, token, tile) of every tile that the last query of those taken together sees."""
     found = []

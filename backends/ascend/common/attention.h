@@ -107,6 +107,7 @@ class AttentionSoftmax {
     const F32 &largest = largest_[now.tile % 2], &total = total_[now.tile % 2], &factor = factor_[step % 2];
     AscendC::CrossCoreWaitFlag<2, PIPE_MTE2>(kScoresFull);
     if (heads_ == 0) {
+      pass<AscendC::HardEvent::MTE2_MTE3>(pipe_);  // on dav_3510 a wait holds back its own pipe alone
       AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(kWeightsFull);
       return;
     }

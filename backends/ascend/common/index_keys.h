@@ -96,7 +96,10 @@ class PackedIndexKeys {
     table_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(block_table), shape.num_seqs * shape.max_blocks);
   }
 
-  __aicore__ inline void init(AscendC::TPipe& pipe) { rows_.init(pipe); }
+  __aicore__ inline void init(AscendC::TPipe& pipe) {
+    pipe_ = &pipe;
+    rows_.init(pipe);
+  }
 
   // This core's half of the tile of that number, into a slot whose keys the cube core has taken.
   __aicore__ inline void expand(const PlannedTiles& tiles, int64_t number_of_tile) {
@@ -110,10 +113,12 @@ class PackedIndexKeys {
                     rows.count(), static_cast<int32_t>(shape_.head_dim),
                     slots_.keys[number_of_tile % kDotSlots * kKeySlot + rows.row() * shape_.head_dim], shape_.head_dim);
     }
+    if (!wanted) pass<AscendC::HardEvent::MTE2_MTE3>(*pipe_);  // behind what this core has waited for
     AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(kIndexKeysFull);
   }
 
  private:
+  AscendC::TPipe* pipe_ = nullptr;
   RowDequantiser<Format, bfloat16_t> rows_;
   IndexerShape shape_;
   IndexerSlots<bfloat16_t, true> slots_;

@@ -60,6 +60,7 @@ class PackedRows {
     half_ = half_value.ReinterpretCast<half>(), offset_ = offset.ReinterpretCast<int32_t>();
     walk.visit(*this);
     if (held_ > 0) convert(last_ - held_);
+    // A core without rows is held back by the weights of two steps before, which come from the same pipe.
     AscendC::CrossCoreSetFlag<2, PIPE_MTE3>(kKeysFull);
   }
 

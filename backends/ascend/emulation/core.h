@@ -192,10 +192,13 @@ class Core {
     const std::string call = "CrossCoreWaitFlag(" + std::to_string(id) + ") at " + line_of(at) + ": ";
     const bool all_pipes = launch_.sku.arch == 2201;
     check_cross(call, mode, all_pipes ? Pipe::MTE2 : pipe, id);
-    const auto [set_mode, clock] = shared_.flags.take(block_, core_, mode, id, at);
+    std::optional<Lane> held;
+    if (!all_pipes && pipe != Pipe::S) held = lane(pipe);
+    const Take take{held, held ? clocks().issue(*held) : 0, at};
+    const auto [set_mode, clock] = shared_.flags.take(block_, core_, mode, id, take);
     if (!all_pipes && set_mode != mode) fail(call + "the flag was set in mode " + std::to_string(set_mode));
     if (ignored(at)) return;
-    if (all_pipes || pipe == Pipe::S) {  // the scalar unit issues to all pipes
+    if (!held) {  // the scalar unit issues to all pipes
       clocks().join_all(core_, clock);
     } else {
       clocks().join(lane(pipe), clock);

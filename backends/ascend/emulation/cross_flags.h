@@ -6,8 +6,9 @@
 //   mode 1   set and taken by the two vector cores of a block
 //   mode 2   set by the cube core, taken by both its vector cores; or set by both, taken by the cube core
 //   mode 4   set by the cube core, taken by one vector core, or the other way round; 3510 only. The cube core's flags
-//   of
-//            the second vector core are numbered from 16. These are flags of their own; modes 0 to 2 share theirs.
+//            of the second vector core are numbered from 16. These are flags of their own; modes 0 to 2 share theirs.
+// A counter has 4 bits. On 3510 a wait holds back one pipe alone, and what is set from another may run ahead of it:
+// from the 16th set on, flags must order each behind the take that makes room for it.
 #pragma once
 
 #include <deque>
@@ -26,6 +27,13 @@ constexpr int kCrossFlags = 16;        // per core, for modes 0 to 2
 constexpr int kSecondVector = 16;      // mode 4: what the cube core adds for its second vector core
 constexpr int kLastSingleFlag = 10;    // mode 4: 0..10, and 16..26 on the cube core
 constexpr size_t kMaxCrossCount = 15;  // a flag counts in 4 bits
+
+// A wait as an instruction; of no lane where it holds back the whole core, on 2201 or by the scalar unit.
+struct Take {
+  std::optional<Lane> lane;
+  uint64_t number;
+  Where at;
+};
 
 class CrossFlags {
  public:
@@ -76,6 +84,16 @@ class CrossFlags {
     states_[member].set[key].push_back({mode, id, clock, at});
     bool counted = states_[member].set[key].size() <= kMaxCrossCount;
     const Parties all = parties(member, mode, key);
+    for (const int taker : all.takers) {
+      const State& state = states_[taker];
+      const size_t sets = state.taken[all.key].size() + state.up[all.key].size() + states_[member].set[key].size();
+      if (sets <= kMaxCrossCount || sets - kMaxCrossCount > state.taken[all.key].size()) continue;
+      const Take& take = state.taken[all.key][sets - kMaxCrossCount - 1];
+      if (take.lane && !knows(clock, block, take, block_of(taker))) {
+        return "may be set 16 times and not waited for: nothing orders it behind the wait of " + name_of(taker) +
+               " at " + line_of(take.at);
+      }
+    }
     if (missing(all, key).empty()) {
       Meeting meeting(num_blocks_, first_block_);
       for (const int setter : all.setters) {
@@ -92,12 +110,14 @@ class CrossFlags {
   }
 
   // Lets other cores run until the flag is up, and takes it; its mode and clock.
-  std::pair<int, Clock> take(int block, int core, int mode, int id, const Where& at) {
+  std::pair<int, Clock> take(int block, int core, int mode, int id, const Take& take) {
+    const Where at = take.at;
     const int member = member_of(block, core), key = key_of(mode, id);
     std::deque<CrossFlag>& up = states_[member].up[key];
     schedule_.wait(member, [&up] { return !up.empty(); }, [=, this] { return waiting(member, key, id, at); });
     std::pair<int, Clock> taken{up.front().mode, up.front().clock};
     up.pop_front();
+    states_[member].taken[key].push_back(take);
     return taken;
   }
 
@@ -112,12 +132,18 @@ class CrossFlags {
   struct State {                       // of a core
     std::deque<CrossFlag> up[kKeys];   // for this core to take
     std::deque<CrossFlag> set[kKeys];  // by this core; another setter is still missing
+    std::vector<Take> taken[kKeys];    // by this core
   };
   struct Parties {
     std::vector<int> setters, takers;
     int key;  // of the takers
   };
 
+  // Whether a take is complete in a clock of that block.
+  bool knows(const Clock& clock, int block, const Take& take, int block_of_take) const {
+    if (block == block_of_take) return clock.steps[take.lane->index()] >= take.number;
+    return clock.blocks != nullptr && (*clock.blocks)[block_of_take - first_block_][take.lane->index()] >= take.number;
+  }
   static int key_of(int mode, int id) { return mode == 4 ? kCrossFlags + id : id; }
   int block_of(int member) const { return first_block_ + member / static_cast<int>(cores_.size()); }
   int core_of(int member) const { return cores_[member % cores_.size()]; }
