@@ -202,12 +202,12 @@ int main(int argc, char** argv) {
   for (int first = 0; first < 256; first += 64) {
     for (int i = 0; i < 64; ++i) codes[i] = static_cast<uint8_t>(first + i);
     simd::bf16x32 values[2];
-    simd::load_e4m3(codes, values);
+    simd::ScaledE4m3().load(codes, 127, values);
     for (int i = 0; i < 64; ++i) {
       simd::bf16 got[32];
       simd::store(got, values[i / 32]);
       const float want = v4npu::e4m3_decode(codes[i]), value = simd::widen(got[i % 32]);
-      if (value != want && !(std::isnan(value) && std::isnan(want))) std::printf("load_e4m3 wrong at %d\n", codes[i]);
+      if (value != want && !(std::isnan(value) && std::isnan(want))) std::printf("ScaledE4m3 wrong at %d\n", codes[i]);
     }
   }
 
