@@ -40,6 +40,7 @@ def instruction_sets() -> dict[str, list[str]]:
     known = re.findall(r'MATCHES "\^\(([^)]*)\)\$"\)\n  set\(isas ([^)]*)\)', text)
     names = next((isas for machines, isas in known if machine in machines.split("|")), "portable").split()
     flags = dict(re.findall(r"\bset\(flags_(\w+) ([^)]*)\)", text))
+    flags = {isa: re.sub(r"\$\{flags_(\w+)\}", lambda m: flags[m[1]], words) for isa, words in flags.items()}
     more = dict(re.findall(r"list\(APPEND flags_(\w+) ([^)]*)\)", text))  # GCC's, whose unknown -Wno- others pass over
     return {isa: f"{flags.get(isa, '')} {more.get(isa, '')}".split() for isa in names}
 

@@ -9,8 +9,7 @@ else()
 endif()
 # What plan/cpu_isa.cpp asks of the machine, in the compiler's words.
 set(flags_avx512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16 -mavx512vbmi)
-set(flags_amx -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16 -mavx512vbmi
-    -mamx-tile -mamx-bf16)
+set(flags_amx ${flags_avx512} -mamx-tile -mamx-bf16)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC's own intrinsics start from a variable initialised with itself (gcc.gnu.org/PR105593).
   list(APPEND flags_avx512 -Wno-maybe-uninitialized -Wno-uninitialized)

@@ -5,33 +5,36 @@
 namespace v4npu {
 namespace {
 
-std::string missing(const DeviceCaps& caps, std::initializer_list<const char*> needs) {
-  std::string absent;
+std::string absent(const DeviceCaps& caps, std::initializer_list<const char*> needs) {
+  std::string names;
   for (const char* feature : needs) {
-    if (!caps.has(feature)) absent += (absent.empty() ? "needs " : " ") + std::string(feature);
+    if (!caps.has(feature)) names += std::string(" ") + feature;
   }
-  return absent.empty() ? absent : absent + ", not on this CPU";
+  return names;
 }
 
 // The features are those that backends/cpu/kernels.cmake lets the compiler use.
-std::string refuses_avx512(const DeviceCaps& caps) {
-  return missing(caps, {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni",
-                        "avx512vbmi", "avx512bf16"});
+std::string absent_avx2(const DeviceCaps& caps) { return absent(caps, {"avx2", "fma", "f16c"}); }
+std::string absent_avx512(const DeviceCaps& caps) {
+  return absent_avx2(caps) +
+         absent(caps, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512vbmi", "avx512bf16"});
 }
-std::string refuses_amx(const DeviceCaps& caps) {
-  return missing(caps, {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni",
-                        "avx512vbmi", "avx512bf16", "amx_tile", "amx_bf16"});
+std::string absent_amx(const DeviceCaps& caps) { return absent_avx512(caps) + absent(caps, {"amx_tile", "amx_bf16"}); }
+std::string absent_neon(const DeviceCaps& caps) { return absent(caps, {"neon"}); }
+
+template <std::string (*Absent)(const DeviceCaps&)>
+std::string refuses(const DeviceCaps& caps) {
+  const std::string names = Absent(caps);
+  return names.empty() ? names : "needs" + names + ", not on this CPU";
 }
-std::string refuses_avx2(const DeviceCaps& caps) { return missing(caps, {"avx2", "fma", "f16c"}); }
-std::string refuses_neon(const DeviceCaps& caps) { return missing(caps, {"neon"}); }
 std::string refuses_nothing(const DeviceCaps&) { return ""; }
 
 }  // namespace
 
 const std::vector<CpuIsa>& cpu_isas() {
   static const std::vector<CpuIsa> list = {
-      {"amx", &refuses_amx},   {"avx512", &refuses_avx512},    {"avx2", &refuses_avx2},
-      {"neon", &refuses_neon}, {"portable", &refuses_nothing},
+      {"amx", &refuses<absent_amx>},   {"avx512", &refuses<absent_avx512>}, {"avx2", &refuses<absent_avx2>},
+      {"neon", &refuses<absent_neon>}, {"portable", &refuses_nothing},
   };
   return list;
 }

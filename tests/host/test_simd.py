@@ -26,8 +26,9 @@ def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if compiler is None:
         pytest.skip("no C++ compiler on PATH")
     program = tmp_path_factory.mktemp("simd") / "table"
-    flags = re.search(rf"set\(flags_{request.param} ([^)]*)\)", CMAKE)
-    command = [compiler, "-std=c++20", "-O1", "-ffp-contract=off", *(flags[1].split() if flags else [])]
+    flags = dict(re.findall(r"\bset\(flags_(\w+) ([^)]*)\)", CMAKE))
+    own = re.sub(r"\$\{flags_(\w+)\}", lambda m: flags[m[1]], flags.get(request.param, ""))
+    command = [compiler, "-std=c++20", "-O1", "-ffp-contract=off", *own.split()]
     command += [f"-DV4NPU_ISA={request.param}", f"-I{ROOT / 'csrc/include'}", f"-I{ROOT / 'backends/cpu'}"]
     subprocess.run([*command, str(Path(__file__).with_name("simd_table.cpp")), "-o", str(program)], check=True)
     return subprocess.run([program, STRIDE], check=True, capture_output=True, text=True).stdout
