@@ -14,7 +14,7 @@ namespace {
 template <class T>
 V4NPU_INLINE void norm_head(const QkvPrepareParams& p, const T* q, T* out) {
   if (!p.official) return norm_row<T, float>(q, nullptr, p.eps, out, p.head_dim);
-  const float mean = rounded<T>(squares<T>(q, p.head_dim) / static_cast<float>(p.head_dim));
+  const float mean = rounded<T>(sum_of_squares<T>(q, p.head_dim) / static_cast<float>(p.head_dim));
   const f32x16 scale = set1(rounded<T>(1.0f / __builtin_sqrtf(rounded<T>(mean + p.eps))));
   for (int64_t i = 0; i < p.head_dim; i += kLanes) {
     store_upto(out + i, load_upto(q + i, p.head_dim - i) * scale, p.head_dim - i);

@@ -3,29 +3,10 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "simd/squares.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
-
-// Four sums, so that an addition need not wait for the one before it.
-constexpr int64_t kUnroll = 4 * kLanes;
-
-template <class T>
-V4NPU_INLINE float sum_of_squares(const T* x, int64_t n) {
-  f32x16 sum[4] = {zero(), zero(), zero(), zero()};
-  int64_t i = 0;
-  for (; i + kUnroll <= n; i += kUnroll) {
-    for (int j = 0; j < 4; ++j) {
-      const f32x16 v = load(x + i + j * kLanes);
-      sum[j] = fma(v, v, sum[j]);
-    }
-  }
-  for (; i < n; i += kLanes) {
-    const f32x16 v = load_upto(x + i, n - i);
-    sum[0] = fma(v, v, sum[0]);
-  }
-  return reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
-}
 
 template <class T, class W>
 void rows(const RmsNormParams& p, int64_t begin, int64_t end) {
@@ -34,7 +15,7 @@ void rows(const RmsNormParams& p, int64_t begin, int64_t end) {
     const T* x = static_cast<const T*>(p.x) + r * p.n;
     T* out = static_cast<T*>(p.out) + r * p.n;
     // 1 widen x   2 mean of squares
-    const float mean = sum_of_squares(x, p.n) / static_cast<float>(p.n);
+    const float mean = sum_of_squares<float>(x, p.n) / static_cast<float>(p.n);
     const f32x16 scale = set1(1.0f / __builtin_sqrtf(mean + p.eps));
     for (int64_t i = 0; i < p.n; i += kLanes) {
       f32x16 y = load_upto(x + i, p.n - i) * scale;                   // 3 times rsqrt

@@ -5,6 +5,7 @@
 #include "simd.h"
 #include "simd/block.h"
 #include "simd/hadamard.h"
+#include "simd/squares.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
 
@@ -19,27 +20,10 @@ V4NPU_INLINE float rounded(float x) {
   return widen(out);
 }
 
-// sum x^2, each square rounded to S; in the order of rms_norm_kernel.cpp.
-template <class S, class T>
-V4NPU_INLINE float squares(const T* x, int64_t n) {
-  f32x16 sum[4] = {zero(), zero(), zero(), zero()};
-  const int64_t whole = n / (4 * kLanes) * (4 * kLanes);
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const int64_t j = i < whole ? i / kLanes % 4 : 0;
-    const f32x16 v = load_upto(x + i, n - i);
-    if constexpr (sizeof(S) == sizeof(float)) {
-      sum[j] = fma(v, v, sum[j]);
-    } else {
-      sum[j] = sum[j] + rounded<S>(v * v);
-    }
-  }
-  return reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
-}
-
 // out = x / rms(x) * weight; out may be x.
 template <class T, class W>
 V4NPU_INLINE void norm_row(const T* x, const W* weight, float eps, T* out, int64_t n) {
-  const float mean = squares<float>(x, n) / static_cast<float>(n);
+  const float mean = sum_of_squares<float>(x, n) / static_cast<float>(n);
   const f32x16 scale = set1(1.0f / __builtin_sqrtf(mean + eps));
   for (int64_t i = 0; i < n; i += kLanes) {
     f32x16 y = load_upto(x + i, n - i) * scale;

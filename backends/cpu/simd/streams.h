@@ -2,25 +2,14 @@
 #pragma once
 
 #include "simd.h"
+#include "simd/squares.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
 
 // values[0..count) times rsqrt(mean(x^2) + eps), the mean over n.
 template <class T>
 V4NPU_INLINE void normalise_mix(float* values, int64_t count, const T* x, int64_t n, float eps) {
-  f32x16 sum[4] = {zero(), zero(), zero(), zero()};  // so that an addition need not wait for the one before it
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    for (int j = 0; j < 4; ++j) {
-      const f32x16 v = load(x + i + j * kLanes);
-      sum[j] = fma(v, v, sum[j]);
-    }
-  }
-  for (; i < n; i += kLanes) {
-    const f32x16 v = load_upto(x + i, n - i);
-    sum[0] = fma(v, v, sum[0]);
-  }
-  const float mean = reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3])) / static_cast<float>(n);
+  const float mean = sum_of_squares<float>(x, n) / static_cast<float>(n);
   const float inverse = 1.0f / __builtin_sqrtf(mean + eps);
   for (int64_t r = 0; r < count; ++r) values[r] *= inverse;
 }
