@@ -1,6 +1,6 @@
 """Devices: which exist and why not, which kernel serves an operator, and what happens when none does.
 
-The only module that names devices. A driver or vendor plugin is touched only where there is a sign of it.
+The only module that names an accelerator. A driver or vendor plugin is touched only where there is a sign of it.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def fallback(policy: str) -> AbstractContextManager[None]:
         policy: "warn" (once per operator and device, the default), "error" (RuntimeError) or "allow".
             The environment variable V4NPU_FALLBACK sets it outside any block.
 
-    The cpu is no fallback: the reference is its declared variant.
+    It does not apply on the cpu: dtypes that its kernels do not take run the reference silently.
     """
     return _within(_valid(policy, "v4npu.fallback: policy"))
 
