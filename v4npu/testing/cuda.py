@@ -8,7 +8,6 @@ memory. Works from a source checkout only. Whatever passes here is emulated, not
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.util
 import os
 import subprocess
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from v4npu import _C
+from v4npu.kernel_cache import built
 from v4npu.testing.ascend import KernelFault, compiler
 from v4npu.testing.guard import run_guarded
 
@@ -216,20 +216,18 @@ def _library(
     folders = (FOLDER / "device", *INCLUDES)  # what a kernel or the runtime may include
     headers = sorted(p for folder in folders for p in folder.rglob("*.*h") if p.is_file())
     texts = [text, name, version, *flags, *link, *(p.read_text() for p in headers)]
-    library = cache / (hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24] + ".so")
-    if library.exists():
-        return library
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        source, built = Path(scratch) / "unit.cpp", Path(scratch) / "unit.so"
+
+    def make(scratch: Path, target: Path) -> None:
+        source, unit = scratch / "unit.cpp", str(scratch / "unit.o")
         source.write_text(f'#line 1 "{name}"\n{text}')
         includes = [f"-I{folder}" for folder in (Path(name).parent, *INCLUDES)]
         # Linked apart: -fsanitize=thread would bring in the sanitizer's own runtime.
         for command in (
-            [cxx, *flags, *includes, "-c", str(source), "-o", f"{built}.o"],
-            [cxx, "-shared", *link, f"{built}.o", "-o", str(built)],
+            [cxx, *flags, *includes, "-c", str(source), "-o", unit],
+            [cxx, "-shared", *link, unit, "-o", str(target)],
         ):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
                 raise RuntimeError(f"{cxx} failed on {Path(name).name}:\n{done.stderr}")
-        os.replace(built, library)
-    return library
+
+    return built(cache, "{}.so", texts, make)
