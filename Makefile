@@ -29,6 +29,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile $
 INSTALL := $(BIN)/python $(PIP_INSTALL)
 PACKAGE := $(shell find v4npu -name '*.py' -o -path '*/data/*' -type f)
 CXX_SOURCES := $(shell find csrc backends -name '*.cpp' -o -name '*.h')
+TEST_SOURCES := $(shell find tests -name '*.cpp' -o -name '*.h')
 DEVICE_SOURCES := $(shell find backends tests -name '*.asc' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
@@ -77,12 +78,12 @@ lint: .venv/built .venv/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) $(DEVICE_SOURCES)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) $(DEVICE_SOURCES) $(TEST_SOURCES)
 
 format: .venv/tools
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_SOURCES) $(DEVICE_SOURCES)
+	$(BIN)/clang-format -i $(CXX_SOURCES) $(DEVICE_SOURCES) $(TEST_SOURCES)
 
 clean:
 	rm -rf .venv .venv-npu .venv-nvcc .venv-nvcc-12.8 build v4npu/cuda v4npu/_C*.so
