@@ -92,7 +92,7 @@ class Run:
     """The arguments, the device and what has been found."""
 
     def __init__(self, args: argparse.Namespace, device: Device, out: Any) -> None:
-        self.args, self.device, self.rows, self._out = args, device, [], out
+        self.args, self.device, self._out = args, device, out
         self.rows: list[Row] = []
         self.small = args.sizes == ["small"]
         self.ops = args.op or sorted(kernel_sources())

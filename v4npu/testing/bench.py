@@ -26,7 +26,6 @@ SMALL = Config(
 CONFIGS = {"small": SMALL, "flash": Config.preset("flash"), "pro": Config.preset("pro")}
 
 TOKENS = (1, 8, 128, 512, 2048)
-STEPS = ((1, 8_192), (1, 65_536), (512, 8_192))  # of operators over pages: tokens of one sequence, and where they end
 DRAWN_EXPERTS = 8  # of a layer's routed experts; the others are copies
 WORDS = 1024  # of hash_gate's table
 
