@@ -1,4 +1,4 @@
-#include "../caps.h"
+#include "plan/backend_caps.h"
 
 #include <algorithm>
 #include <cctype>

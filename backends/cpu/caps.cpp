@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <thread>
 
-#include "../caps.h"
 #include "isa.h"
+#include "plan/backend_caps.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>

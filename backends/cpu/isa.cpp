@@ -7,7 +7,7 @@
 #include <optional>
 #include <stdexcept>
 
-#include "../caps.h"
+#include "plan/backend_caps.h"
 #include "plan/cpu_isa.h"
 
 namespace v4npu {

@@ -2,12 +2,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "../../backends/caps.h"
 #include "module_tree.h"
 #include "ops/check.h"
 #include "ops/reference.h"
 #include "ops/schema.h"
 #include "plan/ascend.h"
+#include "plan/backend_caps.h"
 #include "plan/candidates.h"
 #include "plan/cpu_isa.h"
 #include "plan/cpu_tiles.h"

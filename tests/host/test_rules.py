@@ -52,7 +52,7 @@ VENDOR = r"cuda|acl/|acl\.h|torch_npu|kernel_operator|cublas|cudnn|hip/"
 FORBIDDEN = {
     # folder: what no file in it may include
     "csrc/include": rf"torch|ATen|c10|pybind11|Python\.h|{VENDOR}",
-    "csrc": VENDOR,
+    "csrc": rf"{VENDOR}|backends/",
     "backends/cpu": rf"{VENDOR}|backends/(cuda|ascend)|\.\./(cuda|ascend)/",
     "backends/cuda": r"acl/|torch_npu|kernel_operator|backends/(cpu|ascend)|\.\./(cpu|ascend)/",
     "backends/ascend": r"cuda|cublas|cudnn|backends/(cpu|cuda)|\.\./(cpu|cuda)/",

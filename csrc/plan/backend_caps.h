@@ -1,4 +1,4 @@
-// Each backend says what its device can do, without opening a driver.
+// What the backends define: each says what its device can do, without opening a driver (backends/<device>/caps.cpp).
 #pragma once
 
 #include "v4npu/device_caps.h"
