@@ -1,7 +1,7 @@
 // What the launchers of the three attentions share.
 #pragma once
 
-#include "launch.h"
+#include "steps.h"
 
 namespace v4npu::ascend {
 
@@ -34,7 +34,6 @@ class AttentionCall {
 };
 
 // Step 8, which the kernels leave to rope's (ops/rope.cpp).
-Tensor launch_rope(const Tensor& x, const Tensor& positions, const Tensor& freqs, bool inverse);
 inline Tensor turned_back(const Tensor& out, const OptTensor& positions, const OptTensor& freqs) {
   return positions ? launch_rope(out, *positions, *freqs, true) : out;
 }

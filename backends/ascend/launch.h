@@ -27,8 +27,6 @@ inline std::string suffix(const Tensor& t) {
 // Whether the kernels can be launched here at all.
 bool ready();
 
-inline Tensor dense(const Tensor& t) { return torch::stable::contiguous(t); }
-inline OptTensor dense(const OptTensor& t) { return t ? OptTensor(dense(*t)) : OptTensor(); }
 inline void* pointer(const Tensor& t) { return t.numel() > 0 ? const_cast<void*>(t.const_data_ptr()) : nullptr; }
 inline void* pointer(const OptTensor& t) { return t ? pointer(*t) : nullptr; }
 
