@@ -3,7 +3,7 @@
 
 namespace v4npu {
 
-enum class Dtype { kFloat32, kBfloat16, kFloat16, kFloat64 };
+enum class Dtype { kFloat32, kBfloat16 };
 
 // Rows of index keys: of T, or fp4_key or fp8_key of cache_layout.h.
 enum class KeyFormat { kPlain, kFp4, kFp8 };
