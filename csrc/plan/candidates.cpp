@@ -9,6 +9,14 @@
 namespace v4npu {
 namespace {
 
+// Operators with a kernel of ours on every device. One that has them on some devices only is added apart, in
+// candidates().
+constexpr const char* kEverywhere[] = {
+    "rms_norm",      "rope",          "hadamard",       "act_quant",      "fp4_act_quant", "linear",
+    "fp8_linear",    "fp4_linear",    "grouped_linear", "hc_pre",         "hc_post",       "hc_head",
+    "qkv_prepare",   "compressor",    "indexer_query",  "indexer_scores", "indexer_topk",  "window_attention",
+    "csa_attention", "hca_attention", "gate",           "hash_gate",      "swiglu",        "moe_experts"};
+
 // A CPU kernel is one source for every instruction set, so an operator has all of them or none.
 void add_cpu(std::vector<Candidate>& list, const char* op, const char* why) {
   for (const CpuIsa& isa : cpu_isas()) list.push_back({op, "cpu", isa.name, why, isa.refuses});
@@ -36,19 +44,9 @@ void add_vendor(std::vector<Candidate>& list) {
 const std::vector<Candidate>& candidates() {
   static const std::vector<Candidate> list = [] {
     std::vector<Candidate> all;
-    for (const char* op :
-         {"rms_norm",      "rope",          "hadamard",       "act_quant",      "fp4_act_quant", "linear",
-          "fp8_linear",    "fp4_linear",    "grouped_linear", "hc_pre",         "hc_post",       "hc_head",
-          "qkv_prepare",   "compressor",    "indexer_query",  "indexer_scores", "indexer_topk",  "window_attention",
-          "csa_attention", "hca_attention", "gate",           "hash_gate",      "swiglu",        "moe_experts"}) {
+    for (const char* op : kEverywhere) {
       add_cpu(all, op, "float32 and bfloat16; other dtypes run the reference");
       add_cuda(all, op, "float32 and bfloat16, never run on a device; what is beyond its limits runs the reference");
-    }
-    for (const char* op :
-         {"rms_norm",      "rope",          "hadamard",      "act_quant",      "fp4_act_quant",  "hc_pre",
-          "hc_post",       "hc_head",       "indexer_query", "gate",           "hash_gate",      "swiglu",
-          "linear",        "fp8_linear",    "fp4_linear",    "grouped_linear", "indexer_scores", "window_attention",
-          "csa_attention", "hca_attention", "moe_experts",   "qkv_prepare",    "indexer_topk",   "compressor"}) {
       add_ascendc(all, op, "never run on a device; what is beyond its limits runs the reference");
     }
     add_vendor(all);
@@ -57,6 +55,7 @@ const std::vector<Candidate>& candidates() {
   return list;
 }
 
+// The name of an op is what stands before the bracket of its schema.
 const std::vector<std::string>& op_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> result;

@@ -10,7 +10,6 @@
 namespace v4npu {
 namespace {
 
-// The name of an op is what stands before the bracket of its schema.
 bool declared(const std::string& op) {
   const auto& ops = op_names();
   return std::find(ops.begin(), ops.end(), op) != ops.end();

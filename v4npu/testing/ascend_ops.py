@@ -9,37 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from v4npu.kernel_cache import kernel_ops
 from v4npu.testing.ascend import In, InOut, Out
 from v4npu.testing.ascend_indexer import EmulatedIndexer
 from v4npu.testing.ascend_products import DTYPES, output, unharmed
 from v4npu.testing.compare import argument_names
 
-OPS = (
-    "rms_norm",
-    "rope",
-    "hadamard",
-    "act_quant",
-    "fp4_act_quant",
-    "hc_pre",
-    "hc_post",
-    "hc_head",
-    "indexer_query",
-    "gate",
-    "hash_gate",
-    "swiglu",
-    "linear",
-    "fp8_linear",
-    "fp4_linear",
-    "grouped_linear",
-    "indexer_scores",
-    "indexer_topk",
-    "compressor",
-    "window_attention",
-    "csa_attention",
-    "hca_attention",
-    "moe_experts",
-    "qkv_prepare",
-)
+OPS = tuple(kernel_ops())
 
 
 class EmulatedOps(EmulatedIndexer):
