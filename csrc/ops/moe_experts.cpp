@@ -21,6 +21,15 @@ void check_moe_experts(const Tensor& x, const Tensor& topk_indices, const Tensor
   check_weight(check, {"w3", "w3_scale", w3, w3_scale}, &num_experts, width, d, /*fp4=*/true);
   check_weight(check, {"w2", "w2_scale", w2, w2_scale}, &num_experts, d, width, /*fp4=*/true);
   check.require(swiglu_limit >= 0, "swiglu_limit", "at least 0 (0 = no clamp)", swiglu_limit);
+  if (!check.reads_values()) return;
+  const Values<int32_t> chosen(topk_indices);
+  for (int64_t t = 0; t < *num_tokens; ++t) {
+    for (int64_t i = 0; i < chosen.count; ++i) {
+      const int32_t e = chosen.at(t, i);
+      if (e < 0 || e >= *num_experts)
+        check.fail("topk_indices", "in 0 .. " + std::to_string(*num_experts - 1), std::to_string(e));
+    }
+  }
 }
 
 }  // namespace v4npu
