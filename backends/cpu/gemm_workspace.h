@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "v4npu/arithmetic.h"
+
 namespace v4npu::cpu {
 
 constexpr int64_t kTile = 16;          // tokens, or weight rows, of a tile
@@ -11,8 +13,6 @@ constexpr int64_t kBlockRows = 32;     // weight rows per work item
 constexpr int64_t kExpertRows = 128;   // of an expert: one FP8 scale of its intermediate
 constexpr int64_t kSegment = 128;      // values that are decoded at a time
 constexpr int64_t kGroupPairs = 4096;  // (token, expert) pairs that are in flight together
-
-constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Packed activations, in float32 at worst.
 constexpr int64_t packed_bytes(int64_t tokens, int64_t k) { return round_up(tokens, kTile) * round_up(k, 32) * 4; }

@@ -37,29 +37,44 @@ struct AttentionCall {
         freqs(dense(freqs_)),
         packed(window_kv.scalar_type() == ScalarType::Byte),
         official(official_) {
-    p.q = pointer<void>(q), p.out = out.mutable_data_ptr(), p.attn_sink = pointer<float>(sink);
-    p.window_kv = pointer<void>(window_kv), p.window_table = pointer<int32_t>(window_table);
-    p.cu_seqlens_q = pointer<int32_t>(cu_seqlens_q), p.start_pos = pointer<int32_t>(start_pos);
-    p.num_tokens = q.size(0), p.num_heads = q.size(1), p.head_dim = q.size(2), p.num_seqs = start_pos.size(0);
-    p.rope_dim = rope_dim, p.window = window, p.scale = static_cast<float>(scale), p.ratio = 1;
-    p.window_block = window_kv.size(1), p.window_stride = page_bytes(window_kv);
+    p.q = pointer<void>(q);
+    p.out = out.mutable_data_ptr();
+    p.attn_sink = pointer<float>(sink);
+    p.window_kv = pointer<void>(window_kv);
+    p.window_table = pointer<int32_t>(window_table);
+    p.cu_seqlens_q = pointer<int32_t>(cu_seqlens_q);
+    p.start_pos = pointer<int32_t>(start_pos);
+    p.num_tokens = q.size(0);
+    p.num_heads = q.size(1);
+    p.head_dim = q.size(2);
+    p.num_seqs = start_pos.size(0);
+    p.rope_dim = rope_dim;
+    p.window = window;
+    p.scale = static_cast<float>(scale);
+    p.ratio = 1;
+    p.window_block = window_kv.size(1);
+    p.window_stride = page_bytes(window_kv);
     p.max_window_blocks = window_table.size(1);
-    p.positions = pointer<int64_t>(positions), p.freqs = pointer<float>(freqs);
+    p.positions = pointer<int64_t>(positions);
+    p.freqs = pointer<float>(freqs);
     p.turned_dim = freqs ? 2 * freqs->size(0) : 0;
   }
   void entries(const Tensor& compressed_kv, const Tensor& block_table) {
-    p.compressed_kv = pointer<void>(compressed_kv), p.block_table = pointer<int32_t>(block_table);
-    p.block_size = compressed_kv.size(1), p.block_stride = page_bytes(compressed_kv);
+    p.compressed_kv = pointer<void>(compressed_kv);
+    p.block_table = pointer<int32_t>(block_table);
+    p.block_size = compressed_kv.size(1);
+    p.block_stride = page_bytes(compressed_kv);
     p.max_blocks = block_table.size(1);
   }
   Tensor run(const char* op) {
     if (is_float32(q)) {
-      cuda::run(op, std::string(op) + "_fp32", p, {p.num_seqs > 0 ? p.num_tokens : 0, ceil_of(p.num_heads, kRowWarps)},
+      cuda::run(op, std::string(op) + "_fp32", p, {p.num_seqs > 0 ? p.num_tokens : 0, ceil_div(p.num_heads, kRowWarps)},
                 kRowThreads, q);
       return out;
     }
     const std::string kernel = std::string(op) + (packed ? "_packed" : "_plain") + (official ? "_official" : "");
-    const int64_t tokens = p.num_seqs > 0 && p.head_dim > 0 ? p.num_tokens : 0, tiles = ceil_of(p.num_heads, kHeadTile);
+    const int64_t tokens = p.num_seqs > 0 && p.head_dim > 0 ? p.num_tokens : 0,
+                  tiles = ceil_div(p.num_heads, kHeadTile);
     const int64_t entries = p.topk_indices != nullptr ? p.topk : p.max_blocks * p.block_size;
     p.max_segments = max_segments(p.window + (p.compressed_kv != nullptr ? entries : 0));
     p.parts = plan_gpu_attention_parts(tokens, tiles, p.max_segments, caps_of(q));

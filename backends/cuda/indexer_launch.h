@@ -2,16 +2,16 @@
 #pragma once
 
 #include "launch.h"
-#include "ops/calls.h"
+#include "ops/indexer_calls.h"
 #include "plan/gpu.h"
 
 namespace v4npu::cuda {
 
-// The tensors of a call, contiguous where they must be; a launcher adds its output.
+// What both know of a call; a launcher adds its output.
 template <class Params>
-struct IndexerCall {
-  Tensor q, weights, block_table, cu_seqlens_q, start_pos;
-  Params p{};
+struct IndexerCall : v4npu::IndexerCall<Params> {
+  using v4npu::IndexerCall<Params>::IndexerCall;
+  using v4npu::IndexerCall<Params>::p;
 
   static bool takes(const Tensor& q, const Tensor& weights, const Tensor& keys) {
     const KeyFormat format = key_format(keys, q.size(2));
@@ -21,21 +21,6 @@ struct IndexerCall {
            (format == KeyFormat::kPlain || q.size(2) <= kMaxIndexHead);
   }
 
-  IndexerCall(const Tensor& q_, const Tensor& weights_, const Tensor& keys, const Tensor& block_table_,
-              const Tensor& cu_seqlens_q_, const Tensor& start_pos_, int64_t ratio, bool official)
-      : q(dense(q_)),
-        weights(dense(weights_)),
-        block_table(dense(block_table_)),
-        cu_seqlens_q(dense(cu_seqlens_q_)),
-        start_pos(dense(start_pos_)) {
-    p.q = pointer<void>(q), p.weights = pointer<void>(weights), p.keys = pointer<void>(keys);
-    p.block_table = pointer<int32_t>(block_table);
-    p.cu_seqlens_q = pointer<int32_t>(cu_seqlens_q), p.start_pos = pointer<int32_t>(start_pos);
-    p.num_tokens = q.size(0), p.num_seqs = start_pos.size(0), p.num_heads = q.size(1), p.head_dim = q.size(2);
-    p.block_size = keys.size(1), p.max_blocks = block_table.size(1), p.ratio = ratio;
-    p.block_stride = keys.stride(0) * static_cast<int64_t>(keys.element_size());
-    p.keys_are = key_format(keys, p.head_dim), p.official = official, p.dtype = dtype_of(q);
-  }
   // Whether tokens share keys.
   bool tiled(const GpuIndexPlan& plan) const { return plan.tiled && p.dtype == Dtype::kBfloat16; }
   // Of the packed keys that a block of indexer_topk scores at a time.
@@ -55,13 +40,13 @@ struct IndexerCall {
 inline void run_score_tile(const IndexerCall<IndexerScoresParams>& call, int64_t first_token, int64_t end_token,
                            int64_t first_key, int64_t end_key) {
   const ScoreTile tile{call.p, first_token, end_token, first_key, end_key};
-  const Grid grid{ceil_of(end_key - first_key, 64), ceil_of(end_token - first_token, 32)};
+  const Grid grid{ceil_div(end_key - first_key, 64), ceil_div(end_token - first_token, 32)};
   run("indexer_scores", call.kernel("indexer_scores_tile"), tile, grid, kRowThreads, call.q);
 }
 
 // All of indexer_topk that way: of plan.tokens tokens at a time and plan.keys keys, which bounds the memory of scores.
 inline void run_topk_tiles(IndexerCall<IndexerScoresParams>& scorer, IndexerTopkParams p, const GpuIndexPlan& plan) {
-  const int64_t width = scorer.width(), parts = ceil_of(width, plan.keys), row = width < plan.keys ? width : plan.keys;
+  const int64_t width = scorer.width(), parts = ceil_div(width, plan.keys), row = width < plan.keys ? width : plan.keys;
   const Tensor scores = bytes(scorer.q, plan.tokens * row * 4);
   const Tensor best = bytes(scorer.q, parts > 1 ? plan.tokens * parts * p.topk * 8 : 0);
   scorer.p.scores = writable<float>(scores);

@@ -39,10 +39,10 @@ void run(const char* op, const std::string& kernel, const Params& p, Grid grid, 
 
 // The kernel of products.cuh. Few tokens are spread over as many blocks as there are rows.
 inline void run_products(const char* op, const std::string& kernel, Products p, const Tensor& on) {
-  const int64_t tiles = ceil_of(p.num_tokens, kTokenTile);
+  const int64_t tiles = ceil_div(p.num_tokens, kTokenTile);
   p.rows_per_block = tiles * p.num_rows <= 4 * caps_of(on).num_cores ? 1 : 8;
-  const int64_t floats = p.rows_per_block * ceil_of(p.k, kColumns) * kTokenTile;
-  run(op, kernel, p, {tiles, ceil_of(p.num_rows, p.rows_per_block)}, kRowThreads, on, 4 * floats);
+  const int64_t floats = p.rows_per_block * ceil_div(p.k, kColumns) * kTokenTile;
+  run(op, kernel, p, {tiles, ceil_div(p.num_rows, p.rows_per_block)}, kRowThreads, on, 4 * floats);
 }
 
 }  // namespace v4npu::cuda

@@ -6,25 +6,45 @@
 
 namespace v4npu::cuda {
 
-struct Quantised {
-  Tensor q, scale;
+// Checked, dense arguments that the kernels take.
+struct ExpertCall {
+  Tensor x, indices, weights;
+  Matrices w1, w3, w2;  // rows of the first two are as far apart
+  OptTensor s1, s3, s2;
+  const char* format;  // of the weights: bf16, fp32, fp8, fp4
+  double limit;
+  bool quantises;
+
+  int64_t hidden() const { return x.size(1); }
+  int64_t width() const { return w1.stack.size(1); }
+  int64_t num_experts() const { return w1.stack.size(0); }
 };
 
-// Room for num_rows rows of n e4m3 with a scale per 128.
-inline Quantised room(const Tensor& like, int64_t num_rows, int64_t n) {
-  return {bytes(like, num_rows * n), bytes(like, num_rows * ceil_of(n, kSlice))};
+// Of one product: values as x has them, or e4m3 with a scale per 128.
+struct Rows {
+  Tensor values;
+  OptTensor scale;
+};
+
+inline Rows plain_rows(const Tensor& like, int64_t num_rows, int64_t n) {
+  return {uninitialised(like, {num_rows, n}), {}};
+}
+inline Rows quantised_rows(const Tensor& like, int64_t num_rows, int64_t n) {
+  return {bytes(like, num_rows * n), bytes(like, num_rows * ceil_div(n, kSlice))};
 }
 
 // Rows of x [num_rows, n], by the kernel of act_quant.
-inline Quantised quantise(const Tensor& x, int64_t num_rows, int64_t n) {
-  Quantised out = room(x, num_rows, n);
+inline Rows quantise(const Tensor& x, int64_t num_rows, int64_t n) {
+  Rows out = quantised_rows(x, num_rows, n);
   ActQuantParams p{};
   p.x = pointer<void>(x);
-  p.q = static_cast<uint8_t*>(out.q.mutable_data_ptr());
-  p.scale = static_cast<uint8_t*>(out.scale.mutable_data_ptr());
-  p.num_rows = num_rows, p.n = n, p.block_size = kSlice;
+  p.q = writable<uint8_t>(out.values);
+  p.scale = writable<uint8_t>(*out.scale);
+  p.num_rows = num_rows;
+  p.n = n;
+  p.block_size = kSlice;
   p.dtype = dtype_of(x);
-  const int64_t blocks = ceil_of(num_rows * ceil_of(n, kSlice), kRowWarps);
+  const int64_t blocks = ceil_div(num_rows * ceil_div(n, kSlice), kRowWarps);
   run("act_quant", kernel_name("act_quant", p.dtype), p, {blocks}, kRowThreads, x);
   return out;
 }
@@ -33,10 +53,12 @@ inline Quantised quantise(const Tensor& x, int64_t num_rows, int64_t n) {
 inline Routing route(const Tensor& indices, int64_t num_experts, const GpuExpertPlan& plan, Tensor& memory) {
   Routing r{};
   r.topk_indices = pointer<int32_t>(indices);
-  r.num_assignments = indices.numel(), r.num_experts = num_experts;
-  r.max_tiles = plan.max_tiles, r.tile_tokens = plan.tile_tokens;
+  r.num_assignments = indices.numel();
+  r.num_experts = num_experts;
+  r.max_tiles = plan.max_tiles;
+  r.tile_tokens = plan.tile_tokens;
   memory = uninitialised(indices, {3 * num_experts + r.max_tiles + r.num_assignments}, ScalarType::Int);
-  r.counts = static_cast<int32_t*>(memory.mutable_data_ptr());
+  r.counts = writable<int32_t>(memory);
   r.starts = r.counts + num_experts;
   r.tile_starts = r.starts + num_experts;
   r.tiles = r.tile_starts + num_experts;
@@ -46,64 +68,61 @@ inline Routing route(const Tensor& indices, int64_t num_experts, const GpuExpert
   return r;
 }
 
-// All of moe_experts on checked, dense arguments that its kernels take. `format` is that of the weights: bf16, fp32,
-// fp8, fp4.
-inline Tensor run_experts(const Tensor& x, const Tensor& indices, const Tensor& weights, const Matrices (&w)[3],
-                          const OptTensor (&scale)[3], const std::string& format, double limit, bool quantises) {
-  const int64_t tokens = x.size(0), hidden = x.size(1), topk = indices.size(1), width = w[0].stack.size(1);
-  const int64_t num_experts = w[0].stack.size(0), assignments = tokens * topk;
+// Rows of `from` by p.weight: of w1 and w3, with what lies between the products, if `up`, else of w2.
+inline void run_product(const ExpertCall& call, const GpuExpertPlan& plan, bool up, const Rows& from, const Rows& to,
+                        ExpertGemm p) {
+  const Tensor& x = call.x;
+  const bool split = plan.layout == ExpertLayout::kSplit, float32 = is_float32(x);
+  p.x = pointer<void>(from.values);
+  p.x_scale = pointer<uint8_t>(from.scale);
+  p.out = to.values.mutable_data_ptr();
+  p.out_scale = to.scale ? writable<uint8_t>(*to.scale) : nullptr;
+  p.num_rows = up ? call.width() : call.hidden();
+  p.rows_apart = up ? call.w1.rows_apart : call.w2.rows_apart;
+  p.k = up ? call.hidden() : call.width();
+  const Stages stages({!split, plan.tile_tokens, up ? 2 : 1, bits_of(from.values), bits_of(call.w1.stack)}, !split, x);
+  p.stages = stages.count;
+  const char* rows = from.scale ? "_fp8_" : float32 ? "_fp32_" : "_bf16_";
+  const std::string kernel = std::string(up ? "moe_experts_up" : "moe_experts_down") + rows + call.format;
+  if (up && plan.clusters) {
+    const Grid grid{plan.max_tiles, ceil_div(p.num_rows, kSlice) * kClusterBlocks};
+    run("moe_experts_sm90", kernel + "_cluster", p, grid, kGemmThreads, x, stages.bytes);
+  } else {
+    const Grid grid{plan.max_tiles, ceil_div(p.num_rows, split ? 16 : up ? 128 : 256)};
+    const std::string variant = std::string("_") + name_of(plan.layout) + (float32 ? "_fp32" : "");
+    run("moe_experts", kernel + variant, p, grid, kGemmThreads, x, stages.bytes);
+  }
+}
+
+// All of moe_experts.
+inline Tensor run_experts(const ExpertCall& call) {
+  const Tensor& x = call.x;
+  const int64_t tokens = x.size(0), topk = call.indices.size(1), assignments = tokens * topk;
+  const int64_t hidden = call.hidden(), width = call.width(), num_experts = call.num_experts();
   Tensor out = uninitialised(x, {tokens, hidden}, ScalarType::Float);
   if (assignments == 0) return torch::stable::zero_(out);
-  const bool float32 = is_float32(x);
-  GpuExpertPlan plan = plan_gpu_experts(assignments, num_experts, width, float32, caps_of(x));
-  const bool wide = *plan.layout == 'w', whole = wide || *plan.layout == 'n';
-  if (whole && !wide && !quantises) plan.layout = "split";  // whose tiles are as many
-  const bool clusters = plan.clusters && quantises;
-  const bool fused = quantises && (whole || clusters);  // step 4 is the first product's
-  Tensor memory, y = uninitialised(x, {assignments, hidden});
-  Tensor between = fused ? bytes(x, 0) : uninitialised(x, {assignments, width});
+  const GpuExpertPlan plan =
+      plan_gpu_experts(assignments, num_experts, width, is_float32(x), call.quantises, caps_of(x));
+  const bool fused = plan.fuses(call.quantises);
+  Tensor memory;
   ExpertGemm p{};
-  p.routing = route(indices, num_experts, plan, memory);
-  p.topk_weights = pointer<float>(weights);
-  p.topk = topk, p.limit = static_cast<float>(limit);
-  const auto product = [&](const char* which, const Tensor& from, const std::optional<Quantised>& q, int64_t k,
-                           int64_t num_rows, int64_t block_rows) {
-    p.x = q ? pointer<void>(q->q) : pointer<void>(from);
-    p.x_scale = q ? pointer<uint8_t>(q->scale) : nullptr;
-    p.num_rows = num_rows, p.rows_apart = w[*which == 'u' ? 0 : 2].rows_apart, p.k = k;
-    const std::string kernel = std::string("moe_experts_") + which +
-                               (q         ? "_fp8_"
-                                : float32 ? "_fp32_"
-                                          : "_bf16_") +
-                               format;
-    const bool split = *plan.layout == 's';
-    const Stages stages({!split, plan.tile_tokens, *which == 'u' ? 2 : 1, q ? 8 : bits_of(x), bits_of(w[0].stack)},
-                        !split, x);
-    p.stages = stages.count;
-    if (clusters && *which == 'u') {
-      const Grid grid{plan.max_tiles, ceil_of(num_rows, kSlice) * kClusterBlocks};
-      run("moe_experts_sm90", kernel + "_cluster", p, grid, kGemmThreads, x, stages.bytes);
-    } else {
-      const Grid grid{plan.max_tiles, ceil_of(num_rows, split ? 16 : block_rows)};
-      run("moe_experts", kernel + "_" + plan.layout + (float32 ? "_fp32" : ""), p, grid, kGemmThreads, x, stages.bytes);
-    }
-  };
-  const auto weight = [&](int set, int matrix) {
-    p.weight[set] = pointer<void>(w[matrix].stack), p.weight_scale[set] = pointer<uint8_t>(scale[matrix]);
-  };
-  std::optional<Quantised> first, second;
-  if (quantises) first = quantise(x, tokens, hidden);
-  if (fused) second = room(x, assignments, width);
-  p.out = fused ? second->q.mutable_data_ptr() : between.mutable_data_ptr();
-  p.out_scale = fused ? static_cast<uint8_t*>(second->scale.mutable_data_ptr()) : nullptr;
-  weight(0, 0), weight(1, 1);
-  product("up", x, first, hidden, width, 128);
-  if (quantises && !fused) second = quantise(between, assignments, width);
-  p.out = y.mutable_data_ptr();
-  weight(0, 2);
-  product("down", between, second, width, hidden, 256);
-  const ExpertSum sum{
-      p.routing.topk_indices, pointer<void>(y), static_cast<float*>(out.mutable_data_ptr()), hidden, topk, num_experts};
+  p.routing = route(call.indices, num_experts, plan, memory);
+  p.topk_weights = pointer<float>(call.weights);
+  p.topk = topk;
+  p.limit = static_cast<float>(call.limit);
+  p.weight[0] = pointer<void>(call.w1.stack);
+  p.weight[1] = pointer<void>(call.w3.stack);
+  p.weight_scale[0] = pointer<uint8_t>(call.s1);
+  p.weight_scale[1] = pointer<uint8_t>(call.s3);
+  const Rows first = call.quantises ? quantise(x, tokens, hidden) : Rows{x, {}};
+  Rows between = fused ? quantised_rows(x, assignments, width) : plain_rows(x, assignments, width);
+  run_product(call, plan, true, first, between, p);
+  if (call.quantises && !fused) between = quantise(between.values, assignments, width);
+  p.weight[0] = pointer<void>(call.w2.stack);
+  p.weight_scale[0] = pointer<uint8_t>(call.s2);
+  const Rows y = plain_rows(x, assignments, hidden);
+  run_product(call, plan, false, between, y, p);
+  const ExpertSum sum{p.routing.topk_indices, pointer<void>(y.values), writable<float>(out), hidden, topk, num_experts};
   run("moe_experts", kernel_name("moe_experts_sum", dtype_of(x)), sum, {tokens}, kRowThreads, x);
   return out;
 }

@@ -95,12 +95,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("plan_gpu_stages", &v4npu::plan_gpu_stages, py::arg("stage_bytes"), py::arg("other_bytes"), py::arg("blocks"),
         py::arg("caps"));
   py::class_<v4npu::GpuExpertPlan>(m, "GpuExpertPlan")
-      .def_readonly("layout", &v4npu::GpuExpertPlan::layout)
+      .def_property_readonly("layout", [](const v4npu::GpuExpertPlan& plan) { return v4npu::name_of(plan.layout); })
       .def_readonly("tile_tokens", &v4npu::GpuExpertPlan::tile_tokens)
       .def_readonly("max_tiles", &v4npu::GpuExpertPlan::max_tiles)
       .def_readonly("clusters", &v4npu::GpuExpertPlan::clusters);
   m.def("plan_gpu_experts", &v4npu::plan_gpu_experts, py::arg("num_assignments"), py::arg("num_experts"),
-        py::arg("width"), py::arg("float32"), py::arg("caps"));
+        py::arg("width"), py::arg("float32"), py::arg("quantises"), py::arg("caps"));
   py::class_<v4npu::GpuIndexPlan>(m, "GpuIndexPlan")
       .def_readonly("tiled", &v4npu::GpuIndexPlan::tiled)
       .def_readonly("tokens", &v4npu::GpuIndexPlan::tokens)

@@ -252,12 +252,6 @@ struct IndexerQueryCall {
   }
 };
 
-// The format of checked index keys.
-inline KeyFormat key_format(const Tensor& keys, int64_t head_dim) {
-  if (keys.scalar_type() != ScalarType::Byte) return KeyFormat::kPlain;
-  return keys.size(2) == fp8_key_row(head_dim).row() ? KeyFormat::kFp8 : KeyFormat::kFp4;
-}
-
 // Whether rows of `type` go into the cache as they are or packed.
 inline bool storable(const OptTensor& cache, ScalarType type) {
   return !cache || cache->scalar_type() == ScalarType::Byte || cache->scalar_type() == type;
@@ -338,7 +332,11 @@ struct CompressorCall {
     p.freqs = pointer<float>(freqs);
     p.cu_seqlens_q = pointer<int32_t>(cu_seqlens_q);
     p.start_pos = pointer<int32_t>(start_pos);
-    if (state) p.state = state->mutable_data_ptr(), p.ring = state->size(2), p.state_stride = state->stride(0);
+    if (state) {
+      p.state = state->mutable_data_ptr();
+      p.ring = state->size(2);
+      p.state_stride = state->stride(0);
+    }
     p.state_slots = pointer<int32_t>(state_slots);
     p.entries = entries.mutable_data_ptr();
     if (cache) p.cache = cache->mutable_data_ptr();

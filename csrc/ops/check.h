@@ -18,6 +18,7 @@
 
 #include "torch/csrc/stable/device.h"
 #include "torch/csrc/stable/tensor.h"
+#include "v4npu/arithmetic.h"
 #include "v4npu/cache_layout.h"
 
 namespace v4npu {
@@ -47,7 +48,6 @@ inline constexpr Dtypes kInt64("int64", {ScalarType::Long});
 inline constexpr Dtypes kE4m3("float8_e4m3fn", {ScalarType::Float8_e4m3fn});
 inline constexpr Dtypes kE8m0("float8_e8m0fnu", {ScalarType::Float8_e8m0fnu});
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr bool is_power_of_two(int64_t n) { return n > 0 && (n & (n - 1)) == 0; }
 
 class Axis {
@@ -181,15 +181,17 @@ class Check {
 // `float32 [8, 512]`
 std::string describe(const Tensor& t);
 
-// Checks one weight matrix [prefix..., rows, cols] with its scale. float: no scale. float8_e4m3fn: one float8_e8m0fnu
-// scale per 128x128 block. int8 (two FP4 per byte along cols): one scale per row and 32 columns; only where fp4 is set.
-// `expert`, when given, is the leading axis of both.
+// A weight matrix as it was given, and what its arguments are called.
 struct Weight {
   const char* arg;
   const char* scale_arg;
   const Tensor& weight;
   const std::optional<Tensor>& scale;
 };
+
+// Checks one weight matrix [prefix..., rows, cols] with its scale. float: no scale. float8_e4m3fn: one float8_e8m0fnu
+// scale per 128x128 block. int8 (two FP4 per byte along cols): one scale per row and 32 columns; only where fp4 is set.
+// `expert`, when given, is the leading axis of both.
 void check_weight(Check& check, const Weight& w, Axis* expert, Axis& rows, Axis& cols, bool fp4);
 
 }  // namespace v4npu

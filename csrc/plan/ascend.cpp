@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cctype>
 
+#include "v4npu/arithmetic.h"
+
 namespace v4npu {
 
 int ascend_architecture(const std::string& soc) {
@@ -22,15 +24,18 @@ std::string refuses_ascendc(const DeviceCaps& caps) {
 AscendTiles plan_ascend_tiles(int architecture, int64_t num_tokens, int64_t num_rows, int64_t groups,
                               int64_t num_cores) {
   constexpr int32_t kColumns = 256, kFractal = 16;
-  const auto parts = [](int64_t size, int64_t of) { return (size + of - 1) / of; };
   const int32_t rows = architecture == 2201 ? 128 : 256;  // 128 KB of L0C, and 256
-  const int64_t down = groups * parts(num_tokens, rows), height = std::min<int64_t>(num_tokens, rows);
+  const int64_t down = groups * ceil_div(num_tokens, rows), height = std::min<int64_t>(num_tokens, rows);
   AscendTiles best{rows, 0, 0, 0, 2 * kColumns * (architecture == 2201 ? 512 : 256)};
   int64_t least = 0;
   for (int32_t columns = kColumns; columns >= kFractal; columns /= 2) {
-    const int64_t count = down * parts(num_rows, columns);
-    const int64_t read = parts(count, num_cores) * (height + columns);
-    if (best.columns == 0 || read < least) best.columns = columns, best.count = count, least = read;
+    const int64_t count = down * ceil_div(num_rows, columns);
+    const int64_t read = ceil_div(count, num_cores) * (height + columns);
+    if (best.columns == 0 || read < least) {
+      best.columns = columns;
+      best.count = count;
+      least = read;
+    }
   }
   best.blocks = std::min(best.count, num_cores);
   return best;
@@ -38,21 +43,23 @@ AscendTiles plan_ascend_tiles(int architecture, int64_t num_tokens, int64_t num_
 
 int64_t plan_ascend_head_tile(int64_t element_bytes, int64_t num_tokens, int64_t num_heads, int64_t num_cores) {
   int64_t tile = element_bytes == 4 ? 32 : 64;  // common/attention.h
-  while (tile > 16 && (tile / 2 >= num_heads || num_tokens * ((num_heads + tile - 1) / tile) < num_cores)) tile /= 2;
+  while (tile > 16 && (tile / 2 >= num_heads || num_tokens * ceil_div(num_heads, tile) < num_cores)) tile /= 2;
   return tile;
 }
 
 AscendTopkPlan plan_ascend_topk(int64_t num_tokens, int64_t width, int64_t num_cores) {
   constexpr int64_t kScores = (int64_t{64} << 20) / 4, kTile = 2048, kTileCost = 6;
-  const auto parts = [](int64_t size, int64_t of) { return (size + of - 1) / of; };
   int64_t tokens = std::max<int64_t>(1, kScores / std::max<int64_t>(1, width));
   if (tokens > num_cores) tokens -= tokens % num_cores;
   tokens = std::max<int64_t>(1, std::min(tokens, num_tokens));
-  const int64_t tiles = parts(width, kTile), most = std::min(parts(num_cores, tokens), tiles);
+  const int64_t tiles = ceil_div(width, kTile), most = std::min(ceil_div(num_cores, tokens), tiles);
   AscendTopkPlan best{tokens, 1};
   for (int64_t count = 2, least = kTileCost * tiles; count <= most; ++count) {
-    const int64_t cost = kTileCost * parts(tiles, count) + count;
-    if (cost < least) best.parts = count, least = cost;
+    const int64_t cost = kTileCost * ceil_div(tiles, count) + count;
+    if (cost < least) {
+      best.parts = count;
+      least = cost;
+    }
   }
   return best;
 }

@@ -2,13 +2,15 @@
 
 #include <algorithm>
 
+#include "v4npu/arithmetic.h"
+
 namespace v4npu {
 namespace {
 
 constexpr int64_t kUsualL2 = int64_t{1} << 20;  // where a machine does not say
 
 int64_t l2_of(const DeviceCaps& caps) { return caps.l2_bytes > 0 ? caps.l2_bytes : kUsualL2; }
-int64_t vectors(int64_t n) { return (n + 15) / 16 * 16; }
+int64_t vectors(int64_t n) { return round_up(n, 16); }
 
 }  // namespace
 
@@ -29,7 +31,7 @@ int64_t plan_cpu_head_group(int64_t head_dim, const DeviceCaps& caps) {
 
 // Tokens are read again for every few weight rows: half of the second cache holds them.
 int64_t plan_cpu_block_tokens(int64_t k, int64_t element, const DeviceCaps& caps) {
-  const int64_t fit = l2_of(caps) / 2 / std::max<int64_t>(1, (k + 31) / 32 * 32 * element);
+  const int64_t fit = l2_of(caps) / 2 / std::max<int64_t>(1, round_up(k, 32) * element);
   return std::clamp<int64_t>(fit / 96 * 96, 96, 480);
 }
 

@@ -1,5 +1,7 @@
 #include "plan/gpu.h"
 
+#include "v4npu/arithmetic.h"
+
 namespace v4npu {
 
 int cuda_architecture(const DeviceCaps& caps) {
@@ -25,10 +27,9 @@ std::string refuses_cuda(const DeviceCaps& caps) {
 // Wide blocks read weights once for 32 tokens and keep their sums to themselves, but only many of them fill a device.
 GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, bool may_be_wide,
                           const DeviceCaps& caps) {
-  const auto tiles = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
-  const GpuGemmPlan wide{true, tiles(num_rows, 256), tiles(num_tokens, 32)};
+  const GpuGemmPlan wide{true, ceil_div(num_rows, 256), ceil_div(num_tokens, 32)};
   if (may_be_wide && wide.row_tiles * wide.token_tiles * groups >= caps.num_cores) return wide;
-  return {false, tiles(num_rows, 16), tiles(num_tokens, 16)};
+  return {false, ceil_div(num_rows, 16), ceil_div(num_tokens, 16)};
 }
 
 int plan_gpu_stages(int64_t stage_bytes, int64_t other_bytes, int64_t blocks, const DeviceCaps& caps) {
@@ -38,21 +39,31 @@ int plan_gpu_stages(int64_t stage_bytes, int64_t other_bytes, int64_t blocks, co
   return static_cast<int>(stages < 2 ? 2 : stages > 4 ? 4 : stages);
 }
 
+const char* name_of(ExpertLayout layout) {
+  switch (layout) {
+    case ExpertLayout::kNarrow: return "narrow";
+    case ExpertLayout::kWide: return "wide";
+    default: return "split";
+  }
+}
+
 GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int64_t width, bool float32,
-                               const DeviceCaps& caps) {
+                               bool quantises, const DeviceCaps& caps) {
   GpuExpertPlan plan;
   const int64_t experts = num_assignments < num_experts ? num_assignments : num_experts;
-  // Wide where an expert has a whole wide tile on average, and there are enough of those; narrow where blocks of 128
-  // rows are two for each multiprocessor, should the assignments go to as many experts as they can.
+  // Wide where an expert has a whole wide tile on average, and there are enough of those; narrow, of what it
+  // quantises, where blocks of 128 rows are two for each multiprocessor, should the assignments go to as many experts
+  // as they can.
   if (float32) {
-    plan.layout = "split";
+    plan.layout = ExpertLayout::kSplit;
   } else if (num_assignments >= 32 * num_experts && num_assignments / 32 >= caps.num_cores / 8) {
-    plan.layout = "wide";
-  } else if (experts * ((width + 127) / 128) >= 2 * caps.num_cores) {
-    plan.layout = "narrow";
+    plan.layout = ExpertLayout::kWide;
+  } else if (quantises && experts * ceil_div(width, 128) >= 2 * caps.num_cores) {
+    plan.layout = ExpertLayout::kNarrow;
   }
-  plan.clusters = *plan.layout == 's' && !float32 && cuda_architecture(caps) >= 90;
-  plan.tile_tokens = *plan.layout == 'w' ? 32 : 16;
+  const bool split = plan.layout == ExpertLayout::kSplit;
+  plan.clusters = split && quantises && !float32 && cuda_architecture(caps) >= 90;
+  plan.tile_tokens = plan.layout == ExpertLayout::kWide ? 32 : 16;
   plan.max_tiles = experts + num_assignments / plan.tile_tokens;  // each expert's last tile may be short
   return plan;
 }

@@ -29,16 +29,22 @@ GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, 
 // them leave room for on a multiprocessor.
 int plan_gpu_stages(int64_t stage_bytes, int64_t other_bytes, int64_t blocks, const DeviceCaps& caps);
 
+// How many rows and tokens of an expert a block has (backends/cuda/ops/moe_experts_kernel.cu); all give the same bits.
+enum class ExpertLayout { kSplit, kNarrow, kWide };
+const char* name_of(ExpertLayout layout);  // as kernels are named: "split", "narrow", "wide"
+
 // How the routed experts are laid out: their assignments are known to the device alone, so tiles of tokens are launched
 // for the worst case, and those that no expert needs end at once.
 struct GpuExpertPlan {
-  // Or "narrow", "wide": as in moe_experts_kernel.cu, with the same bits. float32 is always split.
-  const char* layout = "split";
+  ExpertLayout layout = ExpertLayout::kSplit;  // always of float32
   int64_t tile_tokens = 0, max_tiles = 0;
   bool clusters = false;  // of the split layout's first product, which then quantises too (sm_90 and later)
+
+  // Whether the first product's kernel quantises its rows, in a call that `quantises` them.
+  bool fuses(bool quantises) const { return quantises && (layout != ExpertLayout::kSplit || clusters); }
 };
 GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int64_t width, bool float32,
-                               const DeviceCaps& caps);
+                               bool quantises, const DeviceCaps& caps);
 
 // How index keys are scored: tiled if blocks of 32 tokens would mostly be of one sequence, and so share keys. The
 // scores that indexer_topk then keeps are of `tokens` tokens and `keys` keys, 16 MiB for 132 multiprocessors, a third

@@ -172,11 +172,12 @@ def test_an_expert_out_of_range_makes_its_token_nan_and_no_other(gpu: EmulatedGp
 
 @pytest.mark.parametrize("assignments", [1, 6, 768, 24576])
 @pytest.mark.parametrize("experts", [1, 32, 256, 384])
+@pytest.mark.parametrize("quantises", [False, True])
 @pytest.mark.parametrize("float32", [False, True])
 def test_a_plan_has_tiles_for_the_worst_case(
-    invented: _C.DeviceCaps, float32: bool, assignments: int, experts: int
+    invented: _C.DeviceCaps, float32: bool, quantises: bool, assignments: int, experts: int
 ) -> None:
-    plan = _C.plan_gpu_experts(assignments, experts, 2048, float32, invented)
+    plan = _C.plan_gpu_experts(assignments, experts, 2048, float32, quantises, invented)
     # one assignment for each expert but one, which has the rest
     ones = min(experts, assignments) - 1
     assert ones + -(-(assignments - ones) // plan.tile_tokens) <= plan.max_tiles
@@ -185,4 +186,6 @@ def test_a_plan_has_tiles_for_the_worst_case(
     assert 2 * over <= plan.max_tiles
     assert plan.max_tiles <= experts + assignments // plan.tile_tokens
     assert plan.layout == "split" or not float32
-    assert plan.clusters == (plan.layout == "split" and not float32 and invented.name in ("sm_90", "sm_100"))
+    assert plan.layout != "narrow" or quantises
+    may_cluster = quantises and not float32 and invented.name in ("sm_90", "sm_100")
+    assert plan.clusters == (plan.layout == "split" and may_cluster)

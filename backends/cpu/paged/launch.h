@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../launch.h"
-#include "ops/calls.h"
+#include "ops/indexer_calls.h"
 #include "plan/cpu_tiles.h"
 
 namespace v4npu::cpu {
@@ -29,40 +29,15 @@ struct Pages {
 
 // What indexer_scores and indexer_topk share; a launcher adds its output.
 template <class Params>
-struct IndexerCall {
-  Tensor q, weights, cu_seqlens_q, start_pos;
-  Pages pages;
-  Params p{};
-
+struct IndexerCall : v4npu::IndexerCall<Params> {
   static bool takes(const Tensor& q, const Tensor& weights, const Tensor& keys) {
     return native(q) && weights.scalar_type() == q.scalar_type() && Pages::native(keys, q);
   }
 
-  IndexerCall(const Tensor& q_, const Tensor& weights_, const Tensor& keys, const Tensor& block_table,
-              const Tensor& cu_seqlens_q_, const Tensor& start_pos_, int64_t ratio, bool official)
-      : q(dense(q_)),
-        weights(dense(weights_)),
-        cu_seqlens_q(dense(cu_seqlens_q_)),
-        start_pos(dense(start_pos_)),
-        pages(keys, block_table) {
-    p.q = pointer<void>(q);
-    p.weights = pointer<void>(weights);
-    p.keys = pointer<void>(keys);
-    p.block_table = pointer<int32_t>(pages.table);
-    p.cu_seqlens_q = pointer<int32_t>(cu_seqlens_q);
-    p.start_pos = pointer<int32_t>(start_pos);
-    p.num_tokens = q.size(0);
-    p.num_seqs = start_pos.size(0);
-    p.num_heads = q.size(1);
-    p.head_dim = q.size(2);
-    p.block_size = pages.block_size;
-    p.block_stride = pages.stride;
-    p.max_blocks = pages.max_blocks;
-    p.ratio = ratio;
-    p.official = official;
-    p.dtype = dtype_of(q);
-    p.keys_are = key_format(keys, p.head_dim);
-    p.query_tile = plan_cpu_query_tile(p.num_heads, p.head_dim, this_cpu());
+  IndexerCall(const Tensor& q, const Tensor& weights, const Tensor& keys, const Tensor& block_table,
+              const Tensor& cu_seqlens_q, const Tensor& start_pos, int64_t ratio, bool official)
+      : v4npu::IndexerCall<Params>(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official) {
+    this->p.query_tile = plan_cpu_query_tile(this->p.num_heads, this->p.head_dim, this_cpu());
   }
 };
 

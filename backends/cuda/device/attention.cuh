@@ -146,8 +146,8 @@ V4NPU_DEVICE void attend(const Attention& p) {
   const QueryPlace at = place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, t);
   const auto* q = static_cast<const bf16*>(p.q) + (t * p.num_heads + head0) * p.head_dim;
   const bool q_aligned = rows_aligned<Format::kBfloat16>(q, p.head_dim);
-  const int64_t places = places_of(p, at), length = segment_places(places), segments = ceil_of(places, length);
-  const int64_t each = ceil_of(segments, p.parts), first_segment = block_z() * each;
+  const int64_t places = places_of(p, at), length = segment_places(places), segments = ceil_div(places, length);
+  const int64_t each = ceil_div(segments, p.parts), first_segment = block_z() * each;
   const int64_t last_segment = first_segment + each < segments ? first_segment + each : segments;
   const int64_t end = last_segment * length < places ? last_segment * length : places;
   ListRows<Packed> rows(p, space, at, t, places);
@@ -261,7 +261,7 @@ V4NPU_DEVICE void combine(const Attention& p) {
   const int64_t t = block_x(), tile = block_y(), dim = padded_dim(p.head_dim);
   const int pairs = static_cast<int>(dim / kRowWarps / 16), n = block_z() / kRowWarps, w = block_z() % kRowWarps;
   const int64_t places = places_of(p, place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, t));
-  const int64_t segments = ceil_of(places, segment_places(places));
+  const int64_t segments = ceil_div(places, segment_places(places));
   AttentionState<1> all;
   constexpr int kAtOnce = 4;  // segments, so that their loads are under way together
   for (int64_t first = 0; first < segments; first += kAtOnce) {

@@ -40,7 +40,7 @@ V4NPU_INLINE void search_part(const IndexerTopkParams& p, int64_t parts, int sta
   const int64_t t = block_x(), part = block_y();
   const QueryPlace place = place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, t);
   const int64_t visible = visible_entries(p, place);
-  const int64_t step = ceil_of(ceil_of(visible, parts), kRowThreads) * kRowThreads;
+  const int64_t step = ceil_div(ceil_div(visible, parts), kRowThreads) * kRowThreads;
   const int64_t end = (part + 1) * step < visible ? (part + 1) * step : visible;
   const int g = lane_id() / 4, c = lane_id() % 4;
   typename Choice<kPacked, StagedKeys<K>, Nothing>::Type keys(p, place.sequence, part * step + warp_id() * kWarpKeys,

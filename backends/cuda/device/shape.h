@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "v4npu/arithmetic.h"
 #include "v4npu/ops/indexer_scores.h"
 #include "v4npu/ops/indexer_topk.h"
 
@@ -103,8 +104,6 @@ struct ExpertSum {
 constexpr int64_t kMaxTopk = 64;
 constexpr int kClusterBlocks = 8;  // of 16 rows each, a slice together; or of a part of a query's keys each
 
-constexpr int64_t ceil_of(int64_t n, int64_t by) { return (n + by - 1) / by; }
-
 // The search for the best index keys (indexer_topk_kernel.cu): the keys of a token are split into parts, one to a
 // block, and the best of the parts are merged. The order of candidates is total, so that no split shows.
 constexpr int kTopkList = 4096;  // candidates in shared memory
@@ -131,7 +130,7 @@ struct TopkSearch {
 constexpr int64_t kTopkBytes = kTopkList * 8 + 256;  // of shared memory besides
 // Of 32 packed keys, in bytes: values up to a whole step, and scales, four to a word.
 constexpr int64_t key_stage_bytes(int64_t head_dim, int64_t bits) {
-  return kWarp * (ceil_of(head_dim, kStep) * kStep * bits / 8 + (bits == 4 ? ceil_of(head_dim, 128) * 4 : 4));
+  return kWarp * (round_up(head_dim, kStep) * bits / 8 + (bits == 4 ? ceil_div(head_dim, 128) * 4 : 4));
 }
 
 // Attention over pages (attention.cuh): 16 heads of a token, in blocks of 64 places of its list.
@@ -163,17 +162,17 @@ constexpr int kHeadTile = 16;
 constexpr int64_t kMaxHeadDim = 512;
 constexpr int kPadding = 8;  // bf16 behind a row in shared memory, so that rows start in different banks
 
-constexpr int64_t padded_dim(int64_t head_dim) { return ceil_of(head_dim, 128) * 128; }
+constexpr int64_t padded_dim(int64_t head_dim) { return round_up(head_dim, 128); }
 
 // A list is walked in segments, whose states are then folded in order. Their length follows from the list's alone: 128
 // places, or as many as make 32 segments.
 constexpr int64_t kSegment = 128, kMaxSegments = 32;
 constexpr int64_t segment_places(int64_t places) {
-  return places <= kSegment * kMaxSegments ? kSegment : ceil_of(ceil_of(places, kMaxSegments), kPlaces) * kPlaces;
+  return places <= kSegment * kMaxSegments ? kSegment : round_up(ceil_div(places, kMaxSegments), kPlaces);
 }
 // The most that a list of up to `places` has.
 constexpr int64_t max_segments(int64_t places) {
-  return places < kSegment * kMaxSegments ? ceil_of(places, kSegment) : kMaxSegments;
+  return places < kSegment * kMaxSegments ? ceil_div(places, kSegment) : kMaxSegments;
 }
 // Of a thread: two maxima, two sums, 8 accumulators for each 128 dims.
 constexpr int64_t state_values(int64_t head_dim) { return 4 + 8 * padded_dim(head_dim) / 128; }
@@ -191,7 +190,7 @@ struct AttentionSpace {
         maxima(rows + kRowThreads * 16),
         sums(maxima + kRowWarps * kHeadTile * 4),
         turns(sums + kRowWarps * kHeadTile * 4),
-        size(turns + ceil_of(turned_dim, 4) * 16) {}
+        size(turns + ceil_div(turned_dim, 4) * 16) {}
 };
 
 }  // namespace v4npu::cuda

@@ -11,7 +11,7 @@ std::tuple<Tensor, Tensor> launch_act_quant(const Tensor& x, int64_t block_size)
 
   const ActQuantCall call(x, block_size);
   const ActQuantParams& p = call.p;
-  const int64_t blocks = ceil_of(p.num_rows * ceil_of(p.n, block_size), kRowWarps);
+  const int64_t blocks = ceil_div(p.num_rows * ceil_div(p.n, block_size), kRowWarps);
   run("act_quant", kernel_name("act_quant", p.dtype), p, {blocks}, kRowThreads, x);
   return {call.q, call.scale};
 }

@@ -84,7 +84,7 @@ struct Pool {
 
 // Steps 1 to 3 of the window that begins at `position`, into pool.row.
 V4NPU_INLINE void pool_window(const CompressorParams& p, const Sequence& s, int64_t position, Pool& pool) {
-  const int64_t n = p.head_dim, chunks = ceil_of(n, kChunk), rows = (p.overlap ? 2 : 1) * p.ratio;
+  const int64_t n = p.head_dim, chunks = ceil_div(n, kChunk), rows = (p.overlap ? 2 : 1) * p.ratio;
   const int64_t most = kRowThreads / chunks, groups = most < rows ? most : rows, width = chunks * kChunk;
   const int64_t group = thread_id() / chunks, channel = thread_id() % chunks * kChunk, own = p.overlap ? n : 0;
   const int64_t begin = position + p.ratio - rows;  // before the first token lie rows whose weight is 0

@@ -11,8 +11,8 @@ std::tuple<Tensor, Tensor> launch_fp4_act_quant(const Tensor& x, int64_t block_s
 
   const Fp4ActQuantCall call(x, block_size);
   const Fp4ActQuantParams& p = call.p;
-  const int64_t warps = block_size % 2 == 0 ? p.num_rows * ceil_of(p.n, block_size) : p.num_rows;
-  run("fp4_act_quant", kernel_name("fp4_act_quant", p.dtype), p, {ceil_of(warps, kRowWarps)}, kRowThreads, x);
+  const int64_t warps = block_size % 2 == 0 ? p.num_rows * ceil_div(p.n, block_size) : p.num_rows;
+  run("fp4_act_quant", kernel_name("fp4_act_quant", p.dtype), p, {ceil_div(warps, kRowWarps)}, kRowThreads, x);
   return {call.q, call.scale};
 }
 

@@ -16,7 +16,7 @@ std::tuple<Tensor, Tensor> launch_gate(const Tensor& x, const Tensor& weight, co
   const GateParams& p = call.p;
   const Products logits{p.x, p.weight, p.scores, p.num_tokens, p.num_experts, p.hidden_size, 0, false};
   run_products("gate", kernel_name("gate_products", p.dtype, p.weight_dtype), logits, x);
-  run("gate", "gate_choose", p, {ceil_of(p.num_tokens, kRowWarps)}, kRowThreads, x, kRowWarps * p.num_experts * 4);
+  run("gate", "gate_choose", p, {ceil_div(p.num_tokens, kRowWarps)}, kRowThreads, x, kRowWarps * p.num_experts * 4);
   return {call.indices, call.weights};
 }
 

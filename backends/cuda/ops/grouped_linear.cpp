@@ -14,12 +14,18 @@ Tensor launch_grouped_linear(const Tensor& x_, const Tensor& weight_, const OptT
   const OptTensor weight_scale = dense(weight_scale_);
   const int64_t groups = x.size(1);
   Gemm p{};
-  p.num_tokens = x.size(0), p.k = x.size(2), p.num_rows = weight.size(0) / groups;
+  p.num_tokens = x.size(0);
+  p.k = x.size(2);
+  p.num_rows = weight.size(0) / groups;
   Tensor out = uninitialised(x, {p.num_tokens, groups, p.num_rows});
-  p.x = pointer<void>(x), p.weight = pointer<void>(weight), p.out = out.mutable_data_ptr();
+  p.x = pointer<void>(x);
+  p.weight = pointer<void>(weight);
+  p.out = out.mutable_data_ptr();
   p.weight_scale = pointer<uint8_t>(weight_scale);
-  p.x_stride = groups * p.k, p.out_stride = groups * p.num_rows;
-  p.group_x = p.k, p.group_rows = p.group_out = p.num_rows;
+  p.x_stride = groups * p.k;
+  p.out_stride = groups * p.num_rows;
+  p.group_x = p.k;
+  p.group_rows = p.group_out = p.num_rows;
   p.out_float32 = x.scalar_type() == ScalarType::Float;
   const std::string kernel = kernel_name("grouped_linear", dtype_of(x));
   run_gemm("grouped_linear",

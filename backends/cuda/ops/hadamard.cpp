@@ -11,7 +11,7 @@ Tensor launch_hadamard(const Tensor& x) {
 
   const HadamardCall call(x);
   const HadamardParams& p = call.p;
-  run("hadamard", kernel_name("hadamard", p.dtype), p, {ceil_of(p.num_rows, kRowWarps)}, kRowThreads, x);
+  run("hadamard", kernel_name("hadamard", p.dtype), p, {ceil_div(p.num_rows, kRowWarps)}, kRowThreads, x);
   return call.out;
 }
 

@@ -13,7 +13,7 @@ std::tuple<Tensor, Tensor> launch_hash_gate(const Tensor& x, const Tensor& weigh
 
   const HashGateCall call(x, weight, tid2eid, input_ids, route_scale);
   const HashGateParams& p = call.p;
-  const int64_t floats = p.topk * (ceil_of(p.hidden_size, kColumns) + 1);
+  const int64_t floats = p.topk * (ceil_div(p.hidden_size, kColumns) + 1);
   run("hash_gate", kernel_name("hash_gate", p.dtype, p.weight_dtype), p, {p.num_tokens}, kRowThreads, x, 4 * floats);
   return {call.indices, call.weights};
 }

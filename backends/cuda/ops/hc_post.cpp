@@ -13,7 +13,7 @@ Tensor launch_hc_post(const Tensor& x, const Tensor& streams, const Tensor& post
 
   const HcPostCall call(x, streams, post, comb);
   const HcPostParams& p = call.p;
-  const int64_t columns = ceil_of(p.hidden_size, kRowThreads * kChunk);
+  const int64_t columns = ceil_div(p.hidden_size, kRowThreads * kChunk);
   run("hc_post", kernel_name("hc_post", p.dtype), p, {p.num_tokens, columns}, kRowThreads, x);
   return call.out;
 }

@@ -12,7 +12,7 @@ Tensor launch_indexer_query(const Tensor& q, const Tensor& positions, const Tens
 
   const IndexerQueryCall call(q, positions, freqs, official);
   const IndexerQueryParams& p = call.p;
-  const Grid grid{p.num_tokens, ceil_of(p.num_heads, kRowWarps)};
+  const Grid grid{p.num_tokens, ceil_div(p.num_heads, kRowWarps)};
   run("indexer_query", kernel_name("indexer_query", p.dtype), p, grid, kRowThreads, q);
   return call.out;
 }

@@ -19,7 +19,7 @@ Tensor launch_indexer_scores(const Tensor& q, const Tensor& weights, const Tenso
     run_score_tile(call, 0, call.p.num_tokens, 0, call.width());
     return out;
   }
-  const Grid grid{call.p.num_seqs > 0 ? call.p.num_tokens : 0, ceil_of(call.width(), kRowThreads)};
+  const Grid grid{call.p.num_seqs > 0 ? call.p.num_tokens : 0, ceil_div(call.width(), kRowThreads)};
   run("indexer_scores", call.kernel("indexer_scores"), call.p, grid, kRowThreads, call.q);
   return out;
 }

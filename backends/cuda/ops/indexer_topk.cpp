@@ -15,7 +15,8 @@ Tensor launch_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor&
   }
   Call call(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official);
   Tensor out = uninitialised(call.q, {call.p.num_tokens, topk}, ScalarType::Int);
-  call.p.topk = topk, call.p.topk_indices = writable<int32_t>(out);
+  call.p.topk = topk;
+  call.p.topk_indices = writable<int32_t>(out);
   const GpuIndexPlan plan = plan_gpu_index(call.p.num_tokens, call.p.num_seqs, call.p.head_dim, caps_of(q));
   if (call.tiled(plan) && call.width() > 0) {
     IndexerCall<IndexerScoresParams> scorer(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official);

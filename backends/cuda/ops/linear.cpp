@@ -21,9 +21,14 @@ Tensor launch_linear(const Tensor& x_, const Tensor& weight_, ScalarType out_dty
     return out;
   }
   Gemm p{};
-  p.x = pointer<void>(x), p.weight = pointer<void>(weight), p.out = out.mutable_data_ptr();
-  p.num_tokens = tokens, p.num_rows = rows, p.k = k;
-  p.x_stride = k, p.out_stride = rows;
+  p.x = pointer<void>(x);
+  p.weight = pointer<void>(weight);
+  p.out = out.mutable_data_ptr();
+  p.num_tokens = tokens;
+  p.num_rows = rows;
+  p.k = k;
+  p.x_stride = k;
+  p.out_stride = rows;
   p.out_float32 = out_dtype == ScalarType::Float;
   run_gemm("linear", kernel, p, 1, x, weight);
   return out;

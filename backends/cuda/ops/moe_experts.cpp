@@ -13,16 +13,27 @@ Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices_, const T
     return call_reference<Tensor>("moe_experts", x_, topk_indices_, topk_weights_, w1, s1, w3, s3, w2, s2, swiglu_limit,
                                   official);
   }
-  Matrices weights[3] = {Matrices(w1), Matrices(w3), Matrices(w2)};
-  if (weights[0].rows_apart != weights[1].rows_apart)
-    weights[0] = Matrices(dense(w1)), weights[1] = Matrices(dense(w3));
-  const OptTensor scales[3] = {dense(s1), dense(s3), dense(s2)};
   const char* format = type == ScalarType::BFloat16 ? "bf16"
                        : type == ScalarType::Float  ? "fp32"
                        : type == ScalarType::Char   ? "fp4"
                                                     : "fp8";
-  return run_experts(dense(x_), dense(topk_indices_), dense(topk_weights_), weights, scales, format, swiglu_limit,
-                     official && !plain);
+  ExpertCall call{dense(x_),
+                  dense(topk_indices_),
+                  dense(topk_weights_),
+                  Matrices(w1),
+                  Matrices(w3),
+                  Matrices(w2),
+                  dense(s1),
+                  dense(s3),
+                  dense(s2),
+                  format,
+                  swiglu_limit,
+                  official && !plain};
+  if (call.w1.rows_apart != call.w3.rows_apart) {
+    call.w1 = Matrices(dense(w1));
+    call.w3 = Matrices(dense(w3));
+  }
+  return run_experts(call);
 }
 
 }  // namespace v4npu::cuda

@@ -14,7 +14,7 @@ std::tuple<Tensor, Tensor> launch_qkv_prepare(const Tensor& q, const Tensor& kv,
   }
   const QkvPrepareCall call(q, kv, weight, positions, freqs, eps, official, cache, slots);
   const QkvPrepareParams& p = call.p;
-  const Grid grid{p.num_tokens, ceil_of(p.num_heads + 1, kRowWarps)};  // a warp to a head, and one to the KV row
+  const Grid grid{p.num_tokens, ceil_div(p.num_heads + 1, kRowWarps)};  // a warp to a head, and one to the KV row
   run("qkv_prepare", kernel_name("qkv_prepare", p.dtype, p.weight_dtype), p, grid, kRowThreads, q);
   return {call.q_out, call.kv_out};
 }

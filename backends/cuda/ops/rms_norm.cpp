@@ -11,7 +11,7 @@ Tensor launch_rms_norm(const Tensor& x, const OptTensor& weight, double eps) {
 
   const RmsNormCall call(x, weight, eps);
   const RmsNormParams& p = call.p;
-  const int64_t blocks = p.n <= kWarpRow ? ceil_of(p.num_rows, kRowWarps) : p.num_rows;
+  const int64_t blocks = p.n <= kWarpRow ? ceil_div(p.num_rows, kRowWarps) : p.num_rows;
   run("rms_norm", kernel_name("rms_norm", p.dtype, p.weight_dtype), p, {blocks}, kRowThreads, x);
   return call.out;
 }

@@ -24,6 +24,8 @@
 #include <string>
 #include <vector>
 
+#include "v4npu/arithmetic.h"
+
 namespace v4npu {
 
 constexpr int64_t kPageAlign = 64;    // a cache line, and what every vector unit's loads like
@@ -31,8 +33,6 @@ constexpr int64_t kKeepTokens = 8;    // a sequence can step back this far witho
 constexpr int64_t kKvGroup = 64;      // e4m3 values per scale of an fp8_kv row
 constexpr int64_t kKeyGroup = 32;     // e2m1 values per scale of an fp4_key row
 constexpr int64_t kScalePadding = 8;  // of an fp8_kv row: 7 scales of a 512-row are read as one word
-
-constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 struct RowFormat {
   int64_t payload = 0;  // the values of one row
@@ -43,12 +43,12 @@ struct RowFormat {
 
 constexpr RowFormat plain_row(int64_t dim, int64_t element) { return {dim * element, 0}; }
 constexpr RowFormat fp8_kv_row(int64_t dim, int64_t rope_dim) {
-  return {dim + rope_dim, round_up((dim - rope_dim + kKvGroup - 1) / kKvGroup, kScalePadding)};
+  return {dim + rope_dim, round_up(ceil_div(dim - rope_dim, kKvGroup), kScalePadding)};
 }
-constexpr RowFormat fp4_key_row(int64_t dim) { return {dim / 2, (dim + kKeyGroup - 1) / kKeyGroup}; }
+constexpr RowFormat fp4_key_row(int64_t dim) { return {dim / 2, ceil_div(dim, kKeyGroup)}; }
 constexpr RowFormat fp8_key_row(int64_t dim) { return {dim, 4}; }
-constexpr RowFormat fp8_row(int64_t dim) { return {dim, (dim + 31) / 32}; }
-constexpr RowFormat fp4_row(int64_t dim) { return {dim / 2, (dim + 15) / 16}; }
+constexpr RowFormat fp8_row(int64_t dim) { return {dim, ceil_div(dim, 32)}; }
+constexpr RowFormat fp4_row(int64_t dim) { return {dim / 2, ceil_div(dim, 16)}; }
 
 inline RowFormat row_format(const std::string& name, int64_t dim, int64_t rope_dim, int64_t element) {
   if (name == "plain") return plain_row(dim, element);

@@ -1,0 +1,11 @@
+// How many pieces make a whole: for launchers, plans and kernels.
+#pragma once
+
+#include <cstdint>
+
+namespace v4npu {
+
+constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+constexpr int64_t round_up(int64_t n, int64_t multiple) { return ceil_div(n, multiple) * multiple; }
+
+}  // namespace v4npu
