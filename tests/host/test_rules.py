@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,23 @@ def test_cpu_kernels_include_nothing_that_the_linker_could_share() -> None:
     ]
     assert found
     assert not [hit for hit in found if not re.fullmatch(KERNEL_INCLUDES, hit[1])]
+
+
+def test_the_stub_of_the_extension_names_what_is_in_it() -> None:
+    def public(names: Iterable[str]) -> set[str]:
+        return {name for name in names if not name.startswith("_")}
+
+    def declared(body: list[ast.stmt]) -> set[str]:
+        fields = [
+            node.target.id for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        ]
+        return public([*fields, *(node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef))])
+
+    stub = ast.parse((ROOT / "v4npu/_C.pyi").read_text()).body
+    assert declared(stub) == public(dir(_C))
+    for node in stub:
+        if isinstance(node, ast.ClassDef):
+            assert declared(node.body) == public(dir(getattr(_C, node.name))), node.name
 
 
 def test_no_pickle_and_no_unchecked_torch_load() -> None:
