@@ -130,7 +130,7 @@ struct TopkSearch {
 constexpr int64_t kTopkBytes = kTopkList * 8 + 256;  // of shared memory besides
 // Of 32 packed keys, in bytes: values up to a whole step, and scales, four to a word.
 constexpr int64_t key_stage_bytes(int64_t head_dim, int64_t bits) {
-  return kWarp * (round_up(head_dim, kStep) * bits / 8 + (bits == 4 ? ceil_div(head_dim, 128) * 4 : 4));
+  return kWarp * (ceil_div(head_dim, kStep) * kStep * bits / 8 + (bits == 4 ? ceil_div(head_dim, 128) * 4 : 4));
 }
 
 // Attention over pages (attention.cuh): 16 heads of a token, in blocks of 64 places of its list.
@@ -162,13 +162,14 @@ constexpr int kHeadTile = 16;
 constexpr int64_t kMaxHeadDim = 512;
 constexpr int kPadding = 8;  // bf16 behind a row in shared memory, so that rows start in different banks
 
-constexpr int64_t padded_dim(int64_t head_dim) { return round_up(head_dim, 128); }
+// Not round_up, here and below: nvcc inlines it otherwise, and attention becomes other code.
+constexpr int64_t padded_dim(int64_t head_dim) { return ceil_div(head_dim, 128) * 128; }
 
 // A list is walked in segments, whose states are then folded in order. Their length follows from the list's alone: 128
 // places, or as many as make 32 segments.
 constexpr int64_t kSegment = 128, kMaxSegments = 32;
 constexpr int64_t segment_places(int64_t places) {
-  return places <= kSegment * kMaxSegments ? kSegment : round_up(ceil_div(places, kMaxSegments), kPlaces);
+  return places <= kSegment * kMaxSegments ? kSegment : ceil_div(ceil_div(places, kMaxSegments), kPlaces) * kPlaces;
 }
 // The most that a list of up to `places` has.
 constexpr int64_t max_segments(int64_t places) {
