@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from v4npu import _C
+from v4npu import _C, derivatives
 
 Served = Callable[[], Any]
 
@@ -30,11 +30,11 @@ def _has(operator: _C.VendorOperator) -> bool:
 def serving(op: str, *args: Any) -> Served | None:
     """The call of a vendor's operator that does what `op` does with these arguments, if there is one.
 
-    Not when a gradient is wanted: the reference is differentiable.
+    Not when a derivative is wanted: the reference is differentiable.
     """
     if args[0].device.type != torch._C._get_privateuse1_backend_name():
         return None
-    if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+    if derivatives.recorded(a for a in args if isinstance(a, Tensor)):
         return None
     for operator in _C.vendor_operators():
         if operator.used and operator.op == op and _has(operator):

@@ -17,7 +17,7 @@ def swiglu(gate: Tensor, up: Tensor, weights: Tensor | None, limit: float) -> Te
     y = silu(a) * u
     if weights is not None:
         y = y * weights.to(y.dtype).unsqueeze(-1)
-    return y.to(gate.dtype)
+    return y.to(gate.dtype).contiguous()
 
 
 def moe_experts(

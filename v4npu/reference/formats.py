@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from v4npu import derivatives
+
 FP8_MAX = 448.0
 FP4_MAX = 6.0
 FP8_AMAX_FLOOR = 1e-4
@@ -88,7 +90,7 @@ def _blocks(x: Tensor, block_size: int) -> Tensor:
 
 def _quantise_blocks(x: Tensor, block_size: int, top: float, floor: float) -> tuple[Tensor, Tensor]:
     """Blocks scaled into +-top (float32 [..., blocks, block_size]) and the integer exponents of their scales."""
-    blocks = _blocks(x.float(), block_size)
+    blocks = _blocks(x.float().contiguous(), block_size)
     amax = blocks.abs().amax(-1).clamp_min(floor)
     exponent = ceil_log2(amax * (1.0 / top)).clamp_max(127)  # infinity and NaN: the largest scale that ue8m0 has
     scaled = torch.ldexp(blocks, -exponent.unsqueeze(-1)).clamp(-top, top)
@@ -110,21 +112,14 @@ def fp4_act_quant(x: Tensor, block_size: int = FP4_BLOCK) -> tuple[Tensor, Tenso
     return pack_nibbles(e2m1_encode(scaled.flatten(-2)[..., : x.shape[-1]])), scale
 
 
-class _StraightThrough(torch.autograd.Function):
-    """The rounded value forward, the identity backward: how every quantiser is differentiated (v4_spec 2.12)."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor, rounded: Tensor) -> Tensor:
-        return rounded
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
-
-
 def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
-    """`rounded`, with the gradient of `x`."""
-    return _StraightThrough.apply(x, rounded) if x.requires_grad else rounded
+    """`rounded`, bit for bit, with the derivative of `x`: so is every quantiser differentiated (v4_spec 2.12).
+
+    No autograd.Function, which torch.func does not take within an operator.
+    """
+    if not derivatives.recorded([x]):
+        return rounded
+    return rounded - (x.detach() - x).nan_to_num()  # minus zero, which -0.0 survives
 
 
 def round_fp8(x: Tensor, block_size: int) -> Tensor:

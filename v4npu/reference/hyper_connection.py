@@ -49,7 +49,7 @@ def hc_post(x: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     """See v4npu.ops.hc_post."""
     f, h = wide(x), wide(streams)
     mixed = torch.matmul(comb.to(h.dtype).transpose(-1, -2), h)  # sum over comb's first index
-    return (post.to(h.dtype).unsqueeze(-1) * f.unsqueeze(-2) + mixed).to(streams.dtype)
+    return (post.to(h.dtype).unsqueeze(-1) * f.unsqueeze(-2) + mixed).to(streams.dtype).contiguous()
 
 
 def hc_head(streams: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, hc_eps: float) -> Tensor:

@@ -19,4 +19,4 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     y = w * inverse_rms(w, eps)
     if weight is not None:
         y = y * weight.to(y.dtype)
-    return y.to(x.dtype)
+    return y.to(x.dtype).contiguous()
