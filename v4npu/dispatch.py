@@ -63,7 +63,7 @@ def _autograd(name: str, default: Kernel) -> Kernel:
     op = getattr(torch.ops.v4npu, name)
 
     def kernel(*args: Any) -> Any:
-        if derivatives.recorded(a for a in args if isinstance(a, Tensor)):
+        if derivatives.recorded([a for a in args if isinstance(a, Tensor)]):
             return default(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)

@@ -34,7 +34,7 @@ def serving(op: str, *args: Any) -> Served | None:
     """
     if args[0].device.type != torch._C._get_privateuse1_backend_name():
         return None
-    if derivatives.recorded(a for a in args if isinstance(a, Tensor)):
+    if derivatives.recorded([a for a in args if isinstance(a, Tensor)]):
         return None
     for operator in _C.vendor_operators():
         if operator.used and operator.op == op and _has(operator):

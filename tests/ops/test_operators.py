@@ -39,7 +39,9 @@ def test_registration(op, device):
 def test_results_lie_as_the_fake_kernel_says(op, dtype, device):
     """Whatever the strides of what is given per token."""
     args = moved(arguments(op, dtype), device)
-    args = [a.mT.contiguous().mT if isinstance(a, torch.Tensor) and a.shape[0] == 12 and a.dim() > 1 else a for a in args]
+    args = [
+        a.mT.contiguous().mT if isinstance(a, torch.Tensor) and a.shape[0] == 12 and a.dim() > 1 else a for a in args
+    ]
     torch.library.opcheck(getattr(torch.ops.v4npu, op).default, args, test_utils="test_faketensor")
 
 

@@ -6,14 +6,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from v4npu.cache import Cache, Sequence, Store, unchanged_on_error
+from v4npu.cache import Cache, Sequence, Store
 from v4npu.device import fixed_order
 from v4npu.generate import generate
 from v4npu.model.block import Block, MTPBlock
@@ -25,7 +24,7 @@ from v4npu.model.install import install, missing
 from v4npu.model.linear import QUANTISED, Linear, Norm
 from v4npu.model.memory import WeightMemory
 from v4npu.model.module import Module
-from v4npu.model.run import advance
+from v4npu.model.run import advance, refuse_derivatives, unchanged
 from v4npu.model.step import Step, Trace
 
 if TYPE_CHECKING:
@@ -98,8 +97,10 @@ class Model(Module):
     def requires_grad_(self, requires_grad: bool = True) -> Model:
         """Asks for gradients of what a loss trains: float weights, but no quantised ones and no bias of a gate.
 
-        Of exact numerics: quantised activations pass none on.
+        Of exact numerics (else a ValueError): quantised activations pass none on.
         """
+        if requires_grad and self.numerics == "official":
+            raise ValueError('requires_grad_: numerics must be "exact" for gradients, this model\'s are "official"')
         for name, p in self.named_parameters():
             trained = p.is_floating_point() and p.dtype not in QUANTISED and not name.endswith(".gate.bias")
             p.requires_grad_(requires_grad and trained)
@@ -126,10 +127,11 @@ class Model(Module):
 
         Raises:
             ValueError: ids of the wrong shape, dtype or range, no token, a mask with holes, a cache of another model
-                or too small.
+                or too small, or one (or one token at a time of strict) where gradients are recorded: its pages hold
+                values alone. A mask does without pages then.
             CacheFull: the cache's byte limit. Whatever is raised, the cache is as it was.
         """
-        with _unchanged(cache):
+        with unchanged(cache):
             return self.logits(self._streams(input_ids, attention_mask, cache, trace, last_only))
 
     def streams(
@@ -141,7 +143,7 @@ class Model(Module):
         trace: Trace | None = None,
     ) -> Tensor:
         """Residual streams after the last layer [batch, num_tokens, hc_mult, hidden_size]; 0 where padded."""
-        with _unchanged(cache):
+        with unchanged(cache):
             return self._streams(input_ids, attention_mask, cache, trace)
 
     def logits(self, streams: Tensor) -> Tensor:
@@ -168,11 +170,12 @@ class Model(Module):
         if streams.shape[:2] != next_ids.shape:
             raise ValueError(f"streams must be [{batch}, {length}, ...], got {list(streams.shape)}")
         packed = streams.flatten(0, 1)
-        with _unchanged(cache):
+        with unchanged(cache):
             if cache is None:
                 step = Step(next_ids.to(self.device).flatten(), [length] * batch, [0] * batch, trace, "mtp.0")
                 out = layer.draft(packed, self.embed(step.input_ids), step, None)
             else:
+                refuse_derivatives(self, "cache", streams)
                 cache.admit(self, [length] * batch, draft=True)
                 begin = [b * length - n for b, n in enumerate(cache.lengths)]  # of each one's position 0 in packed
                 store = cache.store
@@ -253,12 +256,14 @@ class Model(Module):
             return streams[:, -1:] if last_only else streams
         spans = [(0, length)] * batch if attention_mask is None else mask_spans(attention_mask, input_ids)
         rows = [ids[lo:hi] for ids, (lo, hi) in zip(input_ids.tolist(), spans, strict=True)]
-        if cache is None:
-            cache = self.new_cache(batch, length)
-        elif not isinstance(cache, Cache):
-            raise TypeError(f"cache must be one of new_cache or load_cache, got {type(cache).__name__}")
-        cache.admit(self, [len(ids) for ids in rows])
-        packed = self.extend(cache.sequences, rows, trace, last_only)
+        if cache is None and not self.one_by_one and self.records():  # no pages, then: row by row
+            steps = [Step(torch.tensor(ids, device=self.device), [len(ids)], [0], trace) for ids in rows]
+            packed = torch.cat([self._layers(step, None)[-1 if last_only else 0 :] for step in steps])
+        else:
+            refuse_derivatives(self, "strict" if cache is None else "cache")
+            cache = cache or self.new_cache(batch, length)
+            cache.admit(self, [len(ids) for ids in rows])
+            packed = self.extend(cache.sequences, rows, trace, last_only)
         if last_only:
             return packed.unsqueeze(1)
         if attention_mask is None:
@@ -288,8 +293,3 @@ class Model(Module):
             streams = layer(streams, step, None if store is None else store.layers[i])
             step.note("streams", streams)
         return streams
-
-
-def _unchanged(cache: Cache | None) -> AbstractContextManager[None]:
-    """Whatever is raised within, the cache is as it was."""
-    return unchanged_on_error(cache.sequences) if isinstance(cache, Cache) else nullcontext()

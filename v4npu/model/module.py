@@ -7,11 +7,10 @@ from array import array
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-from v4npu import _C
+from v4npu import _C, derivatives
 
 
 class _Registered:
@@ -59,15 +58,24 @@ class Module(nn.Module):
 
     def generation(self) -> int | None:
         """A number that rises when a module, parameter or buffer of the tree was exchanged or moved, and that no other
-        tree has; None where a hook or a `forward` of one object's own is to be called, or a gradient to be recorded.
+        tree has; None where a hook or a `forward` of one object's own is to be called, or a derivative to be recorded.
 
         A tensor whose `data` was set to another layout at the same address is not seen: asking each for its dtype,
         shape and strides would take nearly as long again as all of this.
         """
-        tree = self.__dict__.get("_tree")
+        return self._known().generation()
+
+    def records(self, *inputs: Tensor) -> bool:
+        """Whether a derivative by a weight of the tree, or by an input, is recorded now."""
+        return derivatives.possible() and (
+            derivatives.recorded(inputs) or derivatives.recorded(self._known().tensors())
+        )
+
+    def _known(self) -> _Tree:
+        tree: _Tree | None = self.__dict__.get("_tree")
         if tree is None or not tree.complete(self):
             tree = self.__dict__["_tree"] = _Tree(self)
-        return tree.generation()
+        return tree
 
 
 _GENERATIONS = itertools.count()
@@ -90,13 +98,19 @@ class _Tree:
         """Whether it is of this module, even if somebody copies `__dict__`, and none came, went or was exchanged."""
         return self._modules[0] is root.__dict__ and _C.same_values(self._families, self._children)
 
+    def tensors(self) -> list[Tensor]:
+        seen = self._weights
+        if _C.same_values(self._tensors, seen.seen):
+            return seen.present
+        return [t for t in _values(self._tensors) if t is not None]
+
     def generation(self) -> int | None:
         if _C.any_filled(self._hooks) or _C.any_has(self._modules, "forward"):
             return None
         weights = self._weights  # exchanged as a whole: other threads may be here
         if not _C.same_values(self._tensors, weights.seen):
             weights = self._weights = _Weights(_values(self._tensors))
-        if torch.is_grad_enabled() and any(t.requires_grad for t in weights.present):
+        if derivatives.recorded(weights.present):
             return None
         if weights.where() != weights.addresses:
             weights = self._weights = _Weights(weights.seen)

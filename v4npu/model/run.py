@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from v4npu import _C
-from v4npu.cache import Sequence, unchanged_on_error
+from v4npu.cache import Cache, Sequence, unchanged_on_error
 from v4npu.model.step import Step, Tables, Trace
 
 if TYPE_CHECKING:
@@ -17,6 +18,24 @@ if TYPE_CHECKING:
 
 LARGE_CALL = 1024  # tokens; what a call leaves in the heap is worth returning from here on
 Layers = Callable[[Step, list[int]], Tensor]  # one pass over the sequences of these numbers -> streams [T, m, d]
+
+
+def unchanged(cache: Cache | None) -> AbstractContextManager[None]:
+    """Whatever is raised within, the cache is as it was."""
+    if cache is None:
+        return nullcontext()
+    if not isinstance(cache, Cache):
+        raise TypeError(f"cache must be one of new_cache or load_cache, got {type(cache).__name__}")
+    return unchanged_on_error(cache.sequences)
+
+
+def refuse_derivatives(model: Model, argument: str, *inputs: Tensor) -> None:
+    """ValueError where a derivative is recorded: rows are read back from pages, which hold nothing but values."""
+    if model.records(*inputs):
+        raise ValueError(
+            f"{argument}: no gradient passes through a cache's pages, and one is being recorded;"
+            " call the model under torch.no_grad(), or let neither weights nor inputs want any: requires_grad_(False)"
+        )
 
 
 def advance(
