@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import resource
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +47,24 @@ def test_bytes_of_a_million_tokens(name: str) -> None:
     total = blocks * layout.entry_block + 2 * layout.window_block + layout.open_state
     assert counted.total < total < 1.01 * counted.total
     assert store.bytes_for(N) == total + layout.window_block  # a third window block in a block's first tokens
+
+
+def test_address_space_may_be_limited(model) -> None:
+    """ulimit -v: a cache takes what was asked for instead of all that the machine has."""
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (held + (256 << 20), before[1]))
+    try:
+        cache = model.new_cache(1, 256)
+        with torch.inference_mode():
+            model(ids(256), cache=cache)
+        assert cache.store.entry_pool.room() == 0
+        with pytest.raises(CacheFull, match=r"no [\d,]+ bytes of address space .* fewer max_tokens"):
+            model.new_cache(1 << 12, 1 << 12)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    with pytest.raises(CacheFull, match=f"limit of {cache.nbytes:,} bytes"):
+        cache.fork().store.entry_pool.allocate()
 
 
 def test_grows_by_pages_and_gives_them_back(model) -> None:

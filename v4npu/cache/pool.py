@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ POISON = 0xFF  # NaN in bf16, fp32, fp64, e4m3 and ue8m0 alike
 
 
 class CacheFull(MemoryError):
-    """A cache's byte limit is reached; nothing was changed."""
+    """A cache's byte limit, or that of the process's address space, is reached; nothing was changed."""
 
 
 @dataclass
@@ -30,7 +31,14 @@ def reserve(nbytes: int, device: torch.device) -> Tensor:
     """uint8 [nbytes]. On a Linux host nothing is committed before it is touched; elsewhere all of it is allocated."""
     if device.type == "cpu" and hasattr(mmap, "MAP_ANONYMOUS") and nbytes:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-        return torch.frombuffer(mmap.mmap(-1, nbytes, flags=flags), dtype=torch.uint8)
+        try:
+            return torch.frombuffer(mmap.mmap(-1, nbytes, flags=flags), dtype=torch.uint8)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise CacheFull(
+                f"v4npu: no {nbytes:,} bytes of address space are left for a cache (ulimit -v): ask for fewer max_tokens"
+            ) from None
     return torch.empty(nbytes, dtype=torch.uint8, device=device)
 
 
@@ -44,7 +52,10 @@ class Pool:
         if device.type == "cpu":  # address space costs nothing: as much of it as the machine has memory
             capacity = -(-min(budget.limit, _memory()) // block_bytes) if block_bytes else 0
         self.block_bytes, self.budget, self.poison = block_bytes, budget, poison
-        self.bytes = reserve(capacity * block_bytes, device).view(capacity, block_bytes)
+        try:
+            self.bytes = reserve(capacity * block_bytes, device).view(capacity, block_bytes)
+        except CacheFull:  # it does have its price here: no more than was asked for, then
+            self.bytes = reserve(blocks * block_bytes, device).view(blocks, block_bytes)
         self.refs: list[int] = []  # of the blocks used so far; 0 = free
         self.free: list[int] = []
 
@@ -66,7 +77,8 @@ class Pool:
     def allocate(self) -> int:
         """A block of undefined content."""
         if self.budget.used + self.block_bytes > self.budget.limit or not self.room():
-            raise CacheFull(f"v4npu: the cache's limit of {self.budget.limit:,} bytes is reached")
+            limit = min(self.budget.limit, self.budget.used + self.room() * self.block_bytes)
+            raise CacheFull(f"v4npu: the cache's limit of {limit:,} bytes is reached")
         self.budget.used += self.block_bytes
         if self.free:
             block = self.free.pop()
