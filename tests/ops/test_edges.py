@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from v4npu import ops
-from v4npu.testing.cases import arguments
+from v4npu import _C, ops
+from v4npu.testing.cases import arguments, sized
 
 
 def test_hc_pre_ends_with_columns():
@@ -33,7 +33,18 @@ def test_each_query_of_a_prefill_picks_among_its_own_entries():
         assert sorted(p for p in picks if p >= 0) == list(range((t + 1) // 4))
 
 
-def test_no_picks_are_no_entries():
-    args = arguments("csa_attention")
-    window = (*args[:3], *args[6:])
-    assert torch.equal(ops.csa_attention(*args[:5], args[5][:, :0], *args[6:]), ops.window_attention(*window))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["kernel", "reference"])
+@pytest.mark.parametrize("official", [False, True])
+def test_no_picks_are_no_entries(dtype, official):
+    args = arguments("csa_attention", dtype, official=official)
+    wanted = ops.window_attention(*args[:3], *args[6:])
+    for none in (args[5][:, :0], torch.full_like(args[5], -1), torch.full_like(args[5], -2)):
+        assert torch.equal(ops.csa_attention(*args[:5], none, *args[6:]), wanted)
+
+
+@pytest.mark.parametrize("op", [op for op in _C.op_names() if op not in ("fp4_act_quant", "indexer_topk")])
+def test_no_tokens_have_a_gradient_too(op):
+    args = list(sized(op, 0, 16))
+    args[0] = args[0].clone().requires_grad_()
+    out = getattr(ops, op)(*args)
+    assert any(r.requires_grad for r in (out if isinstance(out, tuple) else (out,)))

@@ -114,6 +114,11 @@ def _chunks(lo: int, hi: int, start: int, step: int, device: torch.device) -> It
         yield slice(at, end), torch.arange(start + at - lo, start + end - lo, device=device)
 
 
+def _highest(picks: Tensor) -> int:
+    """The largest entry that is picked; -1 where none is, which any negative number says."""
+    return max(-1, int(picks.max())) if picks.numel() else -1
+
+
 def _sequence(
     q: Tensor,
     window_rows: Rows,
@@ -130,7 +135,7 @@ def _sequence(
     lo, hi, start = where
     count = 0
     if entries is not None:
-        count = (start + hi - lo) // ratio if picks is None else int(picks[lo:hi].max()) + 1
+        count = (start + hi - lo) // ratio if picks is None else _highest(picks[lo:hi]) + 1
     listed = count if picks is None else picks.shape[1]
     by_list = official or count > 8 * max(listed, 1)
     rounded = q.dtype if official and q.dtype == torch.bfloat16 else None
@@ -178,7 +183,7 @@ def _attention(
             rows = Rows(window_kv[0], window_kv[1][b], *dims)
             entries = None if compressed is None else Rows(compressed[0], compressed[1][b], *dims)
             out += _sequence(q, rows, entries, picks, ratio, (lo, hi, start), sink, scale, window, official)
-    return torch.cat(out) if out else torch.zeros_like(q)
+    return torch.cat(out) if out else torch.zeros_like(q) + q[:0].sum()  # with a gradient, if an empty one
 
 
 def _turned_back(out: Tensor, positions: Tensor | None, freqs: Tensor | None) -> Tensor:

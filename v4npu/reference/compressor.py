@@ -84,7 +84,7 @@ def compressor(
     if found != num_entries:
         raise ValueError(f"v4npu.compressor: num_entries must be {found} for these sequences, got {num_entries}")
     if not pooled:
-        return kv.new_zeros((0, norm_weight.shape[0]), dtype=out_dtype)
+        return kv[:0, : norm_weight.shape[0]].to(out_dtype, copy=True)
     entries = rms_norm(torch.cat(pooled).to(out_dtype), norm_weight, eps)
     entries = rope(entries, torch.cat(positions), freqs)  # an entry sits at its window's first token
     if quant == "fp8":

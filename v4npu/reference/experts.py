@@ -42,7 +42,7 @@ def moe_experts(
     def matrix(weight: Tensor, scale: Tensor | None, e: int) -> Tensor:
         return dequantize_weight(weight[e], None if scale is None else scale[e], x.dtype)
 
-    out = torch.zeros_like(wide(x))
+    out = torch.zeros_like(wide(x)) + wide(x)[:0].sum()  # with a gradient even where nothing is added to it
     tokens = rounded(x)
     chosen = topk_indices.unique().tolist()
     for e in (e for e in chosen if not 0 <= e < len(w1)):
