@@ -49,7 +49,7 @@ def load(
 
     Raises:
         FileNotFoundError: no such checkpoint, or a shard is missing.
-        ValueError: an argument or the checkpoint is malformed; the message names what and where.
+        ValueError, TypeError: an argument or the checkpoint is malformed; the message names what and where.
         NotImplementedError: a configuration this build does not run.
     """
     if numerics not in NUMERICS:
@@ -57,6 +57,8 @@ def load(
     known = ("auto", *DTYPES, *DTYPES.values())
     if dtype not in known:
         raise ValueError(f"v4npu.load: dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
+    if type(strict) is not bool:
+        raise TypeError(f"v4npu.load: strict must be True or False, got {strict!r}")
     if not isinstance(model, (str, Path)):
         raise TypeError(f'v4npu.load: model must be "nano" or a directory, got {type(model).__name__}')
     path = NANO if str(model) == "nano" else Path(model)

@@ -114,21 +114,8 @@ def transformers_spelling(**changes: Any) -> dict[str, Any]:
             },
         },
     )
-    removed = (
-        "compress_ratios",
-        "rope_scaling",
-        "num_hash_layers",
-        "n_routed_experts",
-        "quantization_config",
-    )
-    for key in (
-        *removed,
-        "qk_rope_head_dim",
-        "rope_theta",
-        "compress_rope_theta",
-        "torch_dtype",
-        "expert_dtype",
-    ):
+    removed = ("compress_ratios", "rope_scaling", "num_hash_layers", "n_routed_experts", "quantization_config")
+    for key in (*removed, "qk_rope_head_dim", "rope_theta", "compress_rope_theta", "torch_dtype", "expert_dtype"):
         del out[key]
     return {**out, **changes}
 
@@ -180,6 +167,7 @@ WRONG = [
     ("rope_scaling", {"type": "yarn", "factor": 0, "original_max_position_embeddings": 64}),
     ("num_hash_layers", 5), ("eos_token_id", 512), ("bos_token_id", -1), ("quantization_config", "fp8"),
     ("layer_types", ["linear_attention"] * 4), ("compress_rates", {"linear_attention": 4}),
+    ("rope_scaling", {"factor": 4, "original_max_position_embeddings": 64}),
     ("mlp_layer_types", ["dense"] * 4), ("hidden_size", None), ("compress_rope_theta", 1), ("n_routed_experts", 2**16),
 ]  # fmt: skip
 
@@ -209,7 +197,9 @@ UNSUPPORTED = [
     ("scoring_func", "sigmoid"), ("n_shared_experts", 2), ("attention_bias", True), ("hidden_act", "gelu"),
     ("tie_word_embeddings", True), ("num_key_value_heads", 2), ("compress_ratios", [0, 128, 4, 4, 4]),
     ("quantization_config", {"quant_method": "gptq"}), ("rope_scaling", {"type": "llama3", "factor": 8}),
-    ("quantization_config", {"quant_method": "fp8", "weight_block_size": [32, 32]}),
+    ("quantization_config", {"quant_method": "fp8", "weight_block_size": [32, 32]}), ("scale_fmt", "float32"),
+    *((f"quantization_config.{key}", {"quant_method": "fp8", key: value}) for key, value in
+      (("fmt", "e5m2"), ("scale_fmt", "float32"), ("activation_scheme", "static"))),
     ("mlp_layer_types", ["moe", "hash_moe", "moe", "moe"]), ("dspark_block_size", 5),
 ]  # fmt: skip
 
@@ -217,7 +207,7 @@ UNSUPPORTED = [
 @pytest.mark.parametrize(("key", "value"), UNSUPPORTED)
 def test_unsupported_value_is_named(key: str, value: Any) -> None:
     with pytest.raises(NotImplementedError, match=key):
-        Config.from_dict(official(**{key: value}))
+        Config.from_dict(official(**{key.partition(".")[0]: value}))
 
 
 def test_architecture() -> None:
@@ -236,6 +226,8 @@ def test_missing_and_contradicting_keys_are_named() -> None:
         Config.from_dict(official(dim=128))
     with pytest.raises(ValueError, match="hidden_size"):
         dataclasses.replace(Config.preset("pro"), hidden_size=0)
+    with pytest.raises(ValueError, match=r"must have 4 entries \(num_hidden_layers\), got 5"):
+        Config.from_dict(official(num_nextn_predict_layers=0))
     with pytest.raises(ValueError, match="preset must be one of pro, flash"):
         Config.preset("nano")
 

@@ -176,6 +176,8 @@ def test_refusals(tmp_path: Path) -> None:
         v4npu.load(tmp_path / "a", numerics="fast")
     with pytest.raises(ValueError, match="dtype must be auto, bfloat16"):
         v4npu.load(tmp_path / "a", dtype="int8")
+    with pytest.raises(TypeError, match="strict must be True or False, got 'no'"):
+        v4npu.load(tmp_path / "a", strict="no")
     with pytest.raises(ValueError, match="device must be"):
         v4npu.load(tmp_path / "a", device="tpu")
     with pytest.raises(FileNotFoundError, match="absent: no such directory"):

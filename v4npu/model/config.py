@@ -132,10 +132,8 @@ class Config:
         if given == layers:
             object.__setattr__(self, "compress_ratios", self.compress_ratios + (0,) * nextn)
         elif given != layers + nextn:
-            raise ValueError(
-                f"compress_ratios must have {layers} entries (num_hidden_layers) or {layers + nextn}"
-                f" (with num_nextn_predict_layers), got {given}"
-            )
+            drafted = f" or {layers + nextn} (with num_nextn_predict_layers)" if nextn else ""
+            raise ValueError(f"compress_ratios must have {layers} entries (num_hidden_layers){drafted}, got {given}")
         if any(self.compress_ratios[layers:]):
             raise NotImplementedError("compress_ratios of MTP layers must be 0: V4 drafts with window attention")
         if self.num_hash_layers > layers:

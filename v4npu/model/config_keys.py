@@ -87,6 +87,8 @@ def _dtype(out: dict[str, Any]) -> None:
         _check_quantization(quantization)
         out.setdefault("expert_dtype", quantization.get("expert_dtype"))
         out["quantized"] = True
+    if (scales := out.pop("scale_fmt", None)) not in (None, "ue8m0"):
+        raise NotImplementedError(f"scale_fmt {scales!r}: V4 has 'ue8m0'")
     out.setdefault("quantized", False)
     if out.get("expert_dtype") is None:
         out["expert_dtype"] = "fp8" if out["quantized"] else "bf16"
@@ -101,6 +103,9 @@ def _check_quantization(quantization: Any) -> None:
     block = quantization.get("weight_block_size", WEIGHT_BLOCK)
     if block != WEIGHT_BLOCK:
         raise NotImplementedError(f"quantization_config.weight_block_size {block!r}: V4 has {WEIGHT_BLOCK}")
+    for key, only in (("fmt", "e4m3"), ("scale_fmt", "ue8m0"), ("activation_scheme", "dynamic")):
+        if quantization.get(key, only) != only:
+            raise NotImplementedError(f"quantization_config.{key} {quantization[key]!r}: V4 has {only!r}")
 
 
 def _rope(out: dict[str, Any]) -> None:
@@ -139,6 +144,8 @@ def _rope(out: dict[str, Any]) -> None:
             "beta_slow": out.get("beta_slow", 1),
         }
     if scaling:
+        if "factor" in scaling and "type" not in scaling and "rope_type" not in scaling:
+            raise ValueError("rope_scaling.type must be given with rope_scaling.factor: V4 uses 'yarn'")
         kind = scaling.get("rope_type", scaling.get("type", "default"))
         if kind == "yarn":
             out["rope_scaling"] = _yarn(scaling)
