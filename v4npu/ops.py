@@ -4,11 +4,12 @@ T is the number of packed tokens of all sequences of a call, B the number of seq
 holds each sequence's token offsets in the call, `start_pos` int32 [B] how many tokens it had before. Caches are pages
 [num_blocks, block_size, D], or uint8 [num_blocks, block_size, row bytes] of packed rows with bfloat16 activations
 (csrc/include/v4npu/cache_layout.h); a block table int32 [B, max_blocks] says where row i of a sequence lies: row
-i % block_size of page table[b, i // block_size]. A slot is page * block_size + row; -1 is not stored. `official` asks
-for every rounding point of DeepSeek's code; without it nothing is quantised. Every operator is
-differentiable (in the plain-torch reference) but for fp4_act_quant and indexer_topk, whose results are codes and
-indices; every one accepts zero tokens, propagates NaN, and raises ValueError naming the argument for a wrong shape,
-dtype or parameter. The step-by-step contracts are csrc/include/v4npu/ops/<op>.h.
+i % block_size of page table[b, i // block_size]. A slot is page * block_size + row; -1 is not stored, and the slots
+of a call must be distinct. `official` asks for every rounding point of DeepSeek's code; without it nothing is
+quantised. Every operator is differentiable, backward and forward (in the plain-torch reference), but for
+fp4_act_quant and indexer_topk, whose results are codes and indices; every one accepts zero tokens, propagates NaN, and
+raises ValueError naming the argument for a wrong shape, dtype or parameter. The step-by-step contracts are
+csrc/include/v4npu/ops/<op>.h.
 """
 
 from __future__ import annotations
@@ -59,8 +60,7 @@ def linear(x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
 
     Widens exactly, accumulates in float32 (float64 when an operand is), rounds once; subnormal bfloat16 values may
     count as zero. On the CPU a row has the same bits in every batch and on any number of threads, which torch's linear
-    does not promise. It takes, relative to torch's, on one thread with AMX, K 1024, N 4096, T = 1, 8, 128, 512, 2048:
-    1.0, 1.0, 1.0, 1.3, 1.6 times as long in bfloat16, 1.1, 0.6, 1.1, 1.3, 1.4 times in float32. v4_spec 2.4.
+    does not promise. v4_spec 2.4.
     """
     return _op.linear(x, weight, out_dtype)
 
@@ -217,7 +217,7 @@ def csa_attention(
 ) -> Tensor:  # fmt: skip
     """window_attention plus the entries named by topk_indices int32 [T, topk] (-1 = unused), in that order.
 
-    compressed_kv: pages of D values, by block_table. v4_spec 2.6, 2.9.
+    The picks of a query must be distinct. compressed_kv: pages of D values, by block_table. v4_spec 2.6, 2.9.
     """
     where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official, positions, freqs)
     return _op.csa_attention(q, window_kv, window_table, compressed_kv, block_table, topk_indices, *where)
