@@ -129,9 +129,12 @@ def generate(
     sampling = Sampling(model.device, temperature, top_p, seed)
     ids = prompt_ids(model, prompt, max_new_tokens)
     stop = set(model.config.eos_token_ids) if stop_at_eos else set()
-    if draft_tokens:
-        from v4npu.speculative import speculate
+    if acceptance is not None or draft_tokens != 0:
+        from v4npu.speculative import Acceptance, speculate
 
+        if not (acceptance is None or isinstance(acceptance, Acceptance)):
+            raise TypeError(f"acceptance must be a v4npu.speculative.Acceptance, got {type(acceptance).__name__}")
+    if draft_tokens != 0:
         tokens = speculate(model, ids, max_new_tokens, sampling, stop, draft_tokens, acceptance)
     else:
         tokens = _tokens(model, ids, max_new_tokens, sampling, stop)

@@ -55,10 +55,10 @@ def speculate(
     Raises:
         ValueError: no MTP layer, or draft_tokens out of range.
     """
-    if not model.mtp:
-        raise ValueError("draft_tokens: this checkpoint has no MTP layer")
     if type(draft_tokens) is not int or not 1 <= draft_tokens < KEEP_TOKENS:
         raise ValueError(f"draft_tokens must be an integer in 0..{KEEP_TOKENS - 1}, got {draft_tokens!r}")
+    if not model.mtp:
+        raise ValueError("draft_tokens: this checkpoint has no MTP layer")
     return _speculate(model, ids, count, sampling, stop, draft_tokens, acceptance or Acceptance())
 
 

@@ -59,7 +59,7 @@ def test_address_space_may_be_limited(model) -> None:
         with torch.inference_mode():
             model(ids(256), cache=cache)
         assert cache.store.entry_pool.room() == 0
-        with pytest.raises(CacheFull, match=r"no [\d,]+ bytes of address space .* fewer max_tokens"):
+        with pytest.raises(CacheFull, match=r"[\d,]+ bytes of address space .* fewer max_tokens"):
             model.new_cache(1 << 12, 1 << 12)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
@@ -198,6 +198,12 @@ def test_refusals(model) -> None:
         model(ids(3, 2), attention_mask=torch.ones(2, 4), cache=cache)
     with pytest.raises(ValueError, match="zeros and ones"):
         model(ids(3, 2), attention_mask=torch.full((2, 3), 0.5), cache=cache)
+    with pytest.raises(ValueError, match="input_ids must hold values, got a meta tensor"):
+        model(ids(3, 2).to("meta"))
+    with pytest.raises(ValueError, match="attention_mask must hold values, got a meta tensor"):
+        model(ids(3, 2), attention_mask=ids(3, 2).to("meta"))
+    with pytest.raises(TypeError, match="cache must be one of new_cache or load_cache, got dict"):
+        model.draft(model.streams(ids(3)), ids(3), cache={})
     for options, message in (
         ({"block_tokens": 24}, "positive multiple of 16 up to 1048576, got 24"),
         ({"window_policy": "none"}, "window_policy must be one of live, full"),

@@ -179,6 +179,13 @@ def test_a_save_that_fails_leaves_the_old_file(model, tmp_path: Path, monkeypatc
     assert [p.name for p in tmp_path.iterdir()] == ["cache"] and (tmp_path / "cache").read_bytes() == before
     with pytest.raises(IsADirectoryError):
         cache.save(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"save: path must be in a directory that exists, got .*absent/cache"):
+        cache.save(tmp_path / "absent" / "cache")
+    with pytest.raises(FileNotFoundError, match=r"load_cache: path must be a file .*absent"):
+        model.load_cache(tmp_path / "absent")
+    for call, name in ((cache.save, "save"), (model.load_cache, "load_cache")):
+        with pytest.raises(TypeError, match=f"{name}: path must be the name of a file, got NoneType"):
+            call(None)
 
 
 KILLED = """

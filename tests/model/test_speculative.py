@@ -98,9 +98,11 @@ def test_sampled_tokens_of_the_whole_loop(tiny) -> None:
 
 
 def test_refusals(tiny) -> None:
-    for wrong in (-1, 8, 2.0):
+    for wrong in (-1, 8, 2.0, None):
         with pytest.raises(ValueError, match=r"draft_tokens must be an integer in 0\.\.7"):
             tiny.generate([1], draft_tokens=wrong)
+    with pytest.raises(TypeError, match=r"acceptance must be a v4npu\.speculative\.Acceptance, got dict"):
+        tiny.generate([1], acceptance={})
     without = models.model(models.TINY.without_mtp(), dtype="float32", numerics="exact")
     with pytest.raises(ValueError, match="no MTP layer"):
         without.generate([1], draft_tokens=1)

@@ -33,11 +33,19 @@ FORMAT, VERSION = "v4npu-cache", 2
 SLAB = 128  # blocks per tensor of the file: what is copied at once
 
 
+def _path(call: str, path: str | Path) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{call}: path must be the name of a file, got {type(path).__name__}")
+    return Path(path)
+
+
 def save(path: str | Path, cache: Cache, model: Model) -> None:
     """See Cache.save."""
-    path = Path(path)
+    path = _path("save", path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a directory; expected a file to write")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"save: path must be in a directory that exists, got {path}")
     store, live = cache.store, cache.store.window_policy == "live"
     sums: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
@@ -66,7 +74,9 @@ def save(path: str | Path, cache: Cache, model: Model) -> None:
 
 def load(path: str | Path, model: Model, store: Store | None = None) -> Cache:
     """See Model.load_cache."""
-    path = Path(path)
+    path = _path("load_cache", path)
+    if not path.is_file():
+        raise FileNotFoundError(f"load_cache: path must be a file that Cache.save wrote, found none at {path}")
     shard = Shard(path)
     if shard.metadata.get("format") != FORMAT or "cache" not in shard.metadata:
         raise ValueError(f"{path}: must be a cache that v4npu saved")

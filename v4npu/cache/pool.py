@@ -37,7 +37,8 @@ def reserve(nbytes: int, device: torch.device) -> Tensor:
             if error.errno != errno.ENOMEM:
                 raise
             raise CacheFull(
-                f"v4npu: no {nbytes:,} bytes of address space are left for a cache (ulimit -v): ask for fewer max_tokens"
+                f"v4npu: {nbytes:,} bytes of address space for a cache are not there (ulimit -v); fewer max_tokens take"
+                " fewer"
             ) from None
     return torch.empty(nbytes, dtype=torch.uint8, device=device)
 

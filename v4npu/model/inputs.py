@@ -14,6 +14,8 @@ def check_ids(name: str, ids: Tensor, vocab_size: int) -> tuple[int, int]:
     batch, length = ids.shape
     if batch == 0 or length == 0:
         raise ValueError(f"{name} must hold at least one token, got {list(ids.shape)}")
+    if ids.is_meta:
+        raise ValueError(f"{name} must hold values, got a meta tensor")
     if torch.compiler.is_compiling():  # no value is known yet, and asking for one would break the graph
         return batch, length
     low, high = int(ids.min()), int(ids.max())
@@ -27,6 +29,8 @@ def mask_spans(mask: Tensor, ids: Tensor) -> list[tuple[int, int]]:
     if not isinstance(mask, Tensor) or mask.shape != ids.shape:
         got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(f"attention_mask must be {list(ids.shape)} like input_ids, got {got}")
+    if mask.is_meta:
+        raise ValueError("attention_mask must hold values, got a meta tensor")
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError("attention_mask must hold zeros and ones")
     spans = []
