@@ -253,7 +253,7 @@ def hash_gate(
 def swiglu(gate: Tensor, up: Tensor, weights: Tensor | None, limit: float) -> Tensor:
     """silu(min(gate, limit)) * clamp(up, -limit, limit) * weights in float32 -> gate's dtype [T, I].
 
-    weights float32 [T] or None; limit 0 does not clamp. v4_spec 3.2.
+    weights float32 [T] or None; limit 0 does not clamp; any other is infinite or a normal float32. v4_spec 3.2.
     """
     return _op.swiglu(gate, up, weights, limit)
 

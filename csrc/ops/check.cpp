@@ -1,6 +1,7 @@
 #include "check.h"
 
 #include <algorithm>
+#include <limits>
 #include <sstream>
 #include <stdexcept>
 #include <vector>
@@ -74,6 +75,13 @@ void Check::require(bool ok, const char* arg, const char* expected, double got) 
   std::ostringstream text;
   text << got;
   fail(arg, expected, text.str());
+}
+
+void Check::clamp(const char* arg, double limit) const {
+  using Bounds = std::numeric_limits<float>;
+  const bool normal = limit >= Bounds::min() && limit <= Bounds::max();
+  require(normal || limit == 0 || limit == Bounds::infinity(), arg,
+          "0 (no clamp), infinite or a normal float32 above 0", limit);
 }
 
 void Check::dtype(const char* arg, ScalarType type, const Dtypes& dtypes) const {

@@ -167,6 +167,8 @@ class Check {
     require(value > 0, arg, "positive", value);
     require(value <= 1 << 20, arg, "at most 1048576", value);
   }
+  // The bound of a clamp, as kernels hold it: they take a subnormal one for 0, which means none.
+  void clamp(const char* arg, double limit) const;
   void dtype(const char* arg, ScalarType type, const Dtypes& dtypes) const;
   [[noreturn]] void fail(const char* arg, const std::string& expected, const std::string& got) const;
 

@@ -20,7 +20,7 @@ void check_moe_experts(const Tensor& x, const Tensor& topk_indices, const Tensor
   check_weight(check, {"w1", "w1_scale", w1, w1_scale}, &num_experts, width, d, /*fp4=*/true);
   check_weight(check, {"w3", "w3_scale", w3, w3_scale}, &num_experts, width, d, /*fp4=*/true);
   check_weight(check, {"w2", "w2_scale", w2, w2_scale}, &num_experts, d, width, /*fp4=*/true);
-  check.require(swiglu_limit >= 0, "swiglu_limit", "at least 0 (0 = no clamp)", swiglu_limit);
+  check.clamp("swiglu_limit", swiglu_limit);
   if (!check.reads_values()) return;
   const Values<int32_t> chosen(topk_indices);
   for (int64_t t = 0; t < *num_tokens; ++t) {

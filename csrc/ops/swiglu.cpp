@@ -10,7 +10,7 @@ void check_swiglu(const Tensor& gate, const Tensor& up, const OptTensor& weights
   check.tensor("gate", gate, kFloating, num_tokens, width);
   check.tensor("up", up, kFloating, num_tokens, width);
   check.tensor("weights", weights, kFloat32, num_tokens);
-  check.require(limit >= 0, "limit", "at least 0 (0 = no clamp)", limit);
+  check.clamp("limit", limit);
 }
 
 }  // namespace v4npu

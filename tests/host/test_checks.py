@@ -142,7 +142,9 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("hash_gate", "tid2eid", t(9, 5, dtype=I64), "tid2eid must be [vocab_size, topk] with topk between 1 an"),
     ("hash_gate", "input_ids", t(3, dtype=I32), "input_ids must be int64 [num_tokens], got int32 [3]"),
     ("swiglu", "up", t(3, 7), "up must be floating point [num_tokens, intermediate_size], got float32 [3, 7"),
-    ("swiglu", "limit", -1.0, "limit must be at least 0 (0 = no clamp), got -1"),
+    *(("swiglu", "limit", limit, f"limit must be 0 (no clamp), infinite or a normal float32 above 0, got {got}")
+      for limit, got in ((-1.0, "-1"), (1e-40, "1e-40"), (1e39, "1e+39"), (float("nan"), "nan"))),
+    ("moe_experts", "swiglu_limit", 1e-40, "swiglu_limit must be 0 (no clamp), infinite or a normal float32 above 0"),
     # Values that only index tensors on the CPU show.
     ("compressor", "cu_seqlens_q", i32(1, 2, 3), "cu_seqlens_q must be rising from 0 to num_tokens, got 1 at 0 (num"),
     ("hca_attention", "cu_seqlens_q", i32(0, 4, 3), "cu_seqlens_q must be rising from 0 to num_tokens, got 3 at 2 (n"),
