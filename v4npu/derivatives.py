@@ -19,6 +19,11 @@ def possible() -> bool:
 
 def recorded(tensors: Collection[Tensor]) -> bool:
     """Whether one of them wants a gradient that is recorded now, or carries a tangent (torch.func.jvp, jacfwd)."""
-    if torch.is_grad_enabled() and any(map(_WANTS, tensors)):
-        return True
-    return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+    return (torch.is_grad_enabled() and any(map(_WANTS, tensors))) or (
+        forward_ad._current_level >= 0 and any(map(has_tangent, tensors))
+    )
+
+
+def has_tangent(tensor: Tensor) -> bool:
+    """Whether it carries one, of forward-mode differentiation."""
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None

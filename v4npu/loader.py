@@ -45,7 +45,8 @@ def load(
     Returns:
         The model, with its tokenizer if there is a tokenizer.json. FP8 and FP4 weights stay packed; mHC
         weights, sinks and biases stay float32. Host memory stays below 1.2 times the tensors kept. Its weights want
-        no gradients: where one is recorded the reference runs, not the kernels. `model.requires_grad_()` asks for them.
+        no gradients: where one is recorded the reference runs, not the kernels. `model.requires_grad_()` asks for them,
+        with quantised weights of exact numerics alone.
 
     Raises:
         FileNotFoundError: no such checkpoint, or a shard is missing.

@@ -6,10 +6,10 @@ holds each sequence's token offsets in the call, `start_pos` int32 [B] how many 
 (csrc/include/v4npu/cache_layout.h); a block table int32 [B, max_blocks] says where row i of a sequence lies: row
 i % block_size of page table[b, i // block_size]. A slot is page * block_size + row; -1 is not stored, and the slots
 of a call must be distinct. `official` asks for every rounding point of DeepSeek's code; without it nothing is
-quantised. Every operator is differentiable, backward and forward (in the plain-torch reference), but for
-fp4_act_quant and indexer_topk, whose results are codes and indices; every one accepts zero tokens, propagates NaN, and
-raises ValueError naming the argument for a wrong shape, dtype or parameter. The step-by-step contracts are
-csrc/include/v4npu/ops/<op>.h.
+quantised. Every operator is differentiable, backward and forward (in the plain-torch reference), but for act_quant
+(backward only), fp4_act_quant and indexer_topk, whose results are codes and indices; every one accepts zero tokens,
+propagates NaN, and raises ValueError naming the argument for a wrong shape, dtype or parameter. The step-by-step
+contracts are csrc/include/v4npu/ops/<op>.h.
 """
 
 from __future__ import annotations

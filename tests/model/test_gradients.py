@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import v4npu
+from v4npu import checkpoint
 from v4npu.model import Model
 from v4npu.testing import models
 
@@ -115,8 +118,15 @@ def test_training_under_autocast_is_training_without() -> None:
     torch.testing.assert_close(gradients(model, logits), wanted, rtol=0, atol=0)
 
 
-def test_official_numerics_want_no_gradients() -> None:
+def test_official_numerics_of_quantised_weights_want_no_gradients(tmp_path: Path) -> None:
     official = models.model(dtype="float32")
-    with pytest.raises(ValueError, match=r'requires_grad_: numerics must be "exact"'):
+    with pytest.raises(ValueError, match=r'requires_grad_: numerics must be "exact" with quantised weights'):
         official.requires_grad_()
     assert not any(p.requires_grad for p in official.requires_grad_(False).parameters())
+    name = "layers.1.attn_norm.weight"
+    weight = dict(official.named_parameters())[name].detach()
+    with pytest.raises(NotImplementedError, match=r"act_quant: float8 holds no tangents; exact numerics"):
+        torch.func.jvp(lambda w: torch.func.functional_call(official, {name: w}, (IDS,)), (weight,), (weight,))
+    checkpoint.random(tmp_path / "a", models.TINY, expert_dtype="bf16", attention_dtype="bf16")
+    plain = v4npu.load(tmp_path / "a", dtype="float32").requires_grad_()
+    assert all(g.isfinite().all() and g.any() for g in gradients(plain, plain(IDS)).values())

@@ -97,10 +97,10 @@ class Model(Module):
     def requires_grad_(self, requires_grad: bool = True) -> Model:
         """Asks for gradients of what a loss trains: float weights, but no quantised ones and no bias of a gate.
 
-        Of exact numerics (else a ValueError): quantised activations pass none on.
+        Where weights are quantised, of exact numerics (else a ValueError): quantised activations pass none on.
         """
-        if requires_grad and self.numerics == "official":
-            raise ValueError('requires_grad_: numerics must be "exact" for gradients, this model\'s are "official"')
+        if requires_grad and self.numerics == "official" and any(p.dtype in QUANTISED for p in self.parameters()):
+            raise ValueError('requires_grad_: numerics must be "exact" with quantised weights, got "official"')
         for name, p in self.named_parameters():
             trained = p.is_floating_point() and p.dtype not in QUANTISED and not name.endswith(".gate.bias")
             p.requires_grad_(requires_grad and trained)

@@ -99,6 +99,8 @@ def _quantise_blocks(x: Tensor, block_size: int, top: float, floor: float) -> tu
 
 def act_quant(x: Tensor, block_size: int = 128) -> tuple[Tensor, Tensor]:
     """FP8 quantiser, see v4npu.ops.act_quant."""
+    if derivatives.has_tangent(x):
+        raise NotImplementedError("v4npu.act_quant: float8 holds no tangents; exact numerics quantise no activation")
     scaled, exponent = _quantise_blocks(x, block_size, FP8_MAX, FP8_AMAX_FLOOR)
     q = scaled.flatten(-2)[..., : x.shape[-1]].to(torch.float8_e4m3fn)
     return q, float_to_e8m0(exponent)
