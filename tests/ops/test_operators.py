@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import v4npu
-from v4npu import _C
+from v4npu import _C, reference
 from v4npu.testing.cases import arguments
 from v4npu.testing.compare import max_error
 
