@@ -135,15 +135,16 @@ struct DotsOfHeads {
       sum[kHeads + i] = dot_bf16(sum[kHeads + i], of_head, odd);
     }
   }
+  // No odd row, which another thread may have: null.
   V4NPU_MEMBER void put(float* even, float* odd) const {
     alignas(64) float dots[kLanes];
     store(dots, reduce_add_each(sum));
     std::memcpy(even, dots, sizeof dots / 2);
-    std::memcpy(odd, dots + kHeads, sizeof dots / 2);
+    if (odd != nullptr) std::memcpy(odd, dots + kHeads, sizeof dots / 2);
   }
 };
 
-// out [n, lanes], for an odd n one row more, of all heads; the rows' pairs; in `tile` the rows, for later heads.
+// out [n, lanes] of all heads; the rows' pairs; in `tile` the rows, for later heads.
 V4NPU_INLINE void dots_of_rows(const KvRows& rows, const Heads& heads, float* tile, float* pairs, float* out) {
   const int64_t dim = heads.dim, lanes = heads.lanes, stride = tile_stride(dim / 2);
   const auto row = [&](int64_t k) __attribute__((always_inline)) { return reinterpret_cast<bf16*>(tile + k * stride); };
@@ -157,7 +158,7 @@ V4NPU_INLINE void dots_of_rows(const KvRows& rows, const Heads& heads, float* ti
       store_pairs(to + d, a, b);
       dots.add(d, a, b);
     });
-    dots.put(out + k * lanes, out + (k + 1) * lanes);
+    dots.put(out + k * lanes, k + 1 < rows.n ? out + (k + 1) * lanes : nullptr);
     return exact;
   });
   for (int64_t h = DotsOfHeads::kHeads; h < lanes; h += DotsOfHeads::kHeads) {
@@ -165,7 +166,7 @@ V4NPU_INLINE void dots_of_rows(const KvRows& rows, const Heads& heads, float* ti
       const bf16 *even = row(k), *odd = row(k + 1);
       DotsOfHeads dots(heads, h);
       for (int64_t d = 0; d < dim; d += 32) dots.add(d, load_bf16x32(even + d), load_bf16x32(odd + d));
-      dots.put(out + k * lanes + h, out + (k + 1) * lanes + h);
+      dots.put(out + k * lanes + h, k + 1 < rows.n ? out + (k + 1) * lanes + h : nullptr);
     }
   }
 }
