@@ -66,7 +66,9 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 
 def script(text: str, *arguments: str | Path) -> str:
     command = [sys.executable, "-c", text, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    # malloc's threshold slides otherwise, and in some runs leaves 15 MB of what was given back in the heap.
+    own = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -92,7 +94,7 @@ def measure(tmp_path: Path, case: str, how: str) -> float:
 @linux
 @pytest.mark.parametrize("case", CASES)
 def test_peak_stays_near_what_is_kept(tmp_path: Path, case: str) -> None:
-    assert 0.9 < measure(tmp_path, case, "as is") < 1.2
+    assert 0.9 < measure(tmp_path, case, "as is") < 1.1
 
 
 @linux
