@@ -83,10 +83,11 @@ def build(cache: Path) -> Path:
             "the emulated runtime is compiled on first use and needs a C++ compiler: set CXX or install g++"
         )
     sources = sorted(RUNTIME.glob("*.cpp"))
-    texts = [*sources, *RUNTIME.glob("*.h"), ASCEND / "emulation/skus.h", ROOT / "csrc/include/v4npu/formats.h"]
+    headers = [*RUNTIME.glob("*.h"), ASCEND / "emulation/skus.h", *(ROOT / "csrc/include/v4npu").glob("*.h")]
     stamp = (wheel / "lib/libtorch_npu.so").stat()
     version = subprocess.run([cxx, "--version"], check=True, capture_output=True, text=True).stdout
-    key = [version, *FLAGS, str(stamp.st_size), str(stamp.st_mtime_ns), *(p.read_text() for p in sorted(texts))]
+    texts = [p.read_text() for p in sorted([*sources, *headers])]
+    key = [version, *FLAGS, str(stamp.st_size), str(stamp.st_mtime_ns), *texts]
 
     def make(scratch: Path, target: Path) -> None:
         _compile(cxx, sources, wheel, scratch, target)

@@ -9,9 +9,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .model.config import Config
+import torch
 
-KV_FORMATS = ("fp8+fp4", "fp8", "bf16")  # the indexer's keys are FP4 in the first only
+from v4npu import _C
+from v4npu.model.config import Config
+
+# The formats of attention rows and of index keys (csrc/include/v4npu/row_format.h); V4's own come first.
+KV_FORMATS = {"fp8+fp4": ("fp8_kv", "fp4_key"), "fp8": ("fp8_kv", "fp8_key"), "bf16": ("plain", "plain")}
 
 
 @dataclass(frozen=True)
@@ -118,14 +122,14 @@ def parameters(config: Config) -> Parameters:
 
 def row_bytes(config: Config, kv_format: str = "fp8+fp4") -> tuple[int, int]:
     """Bytes of one attention row and of one indexer key (v4_spec.md 6.1)."""
-    dim, rope, index = config.head_dim, config.qk_rope_head_dim, config.index_head_dim
     if kv_format not in KV_FORMATS:
-        raise ValueError(f"v4npu.footprint: kv_format must be one of {KV_FORMATS}, got {kv_format!r}")
-    if kv_format == "bf16":
-        return 2 * dim, 2 * index
-    scales = -(-(dim - rope) // 64)  # one byte per 64 values, padded to 8 so that rows stay aligned
-    row = (dim - rope) + 2 * rope + -(-scales // 8) * 8
-    return row, index // 2 + -(-index // 32) if kv_format == "fp8+fp4" else index + 4
+        raise ValueError(f"v4npu.footprint: kv_format must be one of {', '.join(KV_FORMATS)}, got {kv_format!r}")
+    row, key = KV_FORMATS[kv_format]
+    rope = config.qk_rope_head_dim
+    return (
+        _C.row_format(row, config.head_dim, rope, torch.bfloat16.itemsize).row,
+        _C.row_format(key, config.index_head_dim, rope, torch.bfloat16.itemsize).row,
+    )
 
 
 def kv_bytes(config: Config, context: int, kv_format: str = "fp8+fp4") -> KvBytes:

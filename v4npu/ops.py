@@ -3,7 +3,7 @@
 T is the number of packed tokens of all sequences of a call, B the number of sequences. `cu_seqlens_q` int32 [B + 1]
 holds each sequence's token offsets in the call, `start_pos` int32 [B] how many tokens it had before. Caches are pages
 [num_blocks, block_size, D], or uint8 [num_blocks, block_size, row bytes] of packed rows with bfloat16 activations
-(csrc/include/v4npu/cache_layout.h); a block table int32 [B, max_blocks] says where row i of a sequence lies: row
+(csrc/include/v4npu/row_format.h); a block table int32 [B, max_blocks] says where row i of a sequence lies: row
 i % block_size of page table[b, i // block_size]. A slot is page * block_size + row; -1 is not stored, and the slots
 of a call must be distinct. `official` asks for every rounding point of DeepSeek's code; without it nothing is
 quantised. Every operator is differentiable, backward and forward (in the plain-torch reference), but for act_quant

@@ -1,4 +1,4 @@
-"""Rows in the pages of a cache: where they lie, how packed ones are stored (csrc/include/v4npu/cache_layout.h).
+"""Rows in the pages of a cache: where they lie, how packed ones are stored (csrc/include/v4npu/row_format.h).
 
 A slot is block * block_size + row. A packed page (uint8) holds the payloads of its rows, then their scales.
 """

@@ -32,7 +32,7 @@ def spread_scales(cache: Tensor, dim: int) -> None:
 
 
 def paged(sequences: Sequence[Tensor], block: int, kind: str = "plain", rope_dim: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows [n, dim] of each sequence in pages of `block` rows of the format `kind` (cache_layout.h).
+    """Rows [n, dim] of each sequence in pages of `block` rows of the format `kind` (row_format.h).
 
     Returns:
         The pages, which lie in any order and apart in a pool of 0xFF (NaN), and the block table, -1 behind each

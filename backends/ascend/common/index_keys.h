@@ -78,7 +78,7 @@ struct PlainIndexKeys {
   __aicore__ inline void expand(const PlannedTiles&, int64_t) {}
 };
 
-// Packed ones (csrc/include/v4npu/cache_layout.h, fp4_key and fp8_key), which the vector cores expand to bf16.
+// Packed ones (csrc/include/v4npu/row_format.h, fp4_key and fp8_key), which the vector cores expand to bf16.
 template <typename Format>
 class PackedIndexKeys {
  public:

@@ -1,4 +1,4 @@
-// Packed rows of a paged cache (csrc/include/v4npu/cache_layout.h, fp8_kv) to bf16, exactly: the vector cores expand
+// Packed rows of a paged cache (csrc/include/v4npu/row_format.h, fp8_kv) to bf16, exactly: the vector cores expand
 // those of a step, half each, into a slot of the workspace, from where the cube core takes them. An e4m3 is looked up,
 // as is the power of two that 64 of them share; the rope part is copied.
 //

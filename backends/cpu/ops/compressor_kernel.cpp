@@ -82,26 +82,20 @@ void pool(const Window& w, int64_t position, int64_t c, int64_t n, float* out) {
 
 template <class T>
 V4NPU_INLINE void store_entry(const CompressorParams& p, const T* entry, int64_t slot) {
+  const auto find = [&](const RowFormat& format) __attribute__((always_inline)) {
+    return find_slot(p.cache, slot, p.block_size, p.block_stride, format);
+  };
+  using Quant = CompressorParams::Quant;
+  const int64_t n = p.head_dim;
   if constexpr (sizeof(T) == sizeof(bf16)) {
-    if (p.packed && p.quant == CompressorParams::Quant::kFp8) {
-      const int64_t keep = p.head_dim - p.rope_dim;
-      const Slot to =
-          find_slot(p.cache, slot, p.block_size, p.block_stride, p.head_dim + p.rope_dim, fp8_scale_bytes(keep));
-      return pack_fp8(entry, keep, p.rope_dim, to.payload, to.scales);
+    if (p.packed && p.quant == Quant::kFp8) {
+      return pack_fp8(entry, n - p.rope_dim, p.rope_dim, find(fp8_kv_row(n, p.rope_dim)));
     }
-    if (p.packed && p.quant == CompressorParams::Quant::kHadamardFp8) {
-      const Slot to = find_slot(p.cache, slot, p.block_size, p.block_stride, p.head_dim, sizeof(float));
-      return pack_fp8_key(entry, p.head_dim, to.payload, to.scales);
-    }
-    if (p.packed) {
-      const int64_t scales = (p.head_dim + kFp4Block - 1) / kFp4Block;
-      const Slot to = find_slot(p.cache, slot, p.block_size, p.block_stride, p.head_dim / 2, scales);
-      return pack_fp4(entry, p.head_dim, to.payload, to.scales);
-    }
+    if (p.packed && p.quant == Quant::kHadamardFp8) return pack_fp8_key(entry, n, find(fp8_key_row(n)));
+    if (p.packed) return pack_fp4(entry, n, find(fp4_key_row(n)));
   }
-  const int64_t bytes = p.head_dim * static_cast<int64_t>(sizeof(T));
-  std::memcpy(find_slot(p.cache, slot, p.block_size, p.block_stride, bytes, 0).payload, entry,
-              static_cast<size_t>(bytes));
+  const RowFormat plain = plain_row(n, sizeof(T));
+  std::memcpy(find(plain).payload, entry, static_cast<size_t>(plain.payload));
 }
 
 template <class T, class W>

@@ -23,17 +23,12 @@ V4NPU_INLINE void norm_head(const QkvPrepareParams& p, const T* q, T* out) {
 
 template <class T>
 V4NPU_INLINE void store_row(const QkvPrepareParams& p, const T* kv, int64_t slot) {
-  const int64_t keep = p.head_dim - p.rope_dim;
+  const RowFormat format = p.packed ? fp8_kv_row(p.head_dim, p.rope_dim) : plain_row(p.head_dim, sizeof(T));
+  const Slot to = find_slot(p.window_cache, slot, p.block_size, p.block_stride, format);
   if constexpr (sizeof(T) == sizeof(bf16)) {
-    if (p.packed) {
-      const Slot to =
-          find_slot(p.window_cache, slot, p.block_size, p.block_stride, p.head_dim + p.rope_dim, fp8_scale_bytes(keep));
-      return pack_fp8(kv, keep, p.rope_dim, to.payload, to.scales);
-    }
+    if (p.packed) return pack_fp8(kv, p.head_dim - p.rope_dim, p.rope_dim, to);
   }
-  const int64_t bytes = p.head_dim * static_cast<int64_t>(sizeof(T));
-  const Slot to = find_slot(p.window_cache, slot, p.block_size, p.block_stride, bytes, 0);
-  std::memcpy(to.payload, kv, static_cast<size_t>(bytes));
+  std::memcpy(to.payload, kv, static_cast<size_t>(format.payload));
 }
 
 template <class T, class W>

@@ -58,9 +58,8 @@ V4NPU_INLINE Attention common(const Params& p) {
   a.packed = p.packed;
   a.round_p = p.official && p.dtype == Dtype::kBfloat16;
   const int64_t element = p.dtype == Dtype::kBfloat16 ? 2 : 4;
-  const int64_t payload = p.packed ? p.head_dim + p.rope_dim : p.head_dim * element;
-  const int64_t scales = p.packed ? fp8_scale_bytes(p.head_dim - p.rope_dim) : 0;
-  a.window_rows = {static_cast<const uint8_t*>(p.window_kv), nullptr, p.window_block, p.window_stride, payload, scales};
+  const RowFormat row = p.packed ? fp8_kv_row(p.head_dim, p.rope_dim) : plain_row(p.head_dim, element);
+  a.window_rows = {static_cast<const uint8_t*>(p.window_kv), nullptr, p.window_block, p.window_stride, row};
   return a;
 }
 template <class Params>
@@ -122,7 +121,7 @@ V4NPU_INLINE int64_t rows_of(const List& l, int64_t begin, int64_t end, RowAt* r
 V4NPU_INLINE void fetch_rows(const Attention& a, const List& l, int64_t begin, int64_t end) {
   if (l.picks == nullptr) return;
   each_row(l, begin, end, [&](RowAt row) __attribute__((always_inline)) {
-    for (int64_t i = 0; i < a.entry_rows.payload; i += 64) __builtin_prefetch(row.payload + i, 0, 2);
+    for (int64_t i = 0; i < a.entry_rows.format.payload; i += 64) __builtin_prefetch(row.payload + i, 0, 2);
     if (a.packed) __builtin_prefetch(row.scales, 0, 2);
   });
 }

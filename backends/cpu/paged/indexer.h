@@ -118,14 +118,9 @@ V4NPU_INLINE void load_queries(const Params& p, const QueryTile& t, const Indexe
 template <class T, class Params>
 V4NPU_INLINE void load_keys(const Params& p, int64_t b, int64_t first, int64_t n, int64_t end,
                             const IndexerTile& tile) {
-  const KeyRow row = key_row<T>(p.keys_are, p.head_dim);
-  const int64_t payload = row.payload, scales = row.scales;
-  const RowSource rows{static_cast<const uint8_t*>(p.keys),
-                       p.block_table + b * p.max_blocks,
-                       p.block_size,
-                       p.block_stride,
-                       payload,
-                       scales};
+  const RowFormat format = key_row<T>(p.keys_are, p.head_dim);
+  const RowSource rows{static_cast<const uint8_t*>(p.keys), p.block_table + b * p.max_blocks, p.block_size,
+                       p.block_stride, format};
   // Rows that are whole vectors of what is multiplied are turned where they lie.
   constexpr int64_t kWhole = kLane<T> == Lane::kPair ? 2 * kLanes : kLanes;
   const bool lying = p.keys_are == KeyFormat::kPlain && p.head_dim % kWhole == 0 &&
@@ -136,9 +131,9 @@ V4NPU_INLINE void load_keys(const Params& p, int64_t b, int64_t first, int64_t n
     if (ahead < end) {
       rows_at(rows, ahead, end - ahead, at);
       for (const RowAt& row : at) {
-        for (int64_t i = 0; i < payload; i += kLine) __builtin_prefetch(row.payload + i);
+        for (int64_t i = 0; i < format.payload; i += kLine) __builtin_prefetch(row.payload + i);
       }
-      if (scales > 0) __builtin_prefetch(at[0].scales);
+      if (format.scales > 0) __builtin_prefetch(at[0].scales);
     }
     rows_at(rows, first + begin, n - begin, at);
     const float* key[kLanes];

@@ -6,11 +6,11 @@
 #include "simd/block.h"
 #include "simd/hadamard.h"
 #include "simd/squares.h"
+#include "v4npu/row_format.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
 
-constexpr int64_t kFp8Block = 64;  // kKvGroup of cache_layout.h
-constexpr int64_t kFp4Block = 32;  // kKeyGroup
+constexpr int64_t kFp8Block = kKvGroup, kFp4Block = kKeyGroup;  // values to a scale
 
 // x as T holds it.
 template <class T>
@@ -79,23 +79,31 @@ V4NPU_INLINE void round_fp8(T* x, int64_t n, int64_t block = kFp8Block) {
   }
 }
 
+// A row that is stored: row slot % block_size of page slot / block_size.
+using Slot = RowPlace<uint8_t>;
+V4NPU_INLINE Slot find_slot(void* cache, int64_t slot, int64_t block_size, int64_t block_stride,
+                            const RowFormat& format) {
+  return row_place(static_cast<uint8_t*>(cache) + slot / block_size * block_stride, block_size, format,
+                   slot % block_size);
+}
+
 // A row that round_fp8 has rounded, as fp8_kv holds it. Its scales are those of the rounded values, as in
 // reference/pages.py, so that a page's bytes depend on the row alone.
-V4NPU_INLINE void pack_fp8(const bf16* x, int64_t keep, int64_t rope_dim, uint8_t* payload, uint8_t* scales) {
+V4NPU_INLINE void pack_fp8(const bf16* x, int64_t keep, int64_t rope_dim, const Slot& to) {
   for (int64_t at = 0; at < keep; at += kFp8Block) {
     const int64_t count = keep - at < kFp8Block ? keep - at : kFp8Block;
-    scales[at / kFp8Block] = e4m3_block_scale(largest_magnitude(x + at, count));
-    encode_fp8(x + at, count, e8m0_inverse(scales[at / kFp8Block]), payload + at);
+    to.scales[at / kFp8Block] = e4m3_block_scale(largest_magnitude(x + at, count));
+    encode_fp8(x + at, count, e8m0_inverse(to.scales[at / kFp8Block]), to.payload + at);
   }
-  std::memcpy(payload + keep, x + keep, static_cast<size_t>(2 * rope_dim));
+  std::memcpy(to.payload + keep, x + keep, static_cast<size_t>(2 * rope_dim));
 }
 
 // Likewise, as fp8_key holds it.
-V4NPU_INLINE void pack_fp8_key(const bf16* x, int64_t n, uint8_t* payload, uint8_t* scales) {
+V4NPU_INLINE void pack_fp8_key(const bf16* x, int64_t n, const Slot& to) {
   const uint8_t scale = e4m3_block_scale(largest_magnitude(x, n));
   const float factor = e8m0_decode(scale);
-  encode_fp8(x, n, e8m0_inverse(scale), payload);
-  std::memcpy(scales, &factor, sizeof factor);
+  encode_fp8(x, n, e8m0_inverse(scale), to.payload);
+  std::memcpy(to.scales, &factor, sizeof factor);
 }
 
 // Two codes to a byte.
@@ -121,11 +129,11 @@ V4NPU_INLINE void round_fp4(T* x, int64_t n) {
 }
 
 // A row that round_fp4 has rounded, as fp4_key holds it.
-V4NPU_INLINE void pack_fp4(const bf16* x, int64_t n, uint8_t* payload, uint8_t* scales) {
+V4NPU_INLINE void pack_fp4(const bf16* x, int64_t n, const Slot& to) {
   uint8_t packed[kFp4Block / 2];
   for (int64_t at = 0; at < n; at += kFp4Block) {
-    scales[at / kFp4Block] = encode_fp4(x + at, n - at, packed);
-    std::memcpy(payload + at / 2, packed, static_cast<size_t>(n - at < kFp4Block ? n - at : kFp4Block) / 2);
+    to.scales[at / kFp4Block] = encode_fp4(x + at, n - at, packed);
+    std::memcpy(to.payload + at / 2, packed, static_cast<size_t>(n - at < kFp4Block ? n - at : kFp4Block) / 2);
   }
 }
 
@@ -139,18 +147,5 @@ V4NPU_INLINE void hadamard_row(T* x, int64_t n, float* y) {
   const f32x16 norm = set1(hadamard_norm(n));
   for (int64_t i = 0; i < n; i += kLanes) store_upto(x + i, load_upto(y + i, n - i) * norm, n - i);
 }
-
-// The payload and the scales of a slot of a packed page, and the row of a plain one.
-struct Slot {
-  uint8_t* payload;
-  uint8_t* scales;
-};
-V4NPU_INLINE Slot find_slot(void* cache, int64_t slot, int64_t block_size, int64_t block_stride, int64_t payload,
-                            int64_t scales) {
-  uint8_t* page = static_cast<uint8_t*>(cache) + slot / block_size * block_stride;
-  const int64_t row = slot % block_size;
-  return {page + row * payload, page + block_size * payload + row * scales};
-}
-V4NPU_INLINE int64_t fp8_scale_bytes(int64_t keep) { return (keep + 8 * kFp8Block - 1) / (8 * kFp8Block) * 8; }
 
 }  // namespace v4npu::cpu::V4NPU_ISA

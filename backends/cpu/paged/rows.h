@@ -3,6 +3,7 @@
 
 #include "paged/row_ops.h"
 #include "simd.h"
+#include "v4npu/dtype.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
 
@@ -11,17 +12,14 @@ struct RowSource {
   const uint8_t* base;
   const int32_t* table;
   int64_t block_size, stride;
-  int64_t payload, scales;  // bytes of a row's payload and, in a packed page, of its scales
+  RowFormat format;
 };
 
-struct RowAt {
-  const uint8_t *payload, *scales;
-};
+using RowAt = RowPlace<const uint8_t>;
 
 V4NPU_INLINE RowAt row_at(const RowSource& s, int64_t i) {
   const int64_t block = i / s.block_size, row = i - block * s.block_size;
-  const uint8_t* page = s.base + s.table[block] * s.stride;
-  return {page + row * s.payload, page + s.block_size * s.payload + row * s.scales};
+  return row_place(s.base + s.table[block] * s.stride, s.block_size, s.format, row);
 }
 
 // Rows [first, first + n) and, to fill the 16, the last of them again.
@@ -29,7 +27,7 @@ V4NPU_INLINE void rows_at(const RowSource& s, int64_t first, int64_t n, RowAt (&
   int64_t block = first / s.block_size, row = first - block * s.block_size;
   const uint8_t* page = s.base + s.table[block] * s.stride;
   for (int64_t k = 0; k < kLanes; ++k) {
-    out[k] = {page + row * s.payload, page + s.block_size * s.payload + row * s.scales};
+    out[k] = row_place(page, s.block_size, s.format, row);
     if (k + 1 >= n || ++row < s.block_size) continue;
     row = 0;
     page = s.base + s.table[++block] * s.stride;
@@ -64,15 +62,11 @@ V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t begin, 
   }
 }
 
-// Bytes of an index key and of its scales.
-struct KeyRow {
-  int64_t payload, scales;
-};
 template <class T>
-V4NPU_INLINE KeyRow key_row(KeyFormat format, int64_t dim) {
-  if (format == KeyFormat::kFp4) return {dim / 2, (dim + kFp4Block - 1) / kFp4Block};
-  if (format == KeyFormat::kFp8) return {dim, sizeof(float)};
-  return {dim * static_cast<int64_t>(sizeof(T)), 0};
+V4NPU_INLINE RowFormat key_row(KeyFormat format, int64_t dim) {
+  if (format == KeyFormat::kFp4) return fp4_key_row(dim);
+  if (format == KeyFormat::kFp8) return fp8_key_row(dim);
+  return plain_row(dim, sizeof(T));
 }
 
 // An index key widened likewise.

@@ -26,6 +26,13 @@ V4NPU_INLINE int64_t visible_entries(const Params& p, QueryPlace place) {
   return known < width ? known : width;
 }
 
+template <Format K>
+V4NPU_INLINE RowFormat key_row(int64_t dim) {
+  if constexpr (K == Format::kFloat4) return fp4_key_row(dim);
+  if constexpr (K == Format::kFloat8) return fp8_key_row(dim);
+  return plain_row(dim, kBits<K> / 8);
+}
+
 // Where the keys [first, first + 32) of a sequence lie; none from `end` on.
 template <Format K>
 struct PageKeys {
@@ -40,14 +47,9 @@ struct PageKeys {
   }
   template <class Params>
   static V4NPU_INLINE PageRow row(const Params& p, int64_t sequence, int64_t s, int64_t end) {
-    constexpr bool kFp4 = K == Format::kFloat4, kFp8 = K == Format::kFloat8;
     if (s >= end) return {nullptr, nullptr};
     return page_row(p.keys, p.block_table + sequence * p.max_blocks, p.block_size, p.block_stride,
-                    p.head_dim * kBits<K> / 8,
-                    kFp4   ? (p.head_dim + 31) / 32
-                    : kFp8 ? 4
-                           : 0,
-                    s);
+                    key_row<K>(p.head_dim), s);
   }
   static V4NPU_INLINE void widen(const PageRow& row, int64_t k0, int64_t dim, Run (&out)[1]) {
     out[0] = {};

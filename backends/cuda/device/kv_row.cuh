@@ -12,7 +12,7 @@
 namespace v4npu::cuda {
 
 constexpr int kRowPieces = kWarpRow / (kWarp * kChunk);
-constexpr int64_t kKvBlock = 64, kKeyBlock = 32;  // values to a scale
+constexpr int64_t kKvBlock = kKvGroup, kKeyBlock = kKeyGroup;  // values to a scale
 
 struct WarpRow {
   float v[kRowPieces][kChunk];

@@ -13,13 +13,12 @@ namespace v4npu::cuda {
 // The row of place i of a token's list, of values of T or packed; null payload where there is none.
 template <bool Packed, class T = bf16>
 V4NPU_INLINE PageRow row_of_place(const Attention& p, QueryPlace at, int64_t t, int64_t i) {
-  const int64_t payload = Packed ? p.head_dim + p.rope_dim : p.head_dim * static_cast<int64_t>(sizeof(T));
-  const int64_t scales = Packed ? kv_scale_bytes(p.head_dim - p.rope_dim) : 0;
+  const RowFormat format = Packed ? fp8_kv_row(p.head_dim, p.rope_dim) : plain_row(p.head_dim, sizeof(T));
   if (i < p.window) {
     const int64_t first = at.position - p.window + 1 > 0 ? at.position - p.window + 1 : 0;
     if (first + i > at.position) return {nullptr, nullptr};
     return page_row(p.window_kv, p.window_table + at.sequence * p.max_window_blocks, p.window_block, p.window_stride,
-                    payload, scales, first + i);
+                    format, first + i);
   }
   int64_t entry = i - p.window;
   if (p.topk_indices != nullptr) {
@@ -29,8 +28,8 @@ V4NPU_INLINE PageRow row_of_place(const Attention& p, QueryPlace at, int64_t t, 
   }
   // A pick behind the table, which nobody can refuse without waiting, is none.
   if (entry < 0 || entry >= p.max_blocks * p.block_size) return {nullptr, nullptr};
-  return page_row(p.compressed_kv, p.block_table + at.sequence * p.max_blocks, p.block_size, p.block_stride, payload,
-                  scales, entry);
+  return page_row(p.compressed_kv, p.block_table + at.sequence * p.max_blocks, p.block_size, p.block_stride, format,
+                  entry);
 }
 
 // Values [k0, k0 + 16) of a row; zeros behind its end and where there is none. `aligned`: it begins at a multiple of 16

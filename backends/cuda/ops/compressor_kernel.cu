@@ -180,17 +180,17 @@ V4NPU_DEVICE void entries(const CompressorParams& p) {
   if (fp8_key) row.round_fp8<T, kMaxIndexHead>(n);
   row.store(out);
   if (p.cache == nullptr || p.slot_mapping[e] < 0) return;  // 9 store
-  const auto to = [&](int64_t payload, int64_t scales) {
-    return slot_row(p.cache, p.slot_mapping[e], p.block_size, p.block_stride, payload, scales);
+  const auto to = [&](const RowFormat& format) {
+    return slot_row(p.cache, p.slot_mapping[e], p.block_size, p.block_stride, format);
   };
   if (!p.packed) {
-    row.store(reinterpret_cast<T*>(to(n * static_cast<int64_t>(sizeof(T)), 0).payload));
+    row.store(reinterpret_cast<T*>(to(plain_row(n, sizeof(T))).payload));
   } else if (p.quant == Quant::kFp8) {
-    row.pack_fp8(to(n + p.rope_dim, kv_scale_bytes(keep)), keep);
+    row.pack_fp8(to(fp8_kv_row(n, p.rope_dim)), keep);
   } else if (fp8_key) {
-    row.pack_fp8_key(to(n, 4));
+    row.pack_fp8_key(to(fp8_key_row(n)));
   } else {
-    row.pack_fp4(to(n / 2, n / kKeyBlock));
+    row.pack_fp4(to(fp4_key_row(n)));
   }
 }
 

@@ -33,9 +33,8 @@ V4NPU_INLINE void kv_row(const QkvPrepareParams& p, int64_t t, const Turn* turns
   if (p.official) row.round_fp8<T>(keep);                       // 5 FP8
   row.store(static_cast<T*>(p.kv_out) + t * p.head_dim);
   if (p.window_cache == nullptr || p.slot_mapping[t] < 0) return;
-  const int64_t payload = p.packed ? p.head_dim + p.rope_dim : p.head_dim * static_cast<int64_t>(sizeof(T));
-  const SlotRow to = slot_row(p.window_cache, p.slot_mapping[t], p.block_size, p.block_stride, payload,
-                              p.packed ? kv_scale_bytes(keep) : 0);  // 6 store
+  const RowFormat format = p.packed ? fp8_kv_row(p.head_dim, p.rope_dim) : plain_row(p.head_dim, sizeof(T));
+  const SlotRow to = slot_row(p.window_cache, p.slot_mapping[t], p.block_size, p.block_stride, format);  // 6 store
   if (p.packed) {
     row.pack_fp8(to, keep);
   } else {

@@ -7,13 +7,7 @@
 //   open state    per compressor a ring of kv and score rows: the windows that are not complete yet
 // A pool is an array of such blocks; a page of one layer is a slice of each, so its stride is the block's size.
 //
-// A page holds `rows` payloads one after the other, then their scales. Formats of a row:
-//   plain      dim values of the activations' dtype                                          512 bf16: 1024
-//   fp8_kv     dim - rope_dim e4m3, rope_dim bf16 | a ue8m0 per 64 e4m3, padded to 8         512, 64:   584
-//   fp4_key    dim/2 bytes of two e2m1, low nibble even | a ue8m0 per 32                     128:        68
-//   fp8_key    dim e4m3 | one fp32 scale (V3.2 and servers; its values rounded to bf16)      128:       132
-//   fp8_row    dim e4m3 | a ue8m0 per 32                              (V4.1 windows)         512:       528
-//   fp4_row    dim/2 bytes of two e2m1 | an e4m3 scale per 16         (V4.1 entries)         512:       288
+// What a page holds, and the formats of its rows: row_format.h.
 //
 // Everything at a block boundary follows from the window blocks before it: HCA windows are complete there, and a CSA
 // window needs the kv and score rows (first half of the columns) of the `ratio` tokens before, its overlap rows.
@@ -24,31 +18,11 @@
 #include <string>
 #include <vector>
 
-#include "v4npu/arithmetic.h"
+#include "v4npu/row_format.h"
 
 namespace v4npu {
 
-constexpr int64_t kPageAlign = 64;    // a cache line, and what every vector unit's loads like
-constexpr int64_t kKeepTokens = 8;    // a sequence can step back this far without recomputing anything
-constexpr int64_t kKvGroup = 64;      // e4m3 values per scale of an fp8_kv row
-constexpr int64_t kKeyGroup = 32;     // e2m1 values per scale of an fp4_key row
-constexpr int64_t kScalePadding = 8;  // of an fp8_kv row: 7 scales of a 512-row are read as one word
-
-struct RowFormat {
-  int64_t payload = 0;  // the values of one row
-  int64_t scales = 0;   // its scales, which stand behind all payloads of the page
-  constexpr int64_t row() const { return payload + scales; }
-  constexpr int64_t page(int64_t rows) const { return round_up(rows * row(), kPageAlign); }
-};
-
-constexpr RowFormat plain_row(int64_t dim, int64_t element) { return {dim * element, 0}; }
-constexpr RowFormat fp8_kv_row(int64_t dim, int64_t rope_dim) {
-  return {dim + rope_dim, round_up(ceil_div(dim - rope_dim, kKvGroup), kScalePadding)};
-}
-constexpr RowFormat fp4_key_row(int64_t dim) { return {dim / 2, ceil_div(dim, kKeyGroup)}; }
-constexpr RowFormat fp8_key_row(int64_t dim) { return {dim, 4}; }
-constexpr RowFormat fp8_row(int64_t dim) { return {dim, ceil_div(dim, 32)}; }
-constexpr RowFormat fp4_row(int64_t dim) { return {dim / 2, ceil_div(dim, 16)}; }
+constexpr int64_t kKeepTokens = 8;  // a sequence can step back this far without recomputing anything
 
 inline RowFormat row_format(const std::string& name, int64_t dim, int64_t rope_dim, int64_t element) {
   if (name == "plain") return plain_row(dim, element);

@@ -6,20 +6,13 @@
 //   ue8m0   an exponent: byte b is 2^(b-127), 255 is NaN
 //
 // Packing: two e2m1 values to a byte, the low nibble holds the even index.
-// Plain C++17 that any compiler of kernels takes; V4NPU_HD is what it needs to call these from device code. On a host
-// they are always inlined: sources compiled for different instruction sets share them, and must not share a copy.
+// Plain C++17 that any compiler of kernels takes.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#if defined(__CUDACC__)
-#define V4NPU_HD __host__ __device__
-#elif defined(__GNUC__)
-#define V4NPU_HD __attribute__((always_inline))
-#else
-#define V4NPU_HD
-#endif
+#include "v4npu/host_device.h"
 
 namespace v4npu {
 

@@ -19,7 +19,7 @@ namespace v4npu {
 struct IndexerScoresParams {
   const void* q;                // T     [num_tokens, index_n_heads, index_head_dim]
   const void* weights;          // T     [num_tokens, index_n_heads]
-  const void* keys;             // T     [num_blocks, block_size, index_head_dim] or packed uint8 (cache_layout.h)
+  const void* keys;             // T     [num_blocks, block_size, index_head_dim] or packed uint8 (row_format.h)
   const int32_t* block_table;   // int32 [num_seqs, max_blocks]     entry s of b: block_table[b, s / block_size]
   const int32_t* cu_seqlens_q;  // int32 [num_seqs+1]               token offsets in this call
   const int32_t* start_pos;     // int32 [num_seqs]                 tokens seen before this call
@@ -33,9 +33,9 @@ struct IndexerScoresParams {
   int64_t max_blocks;
   int64_t ratio;  // tokens per entry
   bool official;
-  Dtype dtype;         // T
+  Dtype dtype;           // T
   KeyFormat keys_are;  // packed: T is bf16
-  int64_t query_tile;  // queries that a CPU thread takes at a time; plan/cpu_tiles.h
+  int64_t query_tile;    // queries that a CPU thread takes at a time; plan/cpu_tiles.h
 };
 
 }  // namespace v4npu

@@ -25,7 +25,7 @@ struct QkvPrepareParams {
   const float* freqs;          // fp32  [rope_dim/2]                  radians per token
   void* q_out;                 // T     [num_tokens, num_heads, head_dim]
   void* kv_out;                // T     [num_tokens, head_dim]
-  void* window_cache;  // T     [num_blocks, block_size, head_dim] or packed uint8 (cache_layout.h, fp8_kv); null with
+  void* window_cache;  // T     [num_blocks, block_size, head_dim] or packed uint8 (row_format.h, fp8_kv); null with
                        //       slot_mapping
   const int64_t* slot_mapping;  // int64 [num_tokens]                  -1 = not stored
   int64_t num_tokens;

@@ -21,7 +21,7 @@ namespace v4npu {
 // T = the dtype of the activations: fp32, fp64, bf16 or fp16. Rows are contiguous.
 struct WindowAttentionParams {
   const void* q;          // T     [num_tokens, num_heads, head_dim]
-  const void* window_kv;  // T     [num_blocks, window_block, head_dim] or packed uint8 (cache_layout.h, fp8_kv)
+  const void* window_kv;  // T     [num_blocks, window_block, head_dim] or packed uint8 (row_format.h, fp8_kv)
   const int32_t*
       window_table;  // int32 [num_seqs, max_window_blocks]        position p of b: window_table[b, p/window_block]
   const int32_t* cu_seqlens_q;  // int32 [num_seqs+1]                         token offsets in this call
