@@ -25,13 +25,13 @@ struct IndexerCall : v4npu::IndexerCall<Params> {
   bool tiled(const GpuIndexPlan& plan) const { return plan.tiled && p.dtype == Dtype::kBfloat16; }
   // Of the packed keys that a block of indexer_topk scores at a time.
   int64_t stage_bytes() const {
-    if (p.keys_are == KeyFormat::kPlain) return 0;
-    return kRowWarps * key_stage_bytes(p.head_dim, p.keys_are == KeyFormat::kFp4 ? 4 : 8);
+    if (p.key_format == KeyFormat::kPlain) return 0;
+    return kRowWarps * key_stage_bytes(p.head_dim, p.key_format == KeyFormat::kFp4 ? 4 : 8);
   }
   int64_t width() const { return p.max_blocks * p.block_size; }
   std::string kernel(const char* op) const {
     if (p.dtype == Dtype::kFloat32) return std::string(op) + "_fp32";
-    const char* keys = p.keys_are == KeyFormat::kPlain ? "_plain" : p.keys_are == KeyFormat::kFp4 ? "_fp4" : "_fp8";
+    const char* keys = p.key_format == KeyFormat::kPlain ? "_plain" : p.key_format == KeyFormat::kFp4 ? "_fp4" : "_fp8";
     return std::string(op) + keys + (p.official ? "_official" : "");
   }
 };

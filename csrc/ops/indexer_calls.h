@@ -43,7 +43,7 @@ struct IndexerCall {
     p.ratio = ratio;
     p.official = official;
     p.dtype = dtype_of(q);
-    p.keys_are = key_format(keys, p.head_dim);
+    p.key_format = key_format(keys, p.head_dim);
   }
 };
 

@@ -155,14 +155,14 @@ std::vector<int64_t> complete_entries(const Batch& batch, int64_t ratio) {
 }
 
 template <class Params>
-void indexer(Case& c, Params& p, const Batch& batch, int64_t heads, int64_t dim, KeyFormat keys_are, bool official,
+void indexer(Case& c, Params& p, const Batch& batch, int64_t heads, int64_t dim, KeyFormat key_format, bool official,
              Dtype dtype) {
   describe(c, p, batch);
   p.ratio = 4;
   p.q = c.values(p.num_tokens * heads * dim), p.weights = c.values(p.num_tokens * heads);
   p.block_size = 32;
   const std::vector<int64_t> ends = complete_entries(batch, p.ratio);
-  const bool fp4 = keys_are == KeyFormat::kFp4, fp8 = keys_are == KeyFormat::kFp8;
+  const bool fp4 = key_format == KeyFormat::kFp4, fp8 = key_format == KeyFormat::kFp8;
   const Pages keys = pages(c,
                            fp4   ? Content::kFp4Key
                            : fp8 ? Content::kFp8Key
@@ -172,21 +172,21 @@ void indexer(Case& c, Params& p, const Batch& batch, int64_t heads, int64_t dim,
                                  : format_of(false, dim, 0, dtype),
                            dim, p.block_size, std::vector<int64_t>(ends.size()), ends);
   p.keys = keys.rows, p.block_table = keys.table, p.block_stride = keys.stride, p.max_blocks = keys.width;
-  p.num_heads = heads, p.head_dim = dim, p.keys_are = keys_are, p.official = official, p.dtype = dtype;
+  p.num_heads = heads, p.head_dim = dim, p.key_format = key_format, p.official = official, p.dtype = dtype;
 }
 
-void indexer_of(const Batch& batch, int64_t heads, int64_t dim, KeyFormat keys_are, bool official, Dtype dtype) {
+void indexer_of(const Batch& batch, int64_t heads, int64_t dim, KeyFormat key_format, bool official, Dtype dtype) {
   {
     Case c("indexer_scores", dtype);
     IndexerScoresParams p{};
-    indexer(c, p, batch, heads, dim, keys_are, official, dtype);
+    indexer(c, p, batch, heads, dim, key_format, official, dtype);
     p.scores = c.out<float>(p.num_tokens * p.max_blocks * p.block_size * 4);
     c.run([&] { kernels::indexer_scores(p); }, p.query_tile, {4, 32});
   }
   for (const int64_t topk : {9, 300}) {
     Case c("indexer_topk", dtype);
     IndexerTopkParams p{};
-    indexer(c, p, batch, heads, dim, keys_are, official, dtype);
+    indexer(c, p, batch, heads, dim, key_format, official, dtype);
     p.topk = topk;
     p.topk_indices = c.out<int32_t>(p.num_tokens * topk * 4);
     c.run([&] { kernels::indexer_topk(p); }, p.query_tile, {4, 32});

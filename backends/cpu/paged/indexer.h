@@ -118,12 +118,12 @@ V4NPU_INLINE void load_queries(const Params& p, const QueryTile& t, const Indexe
 template <class T, class Params>
 V4NPU_INLINE void load_keys(const Params& p, int64_t b, int64_t first, int64_t n, int64_t end,
                             const IndexerTile& tile) {
-  const RowFormat format = key_row<T>(p.keys_are, p.head_dim);
+  const RowFormat format = key_row<T>(p.key_format, p.head_dim);
   const RowSource rows{static_cast<const uint8_t*>(p.keys), p.block_table + b * p.max_blocks, p.block_size,
                        p.block_stride, format};
   // Rows that are whole vectors of what is multiplied are turned where they lie.
   constexpr int64_t kWhole = kLane<T> == Lane::kPair ? 2 * kLanes : kLanes;
-  const bool lying = p.keys_are == KeyFormat::kPlain && p.head_dim % kWhole == 0 &&
+  const bool lying = p.key_format == KeyFormat::kPlain && p.head_dim % kWhole == 0 &&
                      (kLane<T> == Lane::kPair || sizeof(T) == sizeof(float));
   for (int64_t begin = 0; begin < n; begin += kLanes) {
     RowAt at[kLanes];
@@ -140,14 +140,14 @@ V4NPU_INLINE void load_keys(const Params& p, int64_t b, int64_t first, int64_t n
     for (int64_t k = 0; k < kLanes; ++k) key[k] = reinterpret_cast<const float*>(at[k].payload);
     float* to = tile.keys + begin * tile.padded;
 #ifdef __AVX512BF16__
-    if (kLane<T> == Lane::kPair && p.keys_are == KeyFormat::kFp4 && p.head_dim % 128 == 0 &&
+    if (kLane<T> == Lane::kPair && p.key_format == KeyFormat::kFp4 && p.head_dim % 128 == 0 &&
         turn_fp4(at, p.head_dim, to)) {
       continue;
     }
 #endif
     for (int64_t k = 0; k < kLanes && !lying; ++k) {
       float* wide = tile.rows + k * tile.row;
-      widen_key<T>(at[k], p.keys_are, p.head_dim, wide);
+      widen_key<T>(at[k], p.key_format, p.head_dim, wide);
       if constexpr (kLane<T> == Lane::kPair) pair_row(wide, p.head_dim, wide);  // in place: writes behind what it reads
       key[k] = wide;
     }

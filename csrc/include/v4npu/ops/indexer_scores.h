@@ -34,7 +34,7 @@ struct IndexerScoresParams {
   int64_t ratio;  // tokens per entry
   bool official;
   Dtype dtype;           // T
-  KeyFormat keys_are;  // packed: T is bf16
+  KeyFormat key_format;  // packed: T is bf16
   int64_t query_tile;    // queries that a CPU thread takes at a time; plan/cpu_tiles.h
 };
 

@@ -34,7 +34,7 @@ struct IndexerTopkParams {
   int64_t topk;
   bool official;
   Dtype dtype;           // T
-  KeyFormat keys_are;  // packed: T is bf16
+  KeyFormat key_format;  // packed: T is bf16
   int64_t query_tile;    // queries that a CPU thread takes at a time; plan/cpu_tiles.h
 };
 
