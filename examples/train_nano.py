@@ -4,10 +4,10 @@
     python examples/fetch_corpus.py corpus
     python examples/train_nano.py corpus --out nano --steps 760 --batch 4 --seed 0
 
-Recipe (v4_spec 7): Muon and AdamW, warm-up / constant / cosine, cross-entropy plus 0.3 of the MTP loss (0.1 while the
-rate decays), the balance rule and its small sequence loss, the indexer's own KL loss. In the last steps the weights
-are rounded to FP8 and FP4 in the forward pass and updated behind it, so that the saved model is the trained one.
-The last 5 % of Moby Dick is held out.
+Recipe (docs/v4.md, Training): Muon and AdamW, warm-up / constant / cosine, cross-entropy plus 0.3 of the MTP loss (0.1
+while the rate decays), the balance rule and its small sequence loss, the indexer's own KL loss. In the last steps the
+weights are rounded to FP8 and FP4 in the forward pass and updated behind it, so that the saved model is the trained
+one. The last 5 % of Moby Dick is held out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""DeepSeek-V4 chat: messages to token ids, and a completion back to a message (v4_spec.md 8).
+"""DeepSeek-V4 chat: messages to token ids, and a completion back to a message.
 
 A conversation is rendered as control tokens, which only this module places, and text, which is never read as
 one: `<｜Assistant｜>` typed by a user reaches the model spelled out. This is the April 2026 format, with the modes

@@ -1,4 +1,4 @@
-"""A completion of a DeepSeek-V4 chat, back to a message; strict (v4_spec.md 8)."""
+"""A completion of a DeepSeek-V4 chat, back to a message; strict."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Reads and writes V4 checkpoints: a directory of config.json and *.safetensors in the official layout.
 
 A checkpoint is judged as a whole before a tensor is touched: every header, then every name, shape and dtype
-against the configuration. `save` writes one whole or not at all; `random` makes one of any shape. See
-v4_spec.md section 5.
+against the configuration. `save` writes one whole or not at all; `random` makes one of any shape.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a V4 checkpoint holds: official names, shapes and dtypes, and other spellings turned into them.
 
-The table is v4_spec.md 5.1; the alternative names are those of 5.2 (convert.py) and 5.3 (transformers, whose
-save_pretrained writes either its own names or official ones behind "model.").
+Read as well are the names that DeepSeek's convert.py takes, and those of transformers, whose save_pretrained writes
+either its own or official ones behind "model.".
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ def save(
         path: directory to make. A checkpoint already there is replaced in one step (its other files stay);
             any other non-empty directory is refused.
         config: written as config.json, with official keys.
-        tensors: official names (layers.0.attn.wq_a.weight, ...scale) with tensors of the dtypes of v4_spec.md
-            5.1, or plain float ones without a scale. Consumed one at a time.
+        tensors: official names (layers.0.attn.wq_a.weight, ...scale) with tensors in a format that `check_tensors`
+            takes: FP8 or FP4 with scales, or plain float ones without. Consumed one at a time.
         shard_bytes: a new shard begins before its tensors would exceed this.
         tokenizer: a tokenizer.json to copy in.
 

@@ -1,7 +1,7 @@
 """What a configuration costs: parameters, KV-cache bytes and FLOPs per generated token.
 
-Pure arithmetic on a Config (v4_spec.md 1.2 and 6): nothing is loaded or measured. DeepSeek-V3.2, and for the
-cache also a bf16 GQA-8 model of the same depth, stand beside each figure for comparison.
+Pure arithmetic on a Config: nothing is loaded or measured. DeepSeek-V3.2, and for the cache also a bf16 GQA-8 model of
+the same depth, stand beside each figure for comparison. docs/v4.md says which published figures it meets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KV_FORMATS = {"fp8+fp4": ("fp8_kv", "fp4_key"), "fp8": ("fp8_kv", "fp8_key"), "b
 
 @dataclass(frozen=True)
 class Parameters:
-    """Entries of weight matrices (v4_spec.md 1.2); quantisation scales and integer tables are not counted."""
+    """Entries of weight matrices; quantisation scales and integer tables are not counted."""
 
     total: int
     total_with_mtp: int
@@ -83,7 +83,7 @@ class _Weights:
 
 
 def _layer(config: Config, layer: int) -> _Weights:
-    """The tensors of one layer, in the order of v4_spec.md 5.1."""
+    """The tensors of one layer, in the order of checkpoint_names.py."""
     c, kind, ratio = config, config.layer_kind(layer), config.compress_ratios[layer]
     d, dim, heads, streams = c.hidden_size, c.head_dim, c.num_attention_heads, c.hc_mult
     mixes = (2 + streams) * streams
@@ -121,7 +121,7 @@ def parameters(config: Config) -> Parameters:
 
 
 def row_bytes(config: Config, kv_format: str = "fp8+fp4") -> tuple[int, int]:
-    """Bytes of one attention row and of one indexer key (v4_spec.md 6.1)."""
+    """Bytes of one attention row and of one indexer key."""
     if kv_format not in KV_FORMATS:
         raise ValueError(f"v4npu.footprint: kv_format must be one of {', '.join(KV_FORMATS)}, got {kv_format!r}")
     row, key = KV_FORMATS[kv_format]
@@ -142,7 +142,7 @@ def kv_bytes(config: Config, context: int, kv_format: str = "fp8+fp4") -> KvByte
 
 
 def flops(config: Config, context: int) -> Flops:
-    """Work of the token that follows `context` others (v4_spec.md 6.3)."""
+    """Work of the token that follows `context` others."""
     _positive(context)
     sizes = [_layer(config, i) for i in range(config.num_hidden_layers)]
     head = config.vocab_size * config.hidden_size
@@ -167,7 +167,7 @@ def v32_kv_bytes(context: int) -> int:
 
 
 def v32_flops(context: int) -> Flops:
-    """DeepSeek-V3.2 at the same context (shapes in v4_spec.md 6.3)."""
+    """DeepSeek-V3.2 at the same context."""
     d, layers, head = 7168, 61, 129280 * 7168
     attention = d * 1536 + 1536 * 128 * 192 + d * 576 + 512 * 128 * 256 + 128 * 128 * d
     floating = head + 58 * d * 256 + layers * d * 64

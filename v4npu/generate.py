@@ -1,4 +1,4 @@
-"""Generation: prefill, then one token after the other, greedy or sampled (v4_spec 8, sampling reference)."""
+"""Generation: prefill, then one token after the other, greedy or sampled."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ of a call must be distinct. `official` asks for every rounding point of DeepSeek
 quantised. Every operator is differentiable, backward and forward (in the plain-torch reference), but for act_quant
 (backward only), fp4_act_quant and indexer_topk, whose results are codes and indices; every one accepts zero tokens,
 propagates NaN, and raises ValueError naming the argument for a wrong shape, dtype or parameter. The step-by-step
-contracts are csrc/include/v4npu/ops/<op>.h.
+contracts are csrc/include/v4npu/ops/<op>.h; docs/v4.md says where in the model each stands.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ _op = torch.ops.v4npu
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dim, in x's dtype; weight [n] or None. v4_spec 2.1."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last dim, in x's dtype; weight [n] or None."""
     return _op.rms_norm(x, weight, eps)
 
 
 def rope(x: Tensor, positions: Tensor, freqs: Tensor, inverse: bool = False) -> Tensor:
     """Rotates interleaved pairs of the last R dims of x [T, ..., D] by positions * freqs (back with `inverse`).
 
-    positions int64 [T]; freqs float32 [R/2]. The angle is rounded once in float32. v4_spec 2.5.
+    positions int64 [T]; freqs float32 [R/2]. The angle is rounded once in float32.
     """
     return _op.rope(x, positions, freqs, inverse)
 
 
 def hadamard(x: Tensor) -> Tensor:
-    """Orthonormal Walsh-Hadamard transform (Sylvester order) of the last dim, a power of two. v4_spec 2.8."""
+    """Orthonormal Walsh-Hadamard transform (Sylvester order) of the last dim, a power of two."""
     return _op.hadamard(x)
 
 
 def act_quant(x: Tensor, block_size: int = 128) -> tuple[Tensor, Tensor]:
     """FP8 quantiser: x [..., n] -> float8_e4m3fn [..., n], float8_e8m0fnu scales [..., ceil(n / block_size)].
 
-    The scale is the power of two at or above amax / 448, amax floored at 1e-4; round to nearest even. v4_spec 2.4.
+    The scale is the power of two at or above amax / 448, amax floored at 1e-4; round to nearest even.
     """
     return _op.act_quant(x, block_size)
 
@@ -50,7 +50,7 @@ def fp4_act_quant(x: Tensor, block_size: int = 32) -> tuple[Tensor, Tensor]:
     """FP4 quantiser: x [..., n] -> packed e2m1 int8 [..., n / 2] (low nibble = even element) and e8m0 scales.
 
     The scale is the power of two at or above amax / 6, amax floored at 6 * 2^-126; ties to the even code. e2m1
-    has no NaN: the scale of its block is NaN. v4_spec 2.4.
+    has no NaN: the scale of its block is NaN.
     """
     return _op.fp4_act_quant(x, block_size)
 
@@ -60,7 +60,7 @@ def linear(x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
 
     Widens exactly, accumulates in float32 (float64 when an operand is), rounds once; subnormal bfloat16 values may
     count as zero. On the CPU a row has the same bits in every batch and on any number of threads, which torch's linear
-    does not promise. v4_spec 2.4.
+    does not promise.
     """
     return _op.linear(x, weight, out_dtype)
 
@@ -71,7 +71,7 @@ def fp8_linear(
     """x W^T with W e4m3 [N, K] and 128x128 e8m0 scales; x [..., K] is e4m3 with x_scale, or float without.
 
     Accumulates in float32 (float64 when out_dtype is) and rounds once to out_dtype; without x_scale x and W times its
-    scales are rounded to out_dtype before. v4_spec 2.4.
+    scales are rounded to out_dtype before.
     """
     return _op.fp8_linear(x, x_scale, weight, weight_scale, out_dtype)
 
@@ -79,12 +79,12 @@ def fp8_linear(
 def fp4_linear(
     x: Tensor, x_scale: Tensor | None, weight: Tensor, weight_scale: Tensor, out_dtype: torch.dtype
 ) -> Tensor:
-    """As fp8_linear, with W packed e2m1 int8 [N, K / 2] and e8m0 scales [N, K / 32]. v4_spec 2.4."""
+    """As fp8_linear, with W packed e2m1 int8 [N, K / 2] and e8m0 scales [N, K / 32]."""
     return _op.fp4_linear(x, x_scale, weight, weight_scale, out_dtype)
 
 
 def grouped_linear(x: Tensor, weight: Tensor, weight_scale: Tensor | None) -> Tensor:
-    """Per group j: x[:, j] W_j^T. x [T, g, K], weight [g N, K] float, or e4m3 with scales -> [T, g, N]. v4_spec 2.6."""
+    """Per group j: x[:, j] W_j^T. x [T, g, K], weight [g N, K] float, or e4m3 with scales -> [T, g, N]."""
     return _op.grouped_linear(x, weight, weight_scale)
 
 
@@ -99,18 +99,18 @@ def hc_pre(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """mHC before a sublayer: its input y [T, d] and the mixes post [T, m], comb [T, m, m] (float32).
 
-    streams [T, m, d]; fn float32 [(2 + m) m, m d], scale [3], base [(2 + m) m]. v4_spec 2.2.
+    streams [T, m, d]; fn float32 [(2 + m) m, m d], scale [3], base [(2 + m) m].
     """
     return _op.hc_pre(streams, fn, scale, base, norm_eps, hc_eps, sinkhorn_iters)
 
 
 def hc_post(x: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
-    """mHC after a sublayer: out_k = post_k x + sum_j comb[j, k] streams_j -> [T, m, d]. v4_spec 2.2."""
+    """mHC after a sublayer: out_k = post_k x + sum_j comb[j, k] streams_j -> [T, m, d]."""
     return _op.hc_post(x, streams, post, comb)
 
 
 def hc_head(streams: Tensor, fn: Tensor, scale: Tensor, base: Tensor, norm_eps: float, hc_eps: float) -> Tensor:
-    """Collapse of the streams [T, m, d] -> [T, d]; fn [m, m d], scale [1], base [m]. v4_spec 2.3."""
+    """Collapse of the streams [T, m, d] -> [T, d]; fn [m, m d], scale [1], base [m]."""
     return _op.hc_head(streams, fn, scale, base, norm_eps, hc_eps)
 
 
@@ -127,7 +127,7 @@ def qkv_prepare(
 ) -> tuple[Tensor, Tensor]:
     """Head norm and RoPE of q [T, H, D]; norm, RoPE and (official) FP8 rounding of kv [T, D].
 
-    With window_cache (pages) and slot_mapping int64 [T], kv rows are stored there too. v4_spec 2.6.
+    With window_cache (pages) and slot_mapping int64 [T], kv rows are stored there too.
     """
     return _op.qkv_prepare(q, kv, kv_norm_weight, positions, freqs, eps, official, window_cache, slot_mapping)
 
@@ -151,14 +151,14 @@ def compressor(
         cache, slot_mapping: pages and int64 [num_entries]: the entries are stored there too.
 
     Returns:
-        out_dtype [num_entries, D], sequence after sequence. v4_spec 2.7.
+        out_dtype [num_entries, D], sequence after sequence.
     """
     rows = (kv, score, ape, norm_weight, freqs, cu_seqlens_q, start_pos, state, state_slots)
     return _op.compressor(*rows, ratio, overlap, eps, quant, num_entries, out_dtype, cache, slot_mapping)
 
 
 def indexer_query(q: Tensor, positions: Tensor, freqs: Tensor, official: bool) -> Tensor:
-    """RoPE of the indexer's queries [T, Hi, Di]; official numerics add the Hadamard transform and FP4. v4_spec 2.8."""
+    """RoPE of the indexer's queries [T, Hi, Di]; official numerics add the Hadamard transform and FP4."""
     return _op.indexer_query(q, positions, freqs, official)
 
 
@@ -174,7 +174,7 @@ def indexer_scores(
 ) -> Tensor:
     """sum_h weights[t, h] relu(q[t, h] . keys[s]) -> [T, max_blocks block_size]; -inf unless s < (t + 1) // ratio.
 
-    keys: pages of Di values (packed: FP4, or FP8 with a float32 scale); weights [T, Hi]. v4_spec 2.8.
+    keys: pages of Di values (packed: FP4, or FP8 with a float32 scale); weights [T, Hi].
     """
     return _op.indexer_scores(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, official)
 
@@ -192,7 +192,7 @@ def indexer_topk(
 ) -> Tensor:
     """The topk best entries of each query, int32 [T, topk]: best first, ties to the smaller index, -1 padded.
 
-    Equals a top-k of indexer_scores, without ever holding [T, entries]. v4_spec 2.8.
+    Equals a top-k of indexer_scores, without ever holding [T, entries].
     """
     return _op.indexer_topk(q, weights, keys, block_table, cu_seqlens_q, start_pos, ratio, topk, official)
 
@@ -204,7 +204,7 @@ def window_attention(
 ) -> Tensor:  # fmt: skip
     """Each query attends to its last `window` positions. q [T, H, D]; window_kv: pages of D values, row i is position
     i; attn_sink float32 [H] joins the denominator only; rope_dim: of a packed row. With positions int64 [T] and freqs
-    the result is turned back: rope(..., inverse=True), bit for bit. v4_spec 2.6, 2.9."""
+    the result is turned back: rope(..., inverse=True), bit for bit."""
     where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official, positions, freqs)
     return _op.window_attention(q, window_kv, window_table, *where)
 
@@ -217,7 +217,7 @@ def csa_attention(
 ) -> Tensor:  # fmt: skip
     """window_attention plus the entries named by topk_indices int32 [T, topk] (-1 = unused), in that order.
 
-    The picks of a query must be distinct. compressed_kv: pages of D values, by block_table. v4_spec 2.6, 2.9.
+    The picks of a query must be distinct. compressed_kv: pages of D values, by block_table.
     """
     where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, rope_dim, official, positions, freqs)
     return _op.csa_attention(q, window_kv, window_table, compressed_kv, block_table, topk_indices, *where)
@@ -229,7 +229,7 @@ def hca_attention(
     window: int, ratio: int, rope_dim: int, official: bool,
     positions: Tensor | None = None, freqs: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """window_attention plus every visible entry, s < (t + 1) // ratio. v4_spec 2.6, 2.9."""
+    """window_attention plus every visible entry, s < (t + 1) // ratio."""
     where = (cu_seqlens_q, start_pos, attn_sink, softmax_scale, window, ratio, rope_dim, official, positions, freqs)
     return _op.hca_attention(q, window_kv, window_table, compressed_kv, block_table, *where)
 
@@ -238,7 +238,7 @@ def gate(x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale:
     """Learned routing: the top experts of sqrt(softplus(x W^T)) + bias, ties to the smaller index.
 
     x [T, d], weight [E, d], bias float32 [E] (selection only) -> indices int32 [T, topk], and their scores without
-    bias, normalised to route_scale, float32 [T, topk]. v4_spec 3.1.
+    bias, normalised to route_scale, float32 [T, topk].
     """
     return _op.gate(x, weight, bias, topk, route_scale)
 
@@ -246,14 +246,14 @@ def gate(x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale:
 def hash_gate(
     x: Tensor, weight: Tensor, tid2eid: Tensor, input_ids: Tensor, route_scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Routing by table: experts tid2eid[input_ids] (int64 [V, topk], [T]), weighted by their scores. v4_spec 3.1."""
+    """Routing by table: experts tid2eid[input_ids] (int64 [V, topk], [T]), weighted by their scores."""
     return _op.hash_gate(x, weight, tid2eid, input_ids, route_scale)
 
 
 def swiglu(gate: Tensor, up: Tensor, weights: Tensor | None, limit: float) -> Tensor:
     """silu(min(gate, limit)) * clamp(up, -limit, limit) * weights in float32 -> gate's dtype [T, I].
 
-    weights float32 [T] or None; limit 0 does not clamp; any other is infinite or a normal float32. v4_spec 3.2.
+    weights float32 [T] or None; limit 0 does not clamp; any other is infinite or a normal float32.
     """
     return _op.swiglu(gate, up, weights, limit)
 
@@ -275,7 +275,7 @@ def moe_experts(
 
     x [T, d]; topk_indices int32, topk_weights float32 [T, topk]; w1, w3 [E, I, d], w2 [E, d, I], each float, e4m3 or
     packed FP4 with its scales. The routing weight enters before w2's input is quantised. An index beyond the experts
-    is a ValueError on the CPU and in the reference; one named twice by a token counts twice. v4_spec 3.2.
+    is a ValueError on the CPU and in the reference; one named twice by a token counts twice.
     """
     return _op.moe_experts(
         x, topk_indices, topk_weights, w1, w1_scale, w3, w3_scale, w2, w2_scale, swiglu_limit, official

@@ -1,4 +1,4 @@
-"""Muon, the optimiser of V4's matrices, and the split between it and AdamW (v4_spec 7)."""
+"""Muon, the optimiser of V4's matrices, and the split between it and AdamW (docs/v4.md, Training)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""V4's chat format: the rendered examples of v4_spec.md 8, control tokens against strangers' text, parsing."""
+"""V4's chat format: rendered examples, control tokens against strangers' text, parsing."""
 
 import hashlib
 import importlib.util

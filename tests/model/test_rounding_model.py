@@ -1,4 +1,4 @@
-"""Official numerics between the operators: what the model casts, shares and leaves wide (v4_spec 2.1 to 2.8, 3.2)."""
+"""Official numerics between the operators: what the model casts, shares and leaves wide."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Official numerics of attention, compressor and indexer: the rounding points of v4_spec 2.6 to 2.8, one by one.
+"""Official numerics of attention, compressor and indexer: the rounding points of their contracts, one by one.
 
 As in test_rounding_points.py: float64 with the roundings of DeepSeek's code, and proof that each one is noticed.
 FP4 values lie so far apart that a tie may move one by more than its size: there only the share of ties is bounded.

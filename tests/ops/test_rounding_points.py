@@ -1,4 +1,4 @@
-"""Official numerics: every rounding point of v4_spec 2.2 to 2.8, 3.1 and 3.2, one by one.
+"""Official numerics: every rounding point of the contracts, one by one.
 
 Each test spells an operator out in float64 with the roundings of DeepSeek's code, and shows that leaving any one of
 them out would be noticed. Where the inputs are small integers float32 is exact, and equality is demanded of every bit.

@@ -1,6 +1,6 @@
 """A cache in a file: versioned, checksummed safetensors, written whole or not at all.
 
-What the file holds beside tokens and compressed entries follows the store's window policy, as v4_spec 7 lays out:
+What the file holds beside tokens and compressed entries follows the store's window policy:
 "live" the state of every sequence as it is, which goes on without recomputing; "full" and "periodic" the window blocks
 that the policy keeps, from which less than a block or a period is recomputed; "zero" nothing, at the price of
 recomputing up to layers * (window - 1) tokens and a block.

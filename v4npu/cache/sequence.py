@@ -10,7 +10,7 @@ Where a sequence can restart at token n, cheapest first:
   boundary   a block boundary whose window blocks are kept, recomputing less than a block ("live" keeps the last one;
              "full" and "periodic" more)
   zero       recomputing the last layers * (window - 1) tokens before n's block with the compressed entries that are
-             there: after that many tokens no window row depends on the unknown ones (v4_spec 7); bounded whatever n is
+             there: after that many tokens no window row depends on the unknown ones; bounded whatever n is
 """
 
 from __future__ import annotations

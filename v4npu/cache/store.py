@@ -125,7 +125,7 @@ class Store:
 
     @property
     def replay_depth(self) -> int:
-        """Tokens after which nothing a restart needs depends on the window rows before it (v4_spec 7, Zero).
+        """Tokens after which nothing a restart needs depends on the window rows before it.
 
         Rows of layer n are right n windows later; the last layer's window, or its overlap rows, must be.
         """

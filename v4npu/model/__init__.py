@@ -1,4 +1,7 @@
-"""DeepSeek-V4 in modules named as the checkpoint names its tensors; they call v4npu.ops and nothing below it."""
+"""DeepSeek-V4 in modules named as the checkpoint names its tensors; they call v4npu.ops and nothing below it.
+
+docs/v4.md leads through them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Window, CSA and HCA attention (v4_spec 2.6): one class, told apart by the layer's compression ratio."""
+"""Window, CSA and HCA attention: one class, told apart by the layer's compression ratio."""
 
 from __future__ import annotations
 

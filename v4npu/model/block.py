@@ -1,4 +1,4 @@
-"""One layer: attention and MoE, each between the mixes of the residual streams; and the MTP layer (v4_spec 2.1, 4)."""
+"""One layer: attention and MoE, each between the mixes of the residual streams; and the MTP layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compressor of CSA and HCA layers and of the indexer (v4_spec 2.7)."""
+"""The compressor of CSA and HCA layers and of the indexer."""
 
 from __future__ import annotations
 

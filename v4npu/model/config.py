@@ -2,7 +2,7 @@
 
 Three spellings are read: the official Hugging Face keys, those of the official inference/config.json (dim,
 n_layers, ...) and those that transformers writes (layer_types, compress_rates, rope_parameters, ...).
-See v4_spec.md section 1 for what each value is in V4-Pro and V4-Flash.
+docs/v4.md says what the main ones mean.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ class Config:
 
     @classmethod
     def preset(cls, name: str) -> Config:
-        """The public "pro" and "flash" models (v4_spec.md 1.1, 1.2)."""
+        """The public "pro" and "flash" models."""
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
         return cls(rope_scaling=RopeScaling(16.0, 65536), expert_dtype="fp4", **PRESETS[name])

@@ -25,7 +25,7 @@ ALIASES = {
 ARCHITECTURE, MODEL_TYPE = "DeepseekV4ForCausalLM", "deepseek_v4"
 WINDOW, CSA, HCA = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
 WEIGHT_BLOCK = [128, 128]
-PRESETS: dict[str, dict[str, Any]] = {  # where the public models differ, v4_spec.md 1.2
+PRESETS: dict[str, dict[str, Any]] = {  # where the public models differ
     "pro": {
         "vocab_size": 129280, "hidden_size": 7168, "num_hidden_layers": 61, "num_attention_heads": 128,
         "q_lora_rank": 1536, "o_groups": 16, "n_routed_experts": 384, "moe_intermediate_size": 3072,

@@ -1,4 +1,4 @@
-"""mHC: the residual streams around a sublayer, and their collapse before the head (v4_spec 2.2, 2.3)."""
+"""mHC: the residual streams around a sublayer, and their collapse before the head."""
 
 from __future__ import annotations
 

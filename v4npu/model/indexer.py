@@ -1,4 +1,4 @@
-"""The lightning indexer of CSA layers: which compressed entries a query attends to (v4_spec 2.8)."""
+"""The lightning indexer of CSA layers: which compressed entries a query attends to."""
 
 from __future__ import annotations
 

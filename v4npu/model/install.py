@@ -1,4 +1,4 @@
-"""Putting checkpoint tensors into a model, under their official names (v4_spec 5.1)."""
+"""Putting checkpoint tensors into a model, under their official names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole model: ids to logits, with or without a cache (v4_spec 2.1, 2.3, 4)."""
+"""The whole model: ids to logits, with or without a cache."""
 
 from __future__ import annotations
 

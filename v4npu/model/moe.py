@@ -1,4 +1,4 @@
-"""The mixture of experts: gate, routed experts, shared expert (v4_spec 3)."""
+"""The mixture of experts: gate, routed experts, shared expert."""
 
 from __future__ import annotations
 

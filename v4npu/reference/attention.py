@@ -1,4 +1,4 @@
-"""Reference of window_attention, csa_attention and hca_attention (v4_spec 2.6, 2.9).
+"""Reference of window_attention, csa_attention and hca_attention.
 
 Official numerics walk each query's own list of rows, because the rounding of the probabilities depends on the running
 maximum of its 64-entry blocks. Exact numerics need no list: a dense masked product over the chunk's rows gives the

@@ -1,4 +1,4 @@
-"""Reference of compressor (v4_spec 2.7)."""
+"""Reference of compressor."""
 
 from __future__ import annotations
 

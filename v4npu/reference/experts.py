@@ -1,4 +1,4 @@
-"""Reference of swiglu and moe_experts (v4_spec 3.2)."""
+"""Reference of swiglu and moe_experts."""
 
 from __future__ import annotations
 

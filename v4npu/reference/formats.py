@@ -1,4 +1,4 @@
-"""Number formats of V4: e4m3, packed e2m1, ue8m0 scales; quantise and dequantise (v4_spec 2.4, 3.3).
+"""Number formats of V4: e4m3, packed e2m1, ue8m0 scales; quantise and dequantise.
 
 All scales are powers of two, so `quantised * scale` is exact in float32 and, for e4m3 and e2m1, in bfloat16.
 """
@@ -115,7 +115,7 @@ def fp4_act_quant(x: Tensor, block_size: int = FP4_BLOCK) -> tuple[Tensor, Tenso
 
 
 def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
-    """`rounded`, bit for bit, with the derivative of `x`: so is every quantiser differentiated (v4_spec 2.12).
+    """`rounded`, bit for bit, with the derivative of `x`: so is every quantiser differentiated.
 
     No autograd.Function, which torch.func does not take within an operator.
     """
@@ -125,7 +125,7 @@ def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
 
 
 def round_fp8(x: Tensor, block_size: int) -> Tensor:
-    """x rounded to e4m3 with one ue8m0 scale per block, in x's dtype ("in-place form" of v4_spec 2.4)."""
+    """x rounded to e4m3 with one ue8m0 scale per block, in x's dtype."""
     q, scale = act_quant(x.detach(), block_size)
     return straight_through(x, dequantise_rows(q, scale, block_size).to(x.dtype))
 

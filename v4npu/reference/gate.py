@@ -1,4 +1,4 @@
-"""Reference of gate and hash_gate (v4_spec 3.1)."""
+"""Reference of gate and hash_gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reference of hadamard (v4_spec 2.8)."""
+"""Reference of hadamard."""
 
 from __future__ import annotations
 

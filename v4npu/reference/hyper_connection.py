@@ -1,4 +1,4 @@
-"""Reference of hc_pre, hc_post and hc_head (v4_spec 2.2, 2.3)."""
+"""Reference of hc_pre, hc_post and hc_head."""
 
 from __future__ import annotations
 

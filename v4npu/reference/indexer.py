@@ -1,4 +1,4 @@
-"""Reference of indexer_query, indexer_scores and indexer_topk (v4_spec 2.8)."""
+"""Reference of indexer_query, indexer_scores and indexer_topk."""
 
 from __future__ import annotations
 

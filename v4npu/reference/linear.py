@@ -1,4 +1,4 @@
-"""Reference of linear, fp8_linear, fp4_linear and grouped_linear (v4_spec 2.4, 2.6 step 7)."""
+"""Reference of linear, fp8_linear, fp4_linear and grouped_linear."""
 
 from __future__ import annotations
 

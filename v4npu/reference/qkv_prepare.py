@@ -1,4 +1,4 @@
-"""Reference of qkv_prepare (v4_spec 2.6 steps 2 and 3)."""
+"""Reference of qkv_prepare."""
 
 from __future__ import annotations
 

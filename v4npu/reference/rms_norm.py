@@ -1,4 +1,4 @@
-"""Reference of rms_norm (v4_spec 2.1)."""
+"""Reference of rms_norm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reference of rope and of the two frequency sets (v4_spec 2.5)."""
+"""Reference of rope and of the two frequency sets."""
 
 from __future__ import annotations
 

@@ -43,12 +43,12 @@ def _blockwise(x: Tensor, block: int, top: float, floor: float, bits: int, small
 
 
 def fp8(x: Tensor, block: int) -> Tensor:
-    """Nearest e4m3 with a power-of-two scale per block of the last dim (v4_spec 2.4)."""
+    """Nearest e4m3 with a power-of-two scale per block of the last dim."""
     return _blockwise(x, block, 448.0, 1e-4, 4, -6)
 
 
 def fp4(x: Tensor, block: int = 32) -> Tensor:
-    """Nearest e2m1 with a power-of-two scale per block of the last dim (v4_spec 2.4)."""
+    """Nearest e2m1 with a power-of-two scale per block of the last dim."""
     return _blockwise(x, block, 6.0, 6 * 2.0**-126, 2, 0)
 
 
