@@ -270,13 +270,16 @@ def moe_experts(
     w2_scale: Tensor | None,
     swiglu_limit: float,
     official: bool,
+    shared: Tensor | None = None,
 ) -> Tensor:
     """sum over the picked experts, in ascending order, of w2 swiglu(w1 x, w3 x, weight) -> float32 [T, d].
+
+    With shared [T, d] of x's dtype, what the expert that every token passes made: added last, and rounded to x's dtype.
 
     x [T, d]; topk_indices int32, topk_weights float32 [T, topk]; w1, w3 [E, I, d], w2 [E, d, I], each float, e4m3 or
     packed FP4 with its scales. The routing weight enters before w2's input is quantised. An index beyond the experts
     is a ValueError on the CPU and in the reference; one named twice by a token counts twice.
     """
     return _op.moe_experts(
-        x, topk_indices, topk_weights, w1, w1_scale, w3, w3_scale, w2, w2_scale, swiglu_limit, official
+        x, topk_indices, topk_weights, w1, w1_scale, w3, w3_scale, w2, w2_scale, swiglu_limit, official, shared
     )

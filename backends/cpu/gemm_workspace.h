@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "v4npu/arithmetic.h"
+#include "v4npu/ops/moe_experts.h"
 
 namespace v4npu::cpu {
 
@@ -28,22 +29,23 @@ namespace {
 
 // Where the parts of moe_experts' workspace lie, in bytes. A group holds at most kGroupPairs pairs.
 struct MoeWorkspace {
-  int64_t token, weight, experts, offsets, x, hidden, packed, sums, size = 64;
+  int64_t token, weight, experts, offsets, x, hidden, packed, sums, totals, size = 64;
 
-  inline __attribute__((always_inline)) MoeWorkspace(int64_t tokens, int64_t d, int64_t width, int64_t num_experts,
-                                                     int64_t topk, int64_t workers) {
-    const int64_t pairs = tokens * topk, group = pairs < kGroupPairs ? pairs : kGroupPairs;
-    const int64_t entries = (num_experts < pairs ? num_experts : pairs) + pairs / kGroupPairs;
+  inline __attribute__((always_inline)) MoeWorkspace(const MoeExpertsParams& p) {
+    const int64_t pairs = p.num_tokens * p.topk, group = pairs < kGroupPairs ? pairs : kGroupPairs;
+    const int64_t entries = (p.num_experts < pairs ? p.num_experts : pairs) + pairs / kGroupPairs;
+    const int64_t d = p.hidden_size, width = p.intermediate_size;
     const int64_t in_group = entries < group ? entries : group;
     const int64_t k = round_up(d > width ? d : width, 32);
     token = take(pairs * 4);
     weight = take(pairs * 4);
     experts = take(entries * 16);
-    offsets = take((num_experts + 1) * 4);
-    x = take(tokens * d * 4);
+    offsets = take((p.num_experts + 1) * 4);
+    x = take(p.num_tokens * d * 4);
     hidden = take(group * width * 4);
     packed = take((group + in_group * (kTile - 1)) * k * 4);
-    sums = take(workers * 2 * kBlockTokens * kExpertRows * 4);
+    sums = take(p.num_workers * 2 * kBlockTokens * kExpertRows * 4);
+    totals = take(p.shared == nullptr ? 0 : p.num_tokens * d * 4);
   }
 
  private:

@@ -10,7 +10,7 @@ namespace v4npu::cuda {
 struct ExpertCall {
   Tensor x, indices, weights;
   Matrices w1, w3, w2;  // rows of the first two are as far apart
-  OptTensor s1, s3, s2;
+  OptTensor s1, s3, s2, shared;
   const char* format;  // of the weights: bf16, fp32, fp8, fp4
   double limit;
   bool quantises;
@@ -99,7 +99,8 @@ inline Tensor run_experts(const ExpertCall& call) {
   const Tensor& x = call.x;
   const int64_t tokens = x.size(0), topk = call.indices.size(1), assignments = tokens * topk;
   const int64_t hidden = call.hidden(), width = call.width(), num_experts = call.num_experts();
-  Tensor out = uninitialised(x, {tokens, hidden}, ScalarType::Float);
+  if (assignments == 0 && call.shared) return torch::stable::clone(*call.shared);
+  Tensor out = uninitialised(x, {tokens, hidden}, call.shared ? x.scalar_type() : ScalarType::Float);
   if (assignments == 0) return torch::stable::zero_(out);
   const GpuExpertPlan plan =
       plan_gpu_experts(assignments, num_experts, width, is_float32(x), call.quantises, caps_of(x));
@@ -122,7 +123,13 @@ inline Tensor run_experts(const ExpertCall& call) {
   p.weight_scale[0] = pointer<uint8_t>(call.s2);
   const Rows y = plain_rows(x, assignments, hidden);
   run_product(call, plan, false, between, y, p);
-  const ExpertSum sum{p.routing.topk_indices, pointer<void>(y.values), writable<float>(out), hidden, topk, num_experts};
+  const ExpertSum sum{p.routing.topk_indices,
+                      pointer<void>(y.values),
+                      pointer<void>(call.shared),
+                      out.mutable_data_ptr(),
+                      hidden,
+                      topk,
+                      num_experts};
   run("moe_experts", kernel_name("moe_experts_sum", dtype_of(x)), sum, {tokens}, kRowThreads, x);
   return out;
 }

@@ -65,7 +65,7 @@ void check_hash_gate(const Tensor& x, const Tensor& weight, const Tensor& tid2ei
 void check_swiglu(const Tensor& gate, const Tensor& up, const OptTensor& weights, double limit);
 void check_moe_experts(const Tensor& x, const Tensor& topk_indices, const Tensor& topk_weights, const Tensor& w1,
                        const OptTensor& w1_scale, const Tensor& w3, const OptTensor& w3_scale, const Tensor& w2,
-                       const OptTensor& w2_scale, double swiglu_limit, bool official);
+                       const OptTensor& w2_scale, double swiglu_limit, bool official, const OptTensor& shared);
 // clang-format on
 
 }  // namespace v4npu

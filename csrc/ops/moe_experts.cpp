@@ -8,7 +8,7 @@ namespace v4npu {
 
 void check_moe_experts(const Tensor& x, const Tensor& topk_indices, const Tensor& topk_weights, const Tensor& w1,
                        const OptTensor& w1_scale, const Tensor& w3, const OptTensor& w3_scale, const Tensor& w2,
-                       const OptTensor& w2_scale, double swiglu_limit, bool /*official*/) {
+                       const OptTensor& w2_scale, double swiglu_limit, bool /*official*/, const OptTensor& shared) {
   Check check("moe_experts");
   Axis num_tokens("num_tokens"), d("hidden_size"), topk("topk"), num_experts("num_experts"), width("intermediate_size");
   check.tensor("x", x, kFloating, num_tokens, d);
@@ -21,6 +21,8 @@ void check_moe_experts(const Tensor& x, const Tensor& topk_indices, const Tensor
   check_weight(check, {"w3", "w3_scale", w3, w3_scale}, &num_experts, width, d, /*fp4=*/true);
   check_weight(check, {"w2", "w2_scale", w2, w2_scale}, &num_experts, d, width, /*fp4=*/true);
   check.clamp("swiglu_limit", swiglu_limit);
+  check.tensor("shared", shared, kFloating, num_tokens, d);
+  if (shared) check.require(shared->scalar_type() == x.scalar_type(), "shared", "of the dtype of x", describe(*shared));
   if (!check.reads_values()) return;
   const Values<int32_t> chosen(topk_indices);
   for (int64_t t = 0; t < *num_tokens; ++t) {

@@ -51,7 +51,8 @@ const std::vector<const char*>& schemas() {
     "hash_gate(Tensor x, Tensor weight, Tensor tid2eid, Tensor input_ids, float route_scale) -> (Tensor, Tensor)",
     "swiglu(Tensor gate, Tensor up, Tensor? weights, float limit) -> Tensor",
     "moe_experts(Tensor x, Tensor topk_indices, Tensor topk_weights, Tensor w1, Tensor? w1_scale, Tensor w3,"
-        " Tensor? w3_scale, Tensor w2, Tensor? w2_scale, float swiglu_limit, bool official) -> Tensor",
+        " Tensor? w3_scale, Tensor w2, Tensor? w2_scale, float swiglu_limit, bool official, Tensor? shared=None)"
+        " -> Tensor",
   };
   return list;
 }

@@ -88,7 +88,7 @@ def small_run(ops, op):
     elif op == "moe_experts":  # a choice out of range, and an expert that nobody chose
         args = experts_problem(7, 5, "fp4", d=64, width=32)
         args[1][args[1] == 2], args[1][3, 1] = 4, 5
-        runs = [(*args, 10.0, True)]
+        runs = [(*args, 10.0, True), (*args, 10.0, True, args[0])]
     elif op == "swiglu":
         gate, up, weights = normal(3, 9000, dtype=bf16), normal(3, 9000, dtype=bf16, seed=1), normal(3, seed=2)
         runs = [(gate, up, weights, 1.0), (gate, up, None, 0.0)]

@@ -138,7 +138,9 @@ def assert_good(got, args):
 @pytest.mark.parametrize("sku", ARCHS)
 def test_moe_experts(emulated, sku, kind, dtype, official, tokens, experts, topk, d, width):
     args = (*experts_problem(tokens, experts, kind, topk, d, width, dtype), 1.0, official)
-    assert_good(emulated(sku).moe_experts(*args), args)
+    got = emulated(sku).moe_experts(*args)
+    assert_good(got, args)
+    assert torch.equal(emulated(sku).moe_experts(*args, args[0]), (got + args[0].float()).to(dtype))
 
 
 @pytest.mark.parametrize("kind", ["plain", "fp8", "fp4"])

@@ -39,6 +39,7 @@ def test_few_tokens(gpu: EmulatedGpu, kind: str, official: bool) -> None:
     assert [n.rsplit("_", 1)[1] for n in names if "_up_" in n] == ["cluster" if quantises else "split"]
     assert names.count("act_quant_bf16") == int(quantises) and any(n.endswith("_split") for n in names)
     assert_close(got, args)
+    assert torch.equal(gpu.run("moe_experts", (*args, args[0]))[0], (got + args[0].float()).to(BF16))
     x, indices, weights, w1, s1, w3, s3, *rest = args
     apart = as_halves(w1, w3)
     beside = torch.empty(w3.numel() + 1, dtype=w3.dtype)[1:].view(w3.shape).copy_(w3)  # at no multiple of 16 bytes

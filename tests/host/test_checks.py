@@ -75,7 +75,7 @@ VALID: dict[str, dict[str, Any]] = {
     "moe_experts": {"x": t(3, 32), "topk_indices": t(3, 2, dtype=I32), "topk_weights": t(3, 2),
                     "w1": t(4, 64, 16, dtype=I8), "w1_scale": t(4, 64, 1, dtype=E8M0),
                     "w3": t(4, 64, 32, dtype=E4M3), "w3_scale": t(4, 1, 1, dtype=E8M0),
-                    "w2": t(4, 32, 64), "w2_scale": None, "swiglu_limit": 10.0, "official": True},
+                    "w2": t(4, 32, 64), "w2_scale": None, "swiglu_limit": 10.0, "official": True, "shared": t(3, 32)},
 }  # fmt: skip
 
 # operator, argument, wrong value, what the message says after "v4npu.<op>: "
@@ -163,6 +163,8 @@ WRONG: list[tuple[str, str, Any, str]] = [
      "topk_indices must be below the 8 rows of block_table, got 8"),
     ("indexer_topk", "start_pos", i32(34, 0), "block_table must be with a block of keys for row 8 of sequence 0, got"),
     ("moe_experts", "topk_indices", t(3, 1, dtype=I32).expand(3, 2**30), "topk_indices must be at most 2147483647 c"),
+    ("moe_experts", "shared", t(3, 31), "shared must be floating point [num_tokens, hidden_size], got float32 [3, 31]"),
+    ("moe_experts", "shared", t(3, 32, dtype=BF16), "shared must be of the dtype of x, got bfloat16 [3, 32]"),
     ("moe_experts", "w1_scale", None, "w1_scale must be given with a quantised weight, got None"),
     ("moe_experts", "w2_scale", t(1, dtype=E8M0), "w2_scale must be None with a floating point weight, got"),
     ("moe_experts", "w3", t(4, 63, 32, dtype=E4M3), "w3 must be float8_e4m3fn [num_experts, intermediate_si"),

@@ -185,8 +185,10 @@ def gate_is_clamped_below(swiglu):
 def weight_after_the_experts(moe_experts):
     def buggy(x, picks, weights, *rest):
         one = torch.ones_like(weights[:, :1])
-        parts = [moe_experts(x, picks[:, k : k + 1].contiguous(), one, *rest) for k in range(picks.shape[1])]
-        return sum(part * weights[:, k : k + 1] for k, part in enumerate(parts))
+        *stored, shared = rest
+        parts = [moe_experts(x, picks[:, k : k + 1].contiguous(), one, *stored, None) for k in range(picks.shape[1])]
+        routed = sum(part * weights[:, k : k + 1] for k, part in enumerate(parts))
+        return routed if shared is None else (routed + shared).to(x.dtype)
 
     return buggy
 

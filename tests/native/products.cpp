@@ -116,14 +116,16 @@ void experts_of(int64_t t, int64_t d, int64_t width, int64_t experts, int64_t to
     weight(width, d, p.w1, p.w1_scale);
     weight(width, d, p.w3, p.w3_scale);
     weight(d, width, p.w2, p.w2_scale);
-    p.out = c.out<float>(t * d * 4);
+    if (t % 2 == 0) p.shared = c.values(t * d);
+    p.out = p.shared != nullptr ? c.out_values(t * d) : c.out<float>(t * d * 4);
     p.num_tokens = t, p.hidden_size = d, p.intermediate_size = width, p.num_experts = experts, p.topk = topk;
     p.rows_apart[0] = width, p.rows_apart[1] = d;
     p.swiglu_limit = 1.0f;
     p.format = format;
     p.official = t % 2 == 1;
     p.dtype = p.weight_dtype = dtype;
-    reserve(c, p, MoeWorkspace(t, d, width, experts, topk, kThreads).size);
+    p.num_workers = kThreads;
+    reserve(c, p, MoeWorkspace(p).size);
     c.run([&] { kernels::moe_experts(p); });
   }
 }

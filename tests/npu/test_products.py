@@ -62,8 +62,10 @@ def test_moe_experts(kind: str, dtype: torch.dtype, official: bool) -> None:
     with v4npu.fallback("error"):
         got = ops.moe_experts(*held).cpu()
         alone = ops.moe_experts(*(a[7:8] for a in held[:3]), *held[3:]).cpu()
+        whole = ops.moe_experts(*held, held[0]).cpu()
         held[3], held[5] = as_halves(held[3], held[5])  # read where they lie
         apart = ops.moe_experts(*held).cpu()
     assert torch.equal(alone, got[7:8]) and torch.equal(apart, got)
+    assert torch.equal(whole, (got + args[0].float()).to(dtype))
     exact = reference.moe_experts(*oracle_args("moe_experts", args))
     assert not complaint(got, reference.moe_experts(*args), exact, ERROR_RATIO["moe_experts"])

@@ -134,10 +134,13 @@ def test_experts_of_every_format(kind: str, dtype: torch.dtype, official: bool) 
     got = ops.moe_experts(*args)
     near("moe_experts", got, reference.moe_experts(*args), oracle_of(args))
     same_alone(lambda rows: ops.moe_experts(*(a[rows] for a in args[:3]), *args[3:]), got)
+    shared = Draw(dtype, 4).normal(*got.shape)
+    whole = (got + shared.float()).to(dtype)
     threads = torch.get_num_threads()
     for count in (1, 2, 3):
         torch.set_num_threads(count)
         assert torch.equal(bits(ops.moe_experts(*args)), bits(got))
+        assert torch.equal(bits(ops.moe_experts(*args, shared)), bits(whole))
     torch.set_num_threads(threads)
     x, indices, weights, w1, s1, w3, s3, *rest = args
     gate, up = as_halves(w1, w3)

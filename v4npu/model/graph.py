@@ -77,6 +77,8 @@ def _again(func: Any, args: Any, kwargs: Any, result: Tensor) -> Callable[[], ob
         return functools.partial(result.copy_, args[0])
     if func is torch.ops.aten.add.Tensor or func is torch.ops.aten.mul.Tensor:
         return functools.partial(func.overloadpacket.out, *args, **kwargs, out=result)
+    if func is torch.ops.aten.embedding.default:
+        return functools.partial(torch.index_select, args[0], 0, args[1], out=result)
     return lambda: result.copy_(func(*args, **kwargs))
 
 

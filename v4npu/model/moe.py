@@ -77,7 +77,9 @@ class MoE(Module):
         indices, weights = self.gate(x, step)
         step.note("expert_indices", indices)
         step.note("gate_input", x)
-        e = self.experts
+        e, shared = self.experts, None
+        if self.shared_experts is not None:
+            shared = self.shared_experts(Activation(x, self.official))
         y = ops.moe_experts(
             x,
             indices,
@@ -90,7 +92,6 @@ class MoE(Module):
             e.w2.scale,
             self.config.swiglu_limit,
             self.official,
+            shared,
         )
-        if self.shared_experts is not None:
-            y = y + self.shared_experts(Activation(x, self.official))
         return y.to(x.dtype)

@@ -32,6 +32,7 @@ def moe_experts(
     w2_scale: Tensor | None,
     swiglu_limit: float,
     official: bool,
+    shared: Tensor | None = None,
 ) -> Tensor:
     """See v4npu.ops.moe_experts."""
     quantised = official and w1_scale is not None
@@ -57,4 +58,4 @@ def moe_experts(
             swiglu_limit,
         )
         out = out.index_add(0, token, wide(linear(rounded(hidden), matrix(w2, w2_scale, e))))
-    return out
+    return out if shared is None else (out + wide(shared)).to(x.dtype)

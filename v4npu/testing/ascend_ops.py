@@ -207,6 +207,7 @@ class EmulatedOps(EmulatedIndexer):
     def moe_experts(
         self, x: Tensor, topk_indices: Tensor, topk_weights: Tensor, w1: Tensor, w1_scale: Tensor | None, w3: Tensor,
         w3_scale: Tensor | None, w2: Tensor, w2_scale: Tensor | None, limit: float, official: bool,
+        shared: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """`report` is that of the kernel with most buffers, with the waits of all that only this operator has."""
         (tokens, hidden), topk, experts = x.shape, topk_indices.shape[1], w1.shape[0]
@@ -214,7 +215,8 @@ class EmulatedOps(EmulatedIndexer):
         operand = self._expanded(*self.act_quant(x)) if quantised else x
         counts, starts = output((self.num_blocks, experts), torch.int32), output((experts + 1,), torch.int32)
         places, weights = output(topk_indices.shape, torch.int32), output((tokens * topk,), torch.float32)
-        rows, out = output((tokens * topk, hidden), operand.dtype), output((tokens, hidden), torch.float32)
+        rows = output((tokens * topk, hidden), operand.dtype)
+        out = output((tokens, hidden), torch.float32 if shared is None else x.dtype)
         self._run("moe_experts_count", In(topk_indices), Out(counts), tokens, topk, experts)
         waits = self.report.waits
         inputs, outputs = (operand, topk_indices, topk_weights, unharmed(counts)), (starts, places, weights, rows)
@@ -227,7 +229,8 @@ class EmulatedOps(EmulatedIndexer):
         between = self.swiglu(gate[:, :width].contiguous(), up[:, :width].contiguous(), weights, limit)
         between = self._expanded(*self.act_quant(between)) if quantised else between
         y = self.expert_product(between, starts, w2, w2_scale, x.dtype)
-        self._run(f"moe_experts_sum_{DTYPES[x.dtype]}", In(y), In(places), Out(out), tokens, hidden, y.shape[1], topk)
+        sizes = (tokens, hidden, y.shape[1], topk)
+        self._run(f"moe_experts_sum_{DTYPES[x.dtype]}", In(y), In(places), In(shared), Out(out), *sizes)
         self.report = replace(route, waits=waits + route.waits + self.report.waits)
         return unharmed(out)
 

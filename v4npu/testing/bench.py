@@ -102,7 +102,7 @@ def arguments(
         "swiglu": lambda: (rows(wide), rows(wide), None, config.swiglu_limit),
         "moe_experts": lambda: (
             rows(d), chosen(), draw.normal(tokens, topk).abs() / topk, *_experts(draw, experts, wide, d),
-            *_experts(draw, experts, wide, d), *_experts(draw, experts, d, wide), config.swiglu_limit, True,
+            *_experts(draw, experts, wide, d), *_experts(draw, experts, d, wide), config.swiglu_limit, True, rows(d),
         ),
     }  # fmt: skip
     return cases[op]()
@@ -111,7 +111,7 @@ def arguments(
 # ---- the first tokens of a call alone
 
 TOKEN = {"x", "x_scale", "q", "kv", "score", "positions", "streams", "post", "comb", "topk_indices", "topk_weights",
-         "weights", "gate", "up", "input_ids"}  # fmt: skip
+         "weights", "gate", "up", "input_ids", "shared"}  # fmt: skip
 SEQUENCE = {"start_pos", "block_table", "window_table", "state_slots"}
 
 

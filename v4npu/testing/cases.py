@@ -108,7 +108,7 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
         "swiglu": lambda: (x, draw.normal(tokens, d), draw.normal(tokens, dtype=wide), 0.5),
         "moe_experts": lambda: (
             x, draw.integers(experts, tokens, 2, dtype=torch.int32), draw.normal(tokens, 2, dtype=wide),
-            w1, None, w3, None, w2, None, 0.5, official,
+            w1, None, w3, None, w2, None, 0.5, official, draw.normal(tokens, d),
         ),
     }  # fmt: skip
     return cases[op]()

@@ -17,22 +17,22 @@ Tensor quantised(const Tensor& x) {
 
 Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices, const Tensor& topk_weights, const Tensor& w1,
                           const OptTensor& s1, const Tensor& w3, const OptTensor& s3, const Tensor& w2,
-                          const OptTensor& s2, double swiglu_limit, bool official) {
-  check_moe_experts(x_, topk_indices, topk_weights, w1, s1, w3, s3, w2, s2, swiglu_limit, official);
+                          const OptTensor& s2, double swiglu_limit, bool official, const OptTensor& shared_) {
+  check_moe_experts(x_, topk_indices, topk_weights, w1, s1, w3, s3, w2, s2, swiglu_limit, official, shared_);
   const int64_t num_tokens = x_.size(0), hidden = x_.size(1), topk = topk_indices.size(1), num_experts = w1.size(0);
   const int64_t width = w1.size(1), num_rows = num_tokens * topk;
   const ScalarType type = x_.scalar_type();
-  const bool quantised_weights = s1 && s3 && s2;
+  const bool scaled = s1 && s3 && s2, quantises = official && scaled;
   const bool plain =
       !s1 && !s3 && !s2 && w1.scalar_type() == type && w3.scalar_type() == type && w2.scalar_type() == type;
   const bool fits = num_experts > 0 && num_experts <= 1024 && topk > 0 && topk <= 64;  // moe_experts_kernel.asc: limits
-  if (!(quantised_weights || plain) || !fits || !is_float32(topk_weights) ||
-      !takes(type, type, {num_tokens, width, hidden, 1}) || !takes(type, type, {num_rows, hidden, width, 1}))
+  if (!(scaled || plain) || !fits || !is_float32(topk_weights) || !takes(type, type, {num_tokens, width, hidden, 1}) ||
+      !takes(type, type, {num_rows, hidden, width, 1}))
     return call_reference<Tensor>("moe_experts", x_, topk_indices, topk_weights, w1, s1, w3, s3, w2, s2, swiglu_limit,
-                                  official);
-  Tensor out = uninitialised(x_, {num_tokens, hidden}, ScalarType::Float);
+                                  official, shared_);
+  Tensor out = uninitialised(x_, {num_tokens, hidden}, shared_ ? type : ScalarType::Float);
   if (num_tokens == 0) return out;
-  const bool quantises = official && s1;
+  const OptTensor shared = dense(shared_);
   const Tensor x = quantises ? quantised(x_) : dense(x_), indices = dense(topk_indices), weights = dense(topk_weights);
   const auto ints = [&](int64_t count) { return uninitialised(x, {count}, ScalarType::Int); };
   const Tensor counts = ints(blocks_of(x, Core::kVector, num_tokens) * num_experts), starts = ints(num_experts + 1);
@@ -49,7 +49,7 @@ Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices, const Te
   const Tensor gated = launch_swiglu(first(w1, s1), first(w3, s3), row_weights, swiglu_limit);
   const Tensor y = launch_expert_product(quantises ? quantised(gated) : gated, starts, w2, s2, type);
   launch("moe_experts_sum_" + suffix(y), num_tokens * ceil_div(hidden, 2048), y, pointer(y), pointer(places),
-         pointer(out), num_tokens, hidden, y.size(1), topk);
+         pointer(shared), pointer(out), num_tokens, hidden, y.size(1), topk);
   return out;
 }
 

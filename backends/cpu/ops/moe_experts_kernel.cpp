@@ -4,6 +4,7 @@
 //   once up            item = (expert, 128 rows of w1 and w3): steps 2, 3, 4 while the sums are in cache pack hidden
 //   down          item = 32 rows of w2 of every expert in turn: steps 5, 6 into columns of out that are the item's own
 // so each weight is read once per call (per block_tokens of the plan), and the sum over experts needs no atomics.
+
 #include "v4npu/ops/moe_experts.h"
 
 #include "gemm.h"
@@ -112,125 +113,194 @@ void activate(const Params& p, bool quantise, float weight, float* a, float* u, 
   for (int64_t i = 0; i < n; i += kLanes) store_upto(out + i, load(hidden + i), n - i);
 }
 
-template <class T, class E, class MakeRows>
-void run(const Params& p, const MakeRows& rows_of) {
-  const MoeWorkspace space(p.num_tokens, p.hidden_size, p.intermediate_size, p.num_experts, p.topk, p.num_workers);
-  char* const memory = aligned(p.workspace);
-  using W = decltype(rows_of(nullptr, nullptr, 0, 0, 0, 0));
-  const int64_t d = p.hidden_size, width = p.intermediate_size;
-  const bool quantise = p.official && p.format != Params::Format::kPlain;
-  Plan plan{reinterpret_cast<int32_t*>(memory + space.token), reinterpret_cast<float*>(memory + space.weight),
-            reinterpret_cast<Expert*>(memory + space.experts), 0};
-  sort_pairs(p, reinterpret_cast<int32_t*>(memory + space.offsets), plan);
+// The experts [first, last), whose pairs are `count` from `base` on.
+struct Group {
+  int64_t first, last, base, count;
 
-  auto* tokens = reinterpret_cast<E*>(memory + space.x);  // 1 quantise x; zero the sums
-  parallel_rows(p.num_tokens, d, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const T* x = static_cast<const T*>(p.x) + t * d;
-      E* out = tokens + t * d;
-      std::memset(p.out + t * d, 0, static_cast<size_t>(d) * sizeof(float));
-      if (quantise) {
-        fp8_round(x, d, out);
-      } else {
-        for (int64_t i = 0; i < d; i += kLanes) store_upto(out + i, load_upto(x + i, d - i), d - i);
-      }
+  int64_t size() const { return last - first; }
+};
+
+// One call: activations of T are multiplied as E with rows of W, which rows_of makes of an expert's weights.
+template <class T, class E, class W, class RowsOf>
+struct Call {
+  const Params& p;
+  const RowsOf& rows_of;
+  const MoeWorkspace space;
+  char* const memory;
+  const int64_t d, width, workers;
+  const bool quantise;
+  Plan plan;
+  E *const tokens, *const hidden, *const packed;
+  float* const totals;  // [num_tokens, d]
+
+  Call(const Params& params, const RowsOf& rows)
+      : p(params),
+        rows_of(rows),
+        space(p),
+        memory(aligned(p.workspace)),
+        d(p.hidden_size),
+        width(p.intermediate_size),
+        workers(p.num_workers),
+        quantise(p.official && p.format != Params::Format::kPlain),
+        plan{part<int32_t>(space.token), part<float>(space.weight), part<Expert>(space.experts), 0},
+        tokens(part<E>(space.x)),
+        hidden(part<E>(space.hidden)),
+        packed(part<E>(space.packed)),
+        totals(p.shared == nullptr ? static_cast<float*>(p.out) : part<float>(space.totals)) {}
+
+  template <class Value>
+  Value* part(int64_t offset) const {
+    return reinterpret_cast<Value*>(memory + offset);
+  }
+  float* sums_of(int64_t worker) const { return part<float>(space.sums) + worker * 2 * kBlockTokens * kExpertRows; }
+  // Threads for products of a group with n rows of k values.
+  int64_t useful_workers(const Group& g, int64_t k, int64_t n) const {
+    return workers_for((g.count + 8 * g.size()) * k * n, workers);
+  }
+
+  void run() {
+    sort_pairs(p, part<int32_t>(space.offsets), plan);
+    load_tokens();
+    for (int64_t first = 0; first < plan.num_experts;) {
+      const Group group = group_from(first);
+      pack_pairs(group, PlainRows<E>{tokens, d, d}, plan.token, round_up(d, 32));
+      up(group);
+      pack_pairs(group, PlainRows<E>{hidden, width, width}, nullptr, round_up(width, 32));
+      down(group);
+      first = group.last;
     }
-  });
+    if (p.shared != nullptr) add_shared();
+  }
 
-  const int64_t dp = round_up(d, 32), wp = round_up(width, 32), up_blocks = (width + kExpertRows - 1) / kExpertRows;
-  auto* hidden = reinterpret_cast<E*>(memory + space.hidden);
-  auto* packed = reinterpret_cast<E*>(memory + space.packed);
-  // Of the experts [first, last), the rows that `index` names, or those of the pairs in turn.
-  const auto pack_all = [&](int64_t first, int64_t last, const PlainRows<E>& from, const int32_t* index, int64_t kp) {
-    const int64_t base = plan.experts[first].first;
-    const int64_t pairs = plan.experts[last - 1].first + plan.experts[last - 1].count - base;
-    parallel_rows(last - first, pairs * kp / (last - first), [&](int64_t begin, int64_t end) {
-      for (int64_t i = first + begin; i < first + end; ++i) {
-        const Expert& e = plan.experts[i];
-        for (int64_t t = 0; t < e.count; t += kTile) {
-          const int64_t left = e.count - t, pair = e.first + t;
-          pack<W>(from, index == nullptr ? nullptr : index + pair, pair - base, left < kTile ? left : kTile,
-                  e.count < kTile ? e.count : kTile, kp, packed + (e.tile + t / kTile) * kTile * kp);
-        }
-      }
-    });
-  };
-
-  for (int64_t first = 0, last; first < plan.num_experts; first = last) {
-    int32_t tiles = 0, count = 0;
-    for (last = first; last < plan.num_experts; ++last) {
-      Expert& e = plan.experts[last];
-      if (last > first && count + e.count > kGroupPairs) break;
-      e.tile = tiles;
-      tiles += (e.count + static_cast<int32_t>(kTile) - 1) / static_cast<int32_t>(kTile);
-      count += e.count;
-    }
-    const int64_t base = plan.experts[first].first;
-    const auto worth = [&](int64_t k, int64_t n) {
-      return workers_for((count + 8 * (last - first)) * k * n, p.num_workers);
-    };
-
-    pack_all(first, last, PlainRows<E>{tokens, d, d}, plan.token, dp);
-    each_item((last - first) * up_blocks, worth(d, 2 * width), [&](int64_t item, int64_t worker) {
-      const Expert& e = plan.experts[first + item / up_blocks];
-      const int64_t r0 = item % up_blocks * kExpertRows;
-      const int64_t n = width - r0 < kExpertRows ? width - r0 : kExpertRows;
-      const auto w1 = rows_of(p.w1, p.w1_scale, e.index, p.rows_apart[0], width, d);
-      const auto w3 = rows_of(p.w3, p.w3_scale, e.index, p.rows_apart[0], width, d);
-      constexpr int64_t kRowTiles = kExpertRows / kTile;
-      float* a = reinterpret_cast<float*>(memory + space.sums) + worker * 2 * kBlockTokens * kExpertRows;
-      float* u = a + kBlockTokens * kExpertRows;
-      const int64_t step = tokens_at_once<E>(e.count, p.block_tokens);
-      for (int64_t t0 = 0; t0 < e.count; t0 += step) {
-        const int64_t m = e.count - t0 < step ? e.count - t0 : step;
-        const E* x = packed + (e.tile * kTile + t0) * dp;
-        if (d == 0) std::memset(a, 0, static_cast<size_t>(2 * kBlockTokens * kExpertRows) * sizeof(float));
-        for (int64_t r = 0; r < n; r += kBlockRows) {  // 2
-          const int64_t rows = n - r < kBlockRows ? n - r : kBlockRows;
-          block(w1, r0 + r, rows, x, m, e.columns(), dp, at(a, kRowTiles, 0, r), kRowTiles);
-          block(w3, r0 + r, rows, x, m, e.columns(), dp, at(u, kRowTiles, 0, r), kRowTiles);
-        }
-        for (int64_t t = 0; t < m; ++t) {  // 3, 4
-          const int64_t pair = e.first + t0 + t;
-          activate<T>(p, quantise, plan.weight[pair], at(a, kRowTiles, t, 0), at(u, kRowTiles, t, 0), n,
-                      hidden + (pair - base) * width + r0);
-        }
-      }
-    });
-
-    pack_all(first, last, PlainRows<E>{hidden, width, width}, nullptr, wp);
-    const int64_t row_blocks = (d + kBlockRows - 1) / kBlockRows;
-    const int64_t item_rows = blocks_per_item(p.num_tokens, row_blocks, p.num_workers) * kBlockRows;
-    each_item((d + item_rows - 1) / item_rows, worth(width, d), [&](int64_t item, int64_t worker) {
-      const int64_t begin = item * item_rows, end = d - begin < item_rows ? d : begin + item_rows;
-      float* c = reinterpret_cast<float*>(memory + space.sums) + worker * 2 * kBlockTokens * kExpertRows;
-      if (width == 0) std::memset(c, 0, static_cast<size_t>(kBlockTokens * kBlockRows) * sizeof(float));
-      for (int64_t i = first; i < last; ++i) {
-        const Expert& e = plan.experts[i];
-        const auto w2 = rows_of(p.w2, p.w2_scale, e.index, p.rows_apart[1], d, width);
-        const int64_t step = tokens_at_once<E>(e.count, p.block_tokens);
-        for (int64_t t0 = 0; t0 < e.count; t0 += step) {
-          const int64_t m = e.count - t0 < step ? e.count - t0 : step;
-          const E* h = packed + (e.tile * kTile + t0) * wp;
-          for (int64_t r0 = begin; r0 < end; r0 += kBlockRows) {
-            const int64_t rows = end - r0 < kBlockRows ? end - r0 : kBlockRows;
-            block(w2, r0, rows, h, m, e.columns(), wp, c, kBlockRows / kTile);  // 5
-            for (int64_t t = 0; t < m; ++t) {                                   // 6
-              const int64_t later = e.first + t0 + (t + kTokensAhead < m ? t + kTokensAhead : m - 1);
-              const float* next = p.out + plan.token[later] * d + r0;
-              for (int64_t r = 0; r < rows; r += kLanes) __builtin_prefetch(next + r, 1);
-              float* out = p.out + plan.token[e.first + t0 + t] * d + r0;
-              for (int64_t r = 0; r < rows; r += kLanes) {
-                T y[kLanes];
-                store(y, load(at(c, kBlockRows / kTile, t, r)));
-                store_upto(out + r, load_upto(out + r, rows - r) + load(y), rows - r);
-              }
-            }
-          }
+  // 1 quantise x; zero the sums
+  void load_tokens() const {
+    parallel_rows(p.num_tokens, d, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const T* x = static_cast<const T*>(p.x) + t * d;
+        E* out = tokens + t * d;
+        std::memset(totals + t * d, 0, static_cast<size_t>(d) * sizeof(float));
+        if (quantise) {
+          fp8_round(x, d, out);
+        } else {
+          for (int64_t i = 0; i < d; i += kLanes) store_upto(out + i, load_upto(x + i, d - i), d - i);
         }
       }
     });
   }
+
+  // As many experts as kGroupPairs pairs have, one at least; says where the tiles of each are packed.
+  Group group_from(int64_t first) const {
+    Group g{first, first, plan.experts[first].first, 0};
+    for (int32_t tiles = 0; g.last < plan.num_experts; ++g.last) {
+      Expert& e = plan.experts[g.last];
+      if (g.last > first && g.count + e.count > kGroupPairs) break;
+      e.tile = tiles;
+      tiles += (e.count + static_cast<int32_t>(kTile) - 1) / static_cast<int32_t>(kTile);
+      g.count += e.count;
+    }
+    return g;
+  }
+
+  // The rows that `index` names for each pair, or those of the group's pairs in turn.
+  void pack_pairs(const Group& g, const PlainRows<E>& from, const int32_t* index, int64_t kp) const {
+    parallel_rows(g.size(), g.count * kp / g.size(), [&](int64_t begin, int64_t end) {
+      for (int64_t i = g.first + begin; i < g.first + end; ++i) {
+        const Expert& e = plan.experts[i];
+        for (int64_t t = 0; t < e.count; t += kTile) {
+          const int64_t left = e.count - t, pair = e.first + t;
+          pack<W>(from, index == nullptr ? nullptr : index + pair, pair - g.base, left < kTile ? left : kTile,
+                  e.columns(), kp, packed + (e.tile + t / kTile) * kTile * kp);
+        }
+      }
+    });
+  }
+
+  void up(const Group& g) const {
+    const int64_t blocks = (width + kExpertRows - 1) / kExpertRows;
+    each_item(g.size() * blocks, useful_workers(g, d, 2 * width), [&](int64_t item, int64_t worker) {
+      up_block(g, plan.experts[g.first + item / blocks], item % blocks * kExpertRows, worker);
+    });
+  }
+
+  // Steps 2 to 4 for all pairs of an expert and 128 rows of w1 and w3, from r0 on.
+  void up_block(const Group& g, const Expert& e, int64_t r0, int64_t worker) const {
+    constexpr int64_t kRowTiles = kExpertRows / kTile;
+    const int64_t n = width - r0 < kExpertRows ? width - r0 : kExpertRows, dp = round_up(d, 32);
+    const W w1 = rows_of(p.w1, p.w1_scale, e.index, p.rows_apart[0], width, d);
+    const W w3 = rows_of(p.w3, p.w3_scale, e.index, p.rows_apart[0], width, d);
+    float *a = sums_of(worker), *u = a + kBlockTokens * kExpertRows;
+    const int64_t step = tokens_at_once<E>(e.count, p.block_tokens);
+    for (int64_t t0 = 0; t0 < e.count; t0 += step) {
+      const int64_t m = e.count - t0 < step ? e.count - t0 : step;
+      const E* x = packed + (e.tile * kTile + t0) * dp;
+      if (d == 0) std::memset(a, 0, static_cast<size_t>(2 * kBlockTokens * kExpertRows) * sizeof(float));
+      for (int64_t r = 0; r < n; r += kBlockRows) {  // 2
+        const int64_t rows = n - r < kBlockRows ? n - r : kBlockRows;
+        block(w1, r0 + r, rows, x, m, e.columns(), dp, at(a, kRowTiles, 0, r), kRowTiles);
+        block(w3, r0 + r, rows, x, m, e.columns(), dp, at(u, kRowTiles, 0, r), kRowTiles);
+      }
+      for (int64_t t = 0; t < m; ++t) {  // 3, 4
+        const int64_t pair = e.first + t0 + t;
+        activate<T>(p, quantise, plan.weight[pair], at(a, kRowTiles, t, 0), at(u, kRowTiles, t, 0), n,
+                    hidden + (pair - g.base) * width + r0);
+      }
+    }
+  }
+
+  void down(const Group& g) const {
+    const int64_t row_blocks = (d + kBlockRows - 1) / kBlockRows;
+    const int64_t item_rows = blocks_per_item(p.num_tokens, row_blocks, workers) * kBlockRows;
+    each_item((d + item_rows - 1) / item_rows, useful_workers(g, width, d), [&](int64_t item, int64_t worker) {
+      const int64_t begin = item * item_rows, end = d - begin < item_rows ? d : begin + item_rows;
+      float* c = sums_of(worker);
+      if (width == 0) std::memset(c, 0, static_cast<size_t>(kBlockTokens * kBlockRows) * sizeof(float));
+      for (int64_t i = g.first; i < g.last; ++i) down_rows(plan.experts[i], begin, end, c);
+    });
+  }
+
+  // Steps 5 and 6 for all pairs of an expert and the rows [begin, end) of w2.
+  void down_rows(const Expert& e, int64_t begin, int64_t end, float* c) const {
+    constexpr int64_t kRowTiles = kBlockRows / kTile;
+    const int64_t wp = round_up(width, 32), step = tokens_at_once<E>(e.count, p.block_tokens);
+    const W w2 = rows_of(p.w2, p.w2_scale, e.index, p.rows_apart[1], d, width);
+    for (int64_t t0 = 0; t0 < e.count; t0 += step) {
+      const int64_t m = e.count - t0 < step ? e.count - t0 : step;
+      const E* h = packed + (e.tile * kTile + t0) * wp;
+      for (int64_t r0 = begin; r0 < end; r0 += kBlockRows) {
+        const int64_t rows = end - r0 < kBlockRows ? end - r0 : kBlockRows;
+        block(w2, r0, rows, h, m, e.columns(), wp, c, kRowTiles);  // 5
+        for (int64_t t = 0; t < m; ++t) {                          // 6
+          const int64_t later = e.first + t0 + (t + kTokensAhead < m ? t + kTokensAhead : m - 1);
+          const float* next = totals + plan.token[later] * d + r0;
+          for (int64_t r = 0; r < rows; r += kLanes) __builtin_prefetch(next + r, 1);
+          float* out = totals + plan.token[e.first + t0 + t] * d + r0;
+          for (int64_t r = 0; r < rows; r += kLanes) {
+            T y[kLanes];
+            store(y, load(at(c, kRowTiles, t, r)));
+            store_upto(out + r, load_upto(out + r, rows - r) + load(y), rows - r);
+          }
+        }
+      }
+    }
+  }
+
+  // Step 7.
+  void add_shared() const {
+    parallel_rows(p.num_tokens, d, [&](int64_t begin, int64_t end) {
+      const T* shared = static_cast<const T*>(p.shared);
+      T* out = static_cast<T*>(p.out);
+      for (int64_t i = begin * d; i < end * d; i += kLanes) {
+        const int64_t n = end * d - i;
+        store_upto(out + i, load_upto(totals + i, n) + load_upto(shared + i, n), n);
+      }
+    });
+  }
+};
+
+template <class T, class E, class RowsOf>
+void run(const Params& p, const RowsOf& rows_of) {
+  using W = decltype(rows_of(nullptr, nullptr, 0, 0, 0, 0));
+  Call<T, E, W, RowsOf>(p, rows_of).run();
 }
 
 template <class T>

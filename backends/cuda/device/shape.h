@@ -98,7 +98,8 @@ struct ExpertGemm {
 struct ExpertSum {
   const int32_t* topk_indices;  // int32 [num_tokens, topk]
   const void* y;                // bf16  [num_tokens, topk, hidden_size]
-  float* out;                   // fp32  [num_tokens, hidden_size]
+  const void* shared;           // as x [num_tokens, hidden_size]  or null
+  void* out;                    // fp32  [num_tokens, hidden_size]; as x with shared
   int64_t hidden_size, topk, num_experts;
 };
 constexpr int64_t kMaxTopk = 64;

@@ -7,7 +7,7 @@
 //   (act_quant)                   4 behind the split layout, whose blocks have 16 rows; sm_90 and later have
 //                                 moe_experts_kernel_sm90.cu instead of both
 //   moe_experts_down_...          5 the third product, to the place of its assignment
-//   moe_experts_sum               6 a block per token
+//   moe_experts_sum               6, 7 a block per token
 // Products as in gemm.cuh: split (16 rows, 16 tokens), narrow (128 or 256 rows, 16 tokens) or wide (likewise, 32
 // tokens), with the same bits. float32 x, ..._split_fp32, has only the split layout.
 // Limits: 240 registers, 0 bytes of stack, 17536 bytes of shared memory.
@@ -186,8 +186,11 @@ V4NPU_DEVICE void sum(const ExpertSum& p) {
   }
   sync_block();
   const T* y = static_cast<const T*>(p.y) + t * p.topk * p.hidden_size;
-  float* out = p.out + t * p.hidden_size;
-  const bool pieces = in_pieces(y, p.hidden_size) && in_pieces(out, p.hidden_size);
+  float* out = static_cast<float*>(p.out) + t * p.hidden_size;
+  T* rounded = static_cast<T*>(p.out) + t * p.hidden_size;
+  const T* from_shared = static_cast<const T*>(p.shared) + t * p.hidden_size;
+  const bool pieces = in_pieces(y, p.hidden_size) && in_pieces(p.out, p.hidden_size) &&
+                      (p.shared == nullptr || in_pieces(from_shared, p.hidden_size));
   for (int64_t i = thread_id() * kChunk; i < p.hidden_size; i += kRowThreads * kChunk) {
     float total[kChunk] = {};
     for (int64_t j = 0; j < p.topk; ++j) {  // 6 ascending
@@ -196,7 +199,15 @@ V4NPU_DEVICE void sum(const ExpertSum& p) {
       V4NPU_UNROLL
       for (int c = 0; c < kChunk; ++c) total[c] += order.bad[j] ? bits_float(0x7fc00000) : v[c];
     }
-    store_chunk(out, i, p.hidden_size, pieces, total);
+    if (p.shared == nullptr) {
+      store_chunk(out, i, p.hidden_size, pieces, total);
+      continue;
+    }
+    float v[kChunk];
+    load_chunk(from_shared, i, p.hidden_size, pieces, v);  // 7
+    V4NPU_UNROLL
+    for (int c = 0; c < kChunk; ++c) total[c] += v[c];
+    store_chunk(rounded, i, p.hidden_size, pieces, total);
   }
 }
 

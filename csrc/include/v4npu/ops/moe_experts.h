@@ -1,10 +1,11 @@
-// moe_experts: the routed experts of every token, summed.
-//   out[t] = sum over the chosen e, ascending:  w2[e] swiglu(w1[e] x[t], w3[e] x[t], topk_weights[t,e])
+// moe_experts: the routed experts of every token, summed, and what a shared expert made of it.
+//   out[t] = sum over the chosen e, ascending:  w2[e] swiglu(w1[e] x[t], w3[e] x[t], topk_weights[t,e])  + shared[t]
 // Steps:
 //   1 quantise x once, FP8 with one scale per 128 (act_quant.h); serves w1 and w3
 //   2 a = w1 x, u = w3 x, rounded to the dtype of x   3 swiglu (swiglu.h) with the routing weight, rounded
 //   4 quantise, as step 1   5 y = w2 of it, rounded to the dtype of x
 //   6 fp32 sum of y over the chosen experts in ascending index, whatever their order in topk_indices
+//   7 where shared is given: added to the sum, which is rounded to the dtype of x
 // An index named twice by a token counts twice; one out of range is refused where the host can read it without waiting
 // for a device: by the CPU and by the reference. Steps 1 and 4 happen when official and the weights are quantised.
 // Weights: two e2m1 per byte with a ue8m0 scale per row and 32 columns, e4m3fn with a ue8m0 scale per 128x128 block, or
@@ -29,7 +30,8 @@ struct MoeExpertsParams {
   const uint8_t* w3_scale;      // ue8m0 as w1_scale
   const void* w2;               // down: [num_experts, hidden_size, intermediate_size], or intermediate_size/2 bytes
   const uint8_t* w2_scale;      // ue8m0 as w1_scale, rows and columns swapped
-  float* out;                   // fp32  [num_tokens, hidden_size]   fp64 when x is fp64
+  const void* shared;           // T     [num_tokens, hidden_size]   may be null
+  void* out;                    // fp32  [num_tokens, hidden_size]   fp64 when x is fp64; T with shared
   int64_t num_tokens;
   int64_t hidden_size;
   int64_t intermediate_size;
