@@ -3,8 +3,8 @@
 It is Python's part because an exception of the reference that passed through torch's stable C interface would lose
 its type and text. The default kernel is check, vendor's operator (vendor.py), fallback policy, reference: it serves any
 device without a kernel of its own. The autograd kernel runs the differentiable reference when a derivative is wanted
-and steps aside otherwise. Fake kernels give shapes. `v4npu_reference` is how a native kernel hands on what it does not
-take. No operator has keyword-only arguments: all of them arrive by position.
+and steps aside otherwise. Fake kernels check, and give shapes. `v4npu_reference` is how a native kernel hands on what
+it does not take. No operator has keyword-only arguments: all of them arrive by position.
 """
 
 from __future__ import annotations
@@ -72,22 +72,45 @@ def _autograd(name: str, default: Kernel) -> Kernel:
 
 
 def _fake(name: str) -> Kernel:
-    compute = getattr(fakes, name)
-    names = [a.name for a in getattr(torch.ops.v4npu, name).default._schema.arguments]
+    check, compute = getattr(torch.ops.v4npu_check, name), getattr(fakes, name)
 
     def kernel(*args: Any) -> Any:
-        given = zip(names, args, strict=False)
-        (first, like), *others = ((k, t) for k, t in given if isinstance(t, Tensor))
-        for arg, t in others:  # one meta tensor among the CPU's arrives here, past the check
-            if t.device != like.device:
-                raise ValueError(f"v4npu.{name}: {arg} must be on {like.device} like {first}, got {t.device}")
+        check(*args)
         return compute(*args)
 
     return kernel
 
 
-def _no_check(*args: Any) -> None:
-    """Fake tensors may have symbolic sizes, which the C++ checks cannot read."""
+def _fake_check(name: str) -> Kernel:
+    """The check of tensors without values, made of the CPU's; symbolic sizes, which C++ cannot read, pass."""
+    op = getattr(torch.ops.v4npu_check, name).default
+    names, cpu = [a.name for a in op._schema.arguments], torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+
+    def kernel(*args: Any) -> None:
+        like: tuple[str, torch.device] | None = None
+        for arg, t in zip(names, args, strict=False):
+            if not isinstance(t, Tensor):
+                continue
+            like = like or (arg, t.device)
+            if t.device != like[1]:  # which the meta tensors below do not show
+                raise ValueError(f"v4npu.{name}: {arg} must be on {like[1]} like {like[0]}, got {t.device}")
+        if not any(map(_symbolic, args)):
+            with torch._C._DisableTorchDispatch():  # real meta tensors, in the midst of fake ones
+                op.redispatch(cpu, *map(_on_meta, args))
+
+    return kernel
+
+
+def _symbolic(arg: Any) -> bool:
+    if isinstance(arg, Tensor):
+        return arg._has_symbolic_sizes_strides
+    return isinstance(arg, (torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def _on_meta(arg: Any) -> Any:
+    if not isinstance(arg, Tensor) or arg.layout != torch.strided:
+        return arg
+    return torch.empty_strided(arg.shape, arg.stride(), dtype=arg.dtype, device="meta")
 
 
 def register() -> None:
@@ -103,7 +126,7 @@ def register() -> None:
         references.impl(name, _reference(name), "CompositeExplicitAutograd")
         library.impl(name, _autograd(name, default), "Autograd")
         torch.library.register_fake(f"v4npu::{name}", _fake(name), lib=library)
-        torch.library.register_fake(f"v4npu_check::{name}", _no_check, lib=checks)
+        torch.library.register_fake(f"v4npu_check::{name}", _fake_check(name), lib=checks)
 
 
 register()

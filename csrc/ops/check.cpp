@@ -228,6 +228,13 @@ void Check::pages(const char* arg, const Tensor& t, Axis& head_dim, const RowFor
           "strides " + std::to_string(t.stride(1)) + ", " + std::to_string(t.stride(2)));
 }
 
+void Check::written(const char* arg, const Tensor& t) const {
+  const int64_t size = t.size(0) > 0 ? t.numel() / t.size(0) : 0;
+  require(t.size(0) <= 1 || t.stride(0) >= size, arg, "free of overlap, as it is written",
+          std::to_string(t.size(0)) + " blocks of " + std::to_string(size) + " elements, " +
+              std::to_string(t.stride(0)) + " apart");
+}
+
 void Check::keys(const Tensor& t, Axis& head_dim, ScalarType activations) {
   const RowFormat fp4 = fp4_key_row(*head_dim), fp8 = fp8_key_row(*head_dim);
   const bool three = t.defined() && t.dim() == 3;

@@ -110,6 +110,8 @@ class Check {
   // Pages [num_blocks, block_size, head_dim] of floating point rows, or packed uint8 [num_blocks, block_size, row
   // bytes] in `packed` format, which only bfloat16 activations have. Pages may lie apart, rows may not.
   void pages(const char* arg, const Tensor& t, Axis& head_dim, const RowFormat& packed, ScalarType activations);
+  // [n, ...] that the call writes, contiguous within each of the n: no two of them share memory.
+  void written(const char* arg, const Tensor& t) const;
   // Pages of index keys, which two formats pack: their rows differ in length.
   void keys(const Tensor& t, Axis& head_dim, ScalarType activations);
 

@@ -70,6 +70,7 @@ void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, 
     check.require(*ring >= coff * ratio, "state", "a ring of at least ratio rows, 2*ratio with overlap", *ring);
     check.require(state->stride(3) == 1 && state->stride(2) == *cols && state->stride(1) == *ring * *cols, "state",
                   "contiguous within a state", describe(*state));
+    check.written("state", *state);
     check.tensor("state_slots", *state_slots, kInt32, num_seqs);
   }
   check.require(eps >= 0, "eps", "at least 0", eps);
@@ -89,6 +90,7 @@ void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, 
                            : quant == "hadamard_fp8" ? fp8_key_row(*d)
                                                      : fp4_key_row(*d);
   check.pages("cache", *cache, d, packed, out_dtype);
+  check.written("cache", *cache);
   check.tensor("slot_mapping", *slot_mapping, kInt64, Axis("num_entries", num_entries));
   check.slots("slot_mapping", *slot_mapping, "cache", *cache);
 }

@@ -22,6 +22,7 @@ void check_qkv_prepare(const Tensor& q, const Tensor& kv, const Tensor& kv_norm_
     check.pages("window_cache", *window_cache, head_dim, fp8_kv_row(*head_dim, 2 * freqs.size(0)), q.scalar_type());
     check.require(official || window_cache->scalar_type() != ScalarType::Byte, "window_cache",
                   "floating point: exact numerics round no row", describe(*window_cache));
+    check.written("window_cache", *window_cache);
   }
   check.tensor("slot_mapping", slot_mapping, kInt64, num_tokens);
   if (window_cache) check.slots("slot_mapping", *slot_mapping, "window_cache", *window_cache);

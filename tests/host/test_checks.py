@@ -145,7 +145,21 @@ WRONG: list[tuple[str, str, Any, str]] = [
     *(("swiglu", "limit", limit, f"limit must be 0 (no clamp), infinite or a normal float32 above 0, got {got}")
       for limit, got in ((-1.0, "-1"), (1e-40, "1e-40"), (1e39, "1e+39"), (float("nan"), "nan"))),
     ("moe_experts", "swiglu_limit", 1e-40, "swiglu_limit must be 0 (no clamp), infinite or a normal float32 above 0"),
-    # Values that only index tensors on the CPU show.
+    ("moe_experts", "topk_indices", t(3, 1, dtype=I32).expand(3, 2**30), "topk_indices must be at most 2147483647 c"),
+    ("moe_experts", "shared", t(3, 31), "shared must be floating point [num_tokens, hidden_size], got float32 [3, 31]"),
+    ("moe_experts", "shared", t(3, 32, dtype=BF16), "shared must be of the dtype of x, got bfloat16 [3, 32]"),
+    ("moe_experts", "w1_scale", None, "w1_scale must be given with a quantised weight, got None"),
+    ("moe_experts", "w2_scale", t(1, dtype=E8M0), "w2_scale must be None with a floating point weight, got"),
+    ("moe_experts", "w3", t(4, 63, 32, dtype=E4M3), "w3 must be float8_e4m3fn [num_experts, intermediate_si"),
+    ("moe_experts", "w1", t(4, 64, 16, dtype=I64), "w1 must be floating point, float8_e4m3fn or int8 (two F"),
+    # What is written lies nowhere twice.
+    ("qkv_prepare", "window_cache", t(1, 5, 8).expand(2, 5, 8), "window_cache must be free of overlap, as it is writ"),
+    ("compressor", "state", t(1, 2, 10, 16).expand(4, -1, -1, -1), "state must be free of overlap, as it is written"),
+    ("compressor", "cache", t(140, dtype=U8).as_strided((2, 5, 20), (40, 20, 1)),
+     "cache must be free of overlap, as it is written, got 2 blocks of 100 elements, 40 apart"),
+]  # fmt: skip
+# What the values of index tensors on the CPU show besides.
+WRONG_VALUES: list[tuple[str, str, Any, str]] = [
     ("compressor", "cu_seqlens_q", i32(1, 2, 3), "cu_seqlens_q must be rising from 0 to num_tokens, got 1 at 0 (num"),
     ("hca_attention", "cu_seqlens_q", i32(0, 4, 3), "cu_seqlens_q must be rising from 0 to num_tokens, got 3 at 2 (n"),
     ("indexer_topk", "cu_seqlens_q", i32(0, 2, 4), "cu_seqlens_q must be rising from 0 to num_tokens, got 4 at 2 (n"),
@@ -162,13 +176,6 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("csa_attention", "topk_indices", i32(-1, 7, -9, 8, 0, 0).view(3, 2),
      "topk_indices must be below the 8 rows of block_table, got 8"),
     ("indexer_topk", "start_pos", i32(34, 0), "block_table must be with a block of keys for row 8 of sequence 0, got"),
-    ("moe_experts", "topk_indices", t(3, 1, dtype=I32).expand(3, 2**30), "topk_indices must be at most 2147483647 c"),
-    ("moe_experts", "shared", t(3, 31), "shared must be floating point [num_tokens, hidden_size], got float32 [3, 31]"),
-    ("moe_experts", "shared", t(3, 32, dtype=BF16), "shared must be of the dtype of x, got bfloat16 [3, 32]"),
-    ("moe_experts", "w1_scale", None, "w1_scale must be given with a quantised weight, got None"),
-    ("moe_experts", "w2_scale", t(1, dtype=E8M0), "w2_scale must be None with a floating point weight, got"),
-    ("moe_experts", "w3", t(4, 63, 32, dtype=E4M3), "w3 must be float8_e4m3fn [num_experts, intermediate_si"),
-    ("moe_experts", "w1", t(4, 64, 16, dtype=I64), "w1 must be floating point, float8_e4m3fn or int8 (two F"),
 ]  # fmt: skip
 
 
@@ -182,7 +189,9 @@ def test_the_valid_call_passes(op: str) -> None:
     assert getattr(torch.ops.v4npu_check, op)(**VALID[op]) is None
 
 
-@pytest.mark.parametrize(("op", "arg", "value", "message"), WRONG, ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("op", "arg", "value", "message"), WRONG + WRONG_VALUES, ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_the_wrong_call_is_refused_by_name(op: str, arg: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         getattr(torch.ops.v4npu, op)(**{**VALID[op], arg: value})
