@@ -130,6 +130,15 @@ def test_transformers_spelling() -> None:
     assert Config.from_dict(config.to_dict()) == config
 
 
+def test_layers_of_one_kind_keep_it_whatever_their_ratio() -> None:
+    csa, hca = "compressed_sparse_attention", "heavily_compressed_attention"
+    for kind, layers in ((hca, "hca_layers"), (csa, "csa_layers")):
+        for rates in ({csa: 4, hca: 4}, {csa: 128, hca: 128}, {csa: 128, hca: 4}):
+            config = Config.from_dict(transformers_spelling(layer_types=[kind] * 4, compress_rates=rates))
+            assert getattr(config, layers) == (0, 1, 2, 3) and config.compress_ratios == (rates[kind],) * 4 + (0,)
+            assert Config.from_dict(config.to_dict()) == config
+
+
 def test_transformers_flat_rope_and_shrunk_ratios() -> None:
     yarn = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 64}
     config = Config.from_dict(official(rope_scaling=None, rope_parameters=yarn, compress_rate_hca=16))

@@ -184,7 +184,7 @@ def _layers(out: dict[str, Any]) -> None:
         if rates[CSA] == rates[HCA] and {CSA, HCA} <= set(kinds):
             raise NotImplementedError(f"compress_rates: CSA and HCA layers with one ratio {rates[CSA]}")
         out["compress_ratios"] = [0 if kind == WINDOW else rates[kind] for kind in kinds]
-        out["overlap_ratios"] = [rates[CSA]] if CSA in kinds or rates[HCA] == 4 else [4]
+        out["overlap_ratios"] = [rates[CSA]] if CSA in kinds else [4] if rates[HCA] != 4 else []
     mlp = out.pop("mlp_layer_types", None)
     if mlp is not None:
         if not isinstance(mlp, list) or not all(kind in ("hash_moe", "moe") for kind in mlp):
