@@ -208,13 +208,16 @@ def test_refusals(model) -> None:
         ({"block_tokens": 24}, "positive multiple of 16 up to 1048576, got 24"),
         ({"window_policy": "none"}, "window_policy must be one of live, full"),
         ({"period": 32}, "only then"),
+        ({"max_bytes": 0}, "max_bytes must be a positive integer, got 0"),
+        *(({name: "8"}, f"{name} must be a positive integer, got '8'") for name in ("sequences", "max_tokens")),
         ({"window_policy": "periodic", "period": 100}, "multiple of block_tokens 128, got 100"),
     ):
         with pytest.raises(ValueError, match=message):
             model.new_store(**options)
-    for batch, tokens in ((0, 4), (1, 0), (1, 2.5)):
-        with pytest.raises(ValueError, match="must be a positive integer"):
-            model.new_cache(batch, tokens)
+    for name, values in (("batch", (0, 10**9)), ("max_tokens", (0, 2.5, 1 << 41))):
+        for value in values:
+            with pytest.raises(ValueError, match=f"{name} must be an integer from 1 to"):
+                model.new_cache(**{name: value})
 
 
 def test_a_fork_may_outlive_its_cache_but_not_its_model() -> None:
@@ -230,6 +233,14 @@ def test_a_fork_may_outlive_its_cache_but_not_its_model() -> None:
     for use in (fork.fork, lambda: fork.save("anywhere")):
         with pytest.raises(ValueError, match="the model of this cache is gone"):
             use()
+
+
+def test_a_cache_copied_with_its_model_belongs_to_the_copy(model) -> None:
+    cache = model.new_cache()
+    copied, forked = copy.deepcopy((model, cache))
+    assert forked.model() is copied and copy.deepcopy(cache).model() is model
+    with torch.inference_mode():
+        assert torch.equal(copied(ids(9), cache=forked), model(ids(9), cache=cache))
 
 
 def test_a_sequence_of_no_tokens(model) -> None:

@@ -62,6 +62,7 @@ def test_no_gradient_is_lost_in_a_cache(model: Model) -> None:
         lambda: model.streams(IDS, cache=cache),
         lambda: model(IDS, cache=cache, attention_mask=torch.ones_like(IDS)),
         lambda: model.draft(streams, IDS, cache=draft),
+        lambda: model.extend(cache.sequences, IDS.tolist()),
     ):
         with pytest.raises(ValueError, match=f"cache: {REFUSED}"):
             call()

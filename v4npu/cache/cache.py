@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from v4npu.cache.sequence import Sequence
 from v4npu.cache.store import Store
@@ -59,8 +59,12 @@ class Cache:
     def __copy__(self) -> Cache:
         return self.fork()
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Cache:
-        return self.fork()
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cache:
+        """A fork; of the model's copy where that was copied before it."""
+        copy = self.fork()
+        if (model := memo.get(id(self.model()))) is not None:
+            copy.model = weakref.ref(model)
+        return copy
 
     def rollback(self, num_tokens: int) -> None:
         """Forgets everything after `num_tokens` tokens of every sequence.

@@ -88,6 +88,9 @@ class Store:
             raise ValueError(
                 f"block_tokens must be a positive multiple of {least} up to {MAX_BLOCK_TOKENS}, got {block_tokens!r}"
             )
+        for name, value in (("max_bytes", max_bytes), ("sequences", sequences), ("max_tokens", max_tokens)):
+            if (type(value) is not int or value < 1) and (name, value) != ("max_bytes", None):
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if window_policy not in POLICIES:
             raise ValueError(f"window_policy must be one of {', '.join(POLICIES)}, got {window_policy!r}")
         if (period is None) == (window_policy == "periodic"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -128,7 +129,7 @@ class State(CacheLayerMixin):
         """Shares pages until one of the two writes to them: the way to keep a prompt's cache for several answers."""
         other = State()
         if self.cache is not None:
-            other.cache, other.real, other.last = self.cache.fork(), self.real, self.last
+            other.cache, other.real, other.last = copy.deepcopy(self.cache, memo), self.real, self.last
         return other
 
     def offload(self) -> None:

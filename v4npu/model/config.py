@@ -61,7 +61,7 @@ class RopeScaling:
         _number("rope_scaling.beta_fast", self.beta_fast, 1e-6)  # divided by
         _number("rope_scaling.beta_slow", self.beta_slow, 1e-6)
         original = self.original_max_position_embeddings
-        _integer("rope_scaling.original_max_position_embeddings", original, (1, 2**40))
+        integer("rope_scaling.original_max_position_embeddings", original, (1, 2**40))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class Config:
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
             if field.type == "int":
-                _integer(name, value, LIMITS.get(name, DIMENSION))
+                integer(name, value, LIMITS.get(name, DIMENSION))
             elif field.type == "float":
                 _number(name, value)
                 object.__setattr__(self, name, float(value))
@@ -178,7 +178,7 @@ class Config:
             object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
         _integers("eos_token_id", self.eos_token_ids, (0, self.vocab_size - 1))
         if self.bos_token_id is not None:
-            _integer("bos_token_id", self.bos_token_id, (0, self.vocab_size - 1))
+            integer("bos_token_id", self.bos_token_id, (0, self.vocab_size - 1))
 
     # -- what a layer is ------------------------------------------------------------------------------------
 
@@ -276,7 +276,8 @@ class Config:
         return cls(rope_scaling=RopeScaling(16.0, 65536), expert_dtype="fp4", **PRESETS[name])
 
 
-def _integer(name: str, value: Any, limits: tuple[int, int]) -> None:
+def integer(name: str, value: Any, limits: tuple[int, int]) -> None:
+    """ValueError unless the value is an integer within both limits."""
     low, high = limits
     if type(value) is not int or not low <= value <= high:
         raise ValueError(f"{name} must be an integer from {low} to {high}, got {value!r}")
@@ -286,7 +287,7 @@ def _integers(name: str, values: Any, limits: tuple[int, int]) -> None:
     if not isinstance(values, (list, tuple)):
         raise ValueError(f"{name} must be a list of integers, got {values!r}")
     for value in values:
-        _integer(name, value, limits)
+        integer(name, value, limits)
 
 
 def _number(name: str, value: Any, low: float = 0.0) -> None:

@@ -16,7 +16,7 @@ from v4npu.cache import Cache, Sequence, Store
 from v4npu.device import fixed_order
 from v4npu.generate import generate
 from v4npu.model.block import Block, MTPBlock
-from v4npu.model.config import Config
+from v4npu.model.config import LIMITS, Config, integer
 from v4npu.model.graph import run_step
 from v4npu.model.hyper_connection import add_mixes, collapse
 from v4npu.model.inputs import check_ids, mask_spans
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from v4npu.tokenizer import Tokenizer
 
 NUMERICS = ("official", "exact")
+MAX_BATCH = 1 << 16  # of a cache: every sequence has lists of its own on the host
 
 
 class Model(Module):
@@ -202,9 +203,8 @@ class Model(Module):
             store: share the pages and the byte limit of this one, from `new_store`.
         """
         limit = self.config.max_position_embeddings if max_tokens is None else max_tokens
-        for name, value in (("batch", batch), ("max_tokens", limit)):
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        integer("batch", batch, (1, MAX_BATCH))
+        integer("max_tokens", limit, LIMITS["max_position_embeddings"])
         if store is None:
             store = self.new_store(draft=draft, sequences=batch, max_tokens=limit)
         return Cache(self, store, [Sequence(store) for _ in range(batch)], limit, draft)
@@ -260,8 +260,9 @@ class Model(Module):
             steps = [Step(torch.tensor(ids, device=self.device), [len(ids)], [0], trace) for ids in rows]
             packed = torch.cat([self._layers(step, None)[-1 if last_only else 0 :] for step in steps])
         else:
-            refuse_derivatives(self, "strict" if cache is None else "cache")
-            cache = cache or self.new_cache(batch, length)
+            if cache is None:
+                refuse_derivatives(self, "strict")
+                cache = self.new_cache(batch, length)
             cache.admit(self, [len(ids) for ids in rows])
             packed = self.extend(cache.sequences, rows, trace, last_only)
         if last_only:
@@ -280,7 +281,11 @@ class Model(Module):
 
         Returns:
             Packed streams [all new tokens, m, d]; [num_seqs, m, d] of the last ones with last_only.
+
+        Raises:
+            ValueError: gradients are recorded: pages hold values alone.
         """
+        refuse_derivatives(self, "cache")
         store = sequences[0].store
         layers = functools.partial(self._layers, store=store)
         return advance(self, sequences, rows, lambda step, _: run_step(self, step, store, layers), trace, last_only)
