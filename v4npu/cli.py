@@ -7,6 +7,7 @@ says which), 1 failed. V4NPU_DEBUG=1 shows tracebacks.
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import json
 import os
@@ -268,6 +269,7 @@ def emulate(
 
 WRONG_PATH = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 UNUSABLE = (ValueError, TypeError, NotImplementedError, *WRONG_PATH)
+WRONG_NAME = (errno.ENAMETOOLONG, errno.ELOOP)  # paths too, of which Python has no classes
 
 
 def main() -> None:
@@ -293,4 +295,5 @@ def main() -> None:
             text = f"{error.filename}: {error.strerror}"
         if text:
             _say("v4npu: " + " ".join(re.sub(r"^v4npu[.\w]*: ", "", text).split()))
-        sys.exit(2 if usage or isinstance(error, UNUSABLE) else 1)
+        unusable = usage or isinstance(error, UNUSABLE) or getattr(error, "errno", None) in WRONG_NAME
+        sys.exit(2 if unusable else 1)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from v4npu.tokenizer import characters
+
 if TYPE_CHECKING:
     from v4npu.model import Model
 
@@ -46,8 +48,9 @@ def perplexity(
     """
     if model.tokenizer is None:
         raise ValueError("text: this checkpoint has no tokenizer.json")
-    if not 2 <= context <= model.config.max_position_embeddings:
-        raise ValueError(f"context must be 2..{model.config.max_position_embeddings}, got {context}")
+    most = model.config.max_position_embeddings
+    if type(context) is not int or not 2 <= context <= most:
+        raise ValueError(f"context must be 2..{most}, got {context!r}")
     ids = model.tokenizer.encode(text)
     if not ids:
         raise ValueError("text must not be empty")
@@ -66,5 +69,5 @@ def perplexity(
             scored += len(targets)
             if progress is not None:
                 progress(scored, len(sequence) - 1)
-    mean, size = nats / scored, len(text.encode())
+    mean, size = nats / scored, len(characters(text).encode())
     return Perplexity(scored, size, mean, nats / math.log(2) / size, math.exp(min(mean, 700.0)), context)

@@ -79,8 +79,7 @@ class Tokenizer:
         """
         if not isinstance(text, str):
             raise TypeError(f"v4npu.tokenizer: text must be str, got {type(text).__name__}")
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return list(self._encoder.encode(text, add_special_tokens=False).ids)
+        return list(self._encoder.encode(characters(text), add_special_tokens=False).ids)
 
     def control(self, name: str) -> int:
         """Id of a control token, such as "<｜User｜>"; ValueError when this tokenizer lacks it."""
@@ -106,6 +105,11 @@ class Tokenizer:
             return "\ufffd".encode()
         alphabet = _byte_of()
         return bytes(alphabet[char] for char in piece) if alphabet.keys() >= set(piece) else piece.encode()
+
+
+def characters(text: str) -> str:
+    """The text with U+FFFD for every surrogate that is half of no character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class TextStream:

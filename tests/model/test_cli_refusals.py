@@ -35,6 +35,8 @@ TINY = Config(
         ("generate --chat hi", "control tokens"), ("generate --prompt x --think max", "--chat"),
         ("perplexity", "--text"), ("perplexity --text absent", "absent"), ("perplexity --text .", ".: Is a directory"),
         ("bench compare a.jsonl b.jsonl", "v4npu: a.jsonl: No such file"),
+        *((f"{command} {'a' * 5000}", "a: File name too long") for command in (
+            "generate --prompt x", "inspect", "perplexity --text", "bench report")),
         ("inspect absent", "absent"), ("inspect pro --context 0", "context"),
         ("inspect --context 1e6", "context"), ("sing", "sing"), ("doctor --loud", "--loud"),
         ("emulate --soc ascend310 -- true", "ascend310"), ("emulate", "COMMAND"),

@@ -180,8 +180,15 @@ def test_perplexity_scores_every_token_once(length, context):
     assert result.bits_per_byte == pytest.approx((length - 1) / length, rel=1e-5)
 
 
+def test_half_a_character_is_three_bytes():
+    model, text = v4npu.load("nano"), "a whale \ud83d\ude00 or half of one \ud83d"
+    result = perplexity(model, text)
+    assert result == perplexity(model, "a whale \U0001f600 or half of one \ufffd") and result.bytes == len(text) + 4
+
+
 @pytest.mark.parametrize(
-    "text, context, culprit", [("", 8, "text"), ("a", 8, "text"), ("ab", 1, "context"), ("ab", 101, "context")]
+    "text, context, culprit",
+    [("", 8, "text"), ("a", 8, "text"), ("ab", 1, "context"), ("ab", 101, "context"), ("ab", "8", "context")],
 )
 def test_perplexity_wrong_arguments(text, context, culprit):
     with pytest.raises(ValueError, match=f"{culprit} must"):
