@@ -239,6 +239,8 @@ class ShardWriter:
 
 def read_index(path: Path) -> dict[str, str]:
     """The weight_map of a *.safetensors.index.json: tensor name to shard, a file name beside the index."""
+    if not path.is_file():  # a pipe, say, which nobody may ever write to
+        raise FileNotFoundError(f"{path}: no such file; expected an index of shards")
     if path.stat().st_size > MAX_INDEX:
         raise ValueError(f"{path}: must be at most {MAX_INDEX} bytes, got {path.stat().st_size}")
     weight_map = parse_json(path, path.read_bytes()).get("weight_map")

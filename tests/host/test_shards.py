@@ -178,6 +178,12 @@ def test_hostile_index_is_refused(tmp_path: Path, message: str) -> None:
         list(open_directory(tmp_path))
 
 
+def test_an_index_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors.index.json")
+    with pytest.raises(FileNotFoundError, match="expected an index of shards"):
+        list(open_directory(tmp_path))
+
+
 def test_which_files_of_a_directory_count(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no \*\.safetensors"):
         list(open_directory(tmp_path))

@@ -147,6 +147,18 @@ def test_another_model_is_refused_and_no_room_is_clean(model, tmp_path: Path) ->
     assert store.nbytes == 0
 
 
+def test_a_store_of_something_else_is_refused(model, tmp_path: Path) -> None:
+    filled(model).save(tmp_path / "cache")
+    for use in (lambda s: model.new_cache(store=s), lambda s: model.load_cache(tmp_path / "cache", s)):
+        with pytest.raises(TypeError, match="store must be one of new_store, got str"):
+            use("store")
+    stores = [model.new_store(draft=True), models.model(models.OFFICIAL).new_store()]
+    for store in (*stores, models.model(dtype="float64").new_store()):
+        with pytest.raises(ValueError, match="store: it was made for another model"):
+            model.new_cache(store=store)
+    model.new_cache(store=stores[0], draft=True)
+
+
 def test_weights_that_have_changed_are_another_model(tmp_path: Path) -> None:
     model = models.model(dtype="bfloat16")
     filled(model).save(tmp_path / "before")

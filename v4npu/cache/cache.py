@@ -23,6 +23,10 @@ class Cache:
     """
 
     def __init__(self, model: Model, store: Store, sequences: list[Sequence], max_tokens: int, draft: bool) -> None:
+        if not isinstance(store, Store):
+            raise TypeError(f"store must be one of new_store, got {type(store).__name__}")
+        if not store.fits(model, draft):
+            raise ValueError("store: it was made for another model, or for the other of forward() and draft()")
         self.model = weakref.ref(model)
         self.store, self.sequences, self.max_tokens, self.draft = store, sequences, max_tokens, draft
 

@@ -15,6 +15,7 @@ import tempfile
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,6 +78,8 @@ def load(path: str | Path, model: Model, store: Store | None = None) -> Cache:
     path = _path("load_cache", path)
     if not path.is_file():
         raise FileNotFoundError(f"load_cache: path must be a file that Cache.save wrote, found none at {path}")
+    if not isinstance(store, (Store, NoneType)):
+        raise TypeError(f"load_cache: store must be one of new_store, got {type(store).__name__}")
     shard = Shard(path)
     if shard.metadata.get("format") != FORMAT or "cache" not in shard.metadata:
         raise ValueError(f"{path}: must be a cache that v4npu saved")

@@ -16,6 +16,7 @@ from v4npu import _C
 from v4npu.cache.pool import Budget, Pool
 
 if TYPE_CHECKING:
+    from v4npu.model import Model
     from v4npu.model.config import Config
 
 BLOCK_TOKENS = 128  # a classical block; more where the ratios ask for it
@@ -134,6 +135,13 @@ class Store:
         """
         overlap = max((at.overlap_rows for at in self.layout.layers), default=0)
         return (len(self.ratios) - 1) * (self.window - 1) + max(self.window - 1, overlap)
+
+    def fits(self, model: Model, draft: bool) -> bool:
+        """Whether it holds what the layers of `model`, or those that draft, leave behind."""
+        config, main = model.config, model.config.num_hidden_layers
+        ratios = config.compress_ratios[main:] if draft else config.compress_ratios[:main]
+        made_for = (self.config, self.ratios, self.dtype, self.official, self.device)
+        return made_for == (config, ratios, model.dtype, model.numerics == "official", model.device)
 
     def grow(self) -> None:
         """Twice the room, for a device that cannot reserve address space."""

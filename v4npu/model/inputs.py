@@ -1,4 +1,4 @@
-"""Token ids and masks as callers give them, checked."""
+"""Token ids, streams and masks as callers give them, checked."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def check_ids(name: str, ids: Tensor, vocab_size: int) -> tuple[int, int]:
     if low < 0 or high >= vocab_size:
         raise ValueError(f"{name} must be in 0..{vocab_size - 1}, got {low}..{high}")
     return batch, length
+
+
+def check_streams(streams: Tensor, shape: list[int]) -> None:
+    """ValueError unless streams [batch, num_tokens, hc_mult, hidden_size] are of this shape."""
+    if not isinstance(streams, Tensor) or list(streams.shape) != shape:
+        got = list(streams.shape) if isinstance(streams, Tensor) else type(streams).__name__
+        raise ValueError(f"streams must be {shape}, got {got}")
 
 
 def mask_spans(mask: Tensor, ids: Tensor) -> list[tuple[int, int]]:

@@ -19,7 +19,7 @@ from v4npu.model.block import Block, MTPBlock
 from v4npu.model.config import LIMITS, Config, integer
 from v4npu.model.graph import run_step
 from v4npu.model.hyper_connection import add_mixes, collapse
-from v4npu.model.inputs import check_ids, mask_spans
+from v4npu.model.inputs import check_ids, check_streams, mask_spans
 from v4npu.model.install import install, missing
 from v4npu.model.linear import QUANTISED, Linear, Norm
 from v4npu.model.memory import WeightMemory
@@ -168,8 +168,7 @@ class Model(Module):
             raise ValueError("draft: this checkpoint has no MTP layer")
         layer: MTPBlock = self.mtp[0]  # type: ignore[assignment]
         batch, length = check_ids("next_ids", next_ids, self.config.vocab_size)
-        if streams.shape[:2] != next_ids.shape:
-            raise ValueError(f"streams must be [{batch}, {length}, ...], got {list(streams.shape)}")
+        check_streams(streams, [batch, length, self.config.hc_mult, self.config.hidden_size])
         packed = streams.flatten(0, 1)
         with unchanged(cache):
             if cache is None:
