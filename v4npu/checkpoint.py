@@ -115,12 +115,15 @@ class Checkpoint:
         """Copies tensor(name) into `out`, contiguous, of any device and float dtype, a piece of it at a time.
 
         Raises:
-            ValueError: it holds NaN or a bad scale, or the file has shrunk; the message names file and tensor.
+            ValueError: `out` has another shape, the tensor holds NaN or a bad scale, or the file has shrunk; the
+                message names the tensor.
         """
         source, first, at = self._found[name], 0, 0
         if source.part is not None:
             _, rows, columns = source.shard.entries[source.stored].shape
             first = (source.part.expert * rows + source.part.start) * columns
+        if out.shape != source.shape:
+            raise ValueError(f"out must be {list(source.shape)} for tensor {name!r}, got {list(out.shape)}")
         flat = out.view(-1)
         for piece in source.shard.pieces(source.stored, first, out.numel()):
             served = self._as_served(name, piece)

@@ -211,6 +211,15 @@ def test_experts_of_a_layer_are_quantised_alike(first: str, second: str) -> None
         check_tensors("here", layout(CONFIG), stored)
 
 
+def test_a_tensor_is_copied_whole_and_nothing_behind_it(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(rewritten(tmp_path / "a", lambda tensors: tensors))
+    size = checkpoint.spec("norm.weight")[1][0]
+    for wrong in (torch.zeros(size - 1), torch.zeros(size + 1), torch.zeros(size, 1)):
+        with pytest.raises(ValueError, match=rf"out must be \[{size}\] for tensor 'norm.weight', got \["):
+            checkpoint.copy("norm.weight", wrong)
+        assert not wrong.any()
+
+
 def test_many_problems_take_no_memory() -> None:
     specs = layout(replace(CONFIG, n_routed_experts=2**11))
     tracemalloc.start()
