@@ -70,7 +70,7 @@ def random_tensors(
 
 
 def _draw(name: str, spec: Spec, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(spec.shape, generator=generator)
+    noise = torch.randn(spec.shape, generator=generator, device="cpu")
     if spec.kind == "norm":
         return noise.mul_(0.1).add_(1.0)
     leaf = name.rpartition(".")[2]
@@ -85,7 +85,7 @@ def _draw(name: str, spec: Spec, generator: torch.Generator) -> Tensor:
 
 def _expert_ids(shape: tuple[int, ...], experts: int, generator: torch.Generator) -> Tensor:
     """Distinct experts for every token."""
-    out = torch.empty(shape, dtype=torch.int64)
+    out = torch.empty(shape, dtype=torch.int64, device="cpu")
     for rows in out.split(ROWS):
-        rows.copy_(torch.rand(len(rows), experts, generator=generator).argsort(-1)[:, : shape[1]])
+        rows.copy_(torch.rand(len(rows), experts, generator=generator, device="cpu").argsort(-1)[:, : shape[1]])
     return out

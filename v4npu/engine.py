@@ -165,7 +165,9 @@ class Engine:
         batch, streams = self._compute()
         complete = [i for i, r in enumerate(batch) if r.complete]
         try:
-            logits = self.model.logits(streams[complete].unsqueeze(1))[:, 0] if complete else torch.empty(0)
+            logits = (
+                self.model.logits(streams[complete].unsqueeze(1))[:, 0] if complete else torch.empty(0, device="cpu")
+            )
             for r in batch:
                 if self.prefixes.max_bytes and r.sequence is not None:
                     self.prefixes.publish(r.sequence, r.salt)
@@ -186,7 +188,7 @@ class Engine:
             batch, rows = self._batch(limit)
             sequences = [r.sequence for r in batch if r.sequence is not None]
             if not sequences:
-                return [], torch.empty(0)
+                return [], torch.empty(0, device="cpu")
             try:
                 return batch, self.model.extend(sequences, rows, last_only=True)
             except CacheFull:

@@ -143,7 +143,7 @@ def generate(
 
 def _tokens(model: Model, ids: list[int], count: int, sampling: Sampling, stop: set[int]) -> Iterator[int]:
     cache = model.new_cache(1, len(ids) + max(count, 1))
-    pending = torch.tensor([ids], dtype=torch.int64)
+    pending = torch.tensor([ids], dtype=torch.int64, device="cpu")
     for _ in range(count):
         with torch.inference_mode():
             logits = model(pending, cache=cache, last_only=True)
@@ -151,7 +151,7 @@ def _tokens(model: Model, ids: list[int], count: int, sampling: Sampling, stop: 
         if token in stop:
             return
         yield token
-        pending = torch.tensor([[token]], dtype=torch.int64)
+        pending = torch.tensor([[token]], dtype=torch.int64, device="cpu")
 
 
 def _text(model: Model, tokens: Iterator[int]) -> Iterator[str]:

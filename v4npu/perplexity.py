@@ -55,7 +55,7 @@ def perplexity(
     if not ids:
         raise ValueError("text must not be empty")
     bos = model.tokenizer.bos_id
-    sequence = torch.tensor(ids if bos is None else [bos, *ids])
+    sequence = torch.tensor(ids if bos is None else [bos, *ids], device="cpu")
     if len(sequence) < 2:
         raise ValueError("text must have at least two tokens")
     nats, scored, stride = 0.0, 0, max(1, context // 2)

@@ -82,7 +82,7 @@ class Shard:
 
     def _view(self, name: str, dtype: torch.dtype, start: int, end: int) -> Tensor:
         if start == end:
-            return torch.empty(0, dtype=dtype)
+            return torch.empty(0, dtype=dtype, device="cpu")
         # Reading a mapped page that the file no longer has kills the process, so look first.
         if (size := self._map.size()) < end:
             raise ValueError(

@@ -69,8 +69,8 @@ def _prefill(model: Model, ids: list[int], cache: Cache, window: int) -> tuple[T
     The tokens before them go first, for the streams of a long prompt would take more room than its cache.
     """
     if before := ids[: -window - 1]:
-        model(torch.tensor([before]), cache=cache, last_only=True)
-    streams = model.streams(torch.tensor([ids[len(before) :]]), cache=cache)
+        model(torch.tensor([before], device="cpu"), cache=cache, last_only=True)
+    streams = model.streams(torch.tensor([ids[len(before) :]], device="cpu"), cache=cache)
     return model.logits(streams[:, -1:])[0, -1], streams
 
 
@@ -103,7 +103,7 @@ def _speculate(
         guesses = _Guesses(model, draft, sampling, min(draft_tokens, count))
         guesses.make(streams, [*known, token])
         with torch.inference_mode():
-            streams = model.streams(torch.tensor([[token, *guesses.ids]]), cache=cache)
+            streams = model.streams(torch.tensor([[token, *guesses.ids]], device="cpu"), cache=cache)
             rows = model.logits(streams)[0]
         kept, token = guesses.verify(rows)
         report.drafted += len(guesses.ids)
@@ -140,7 +140,7 @@ class _Guesses:
         """
         seen = self.cache.num_tokens + len(next_ids)
         for _ in range(self.count):
-            logits, out = self.model.draft(streams, torch.tensor([next_ids]), cache=self.cache)
+            logits, out = self.model.draft(streams, torch.tensor([next_ids], device="cpu"), cache=self.cache)
             token, probs = self.sampling.next(logits[0, -1])
             self.ids.append(token)
             self.probs.append(probs)

@@ -18,6 +18,7 @@ from v4npu.checkpoint_names import layout, scale_name
 from v4npu.checkpoint_random import random_tensors
 from v4npu.loader import NANO
 from v4npu.model.linear import QUANTISED
+from v4npu.perplexity import perplexity
 from v4npu.reference.formats import dequantize_weight
 from v4npu.testing.models import TINY
 
@@ -122,6 +123,23 @@ def test_weights_travel_alone_and_are_not_converted() -> None:
         with pytest.raises(TypeError, match="neither converted nor moved"):
             change()
     assert torch.equal(model.to("cpu").share_memory()(IDS), copied(IDS))
+
+
+def test_nothing_lies_on_the_default_device(tmp_path: Path) -> None:
+    """Which torch.set_default_device sets; the meta device stands for any but the model's."""
+    wanted = list(v4npu.load("nano").generate([1, 2, 3], max_new_tokens=4))
+    with torch.device("meta"):
+        checkpoint.random(tmp_path / "a", CONFIG)
+        assert v4npu.load(tmp_path / "a")(IDS).device.type == "cpu"
+        model = v4npu.load("nano")
+        assert list(model.generate([1, 2, 3], max_new_tokens=4)) == wanted
+        assert list(model.generate([1, 2, 3], max_new_tokens=4, draft_tokens=1)) == wanted
+        engine = v4npu.engine.Engine(model, max_bytes=1 << 24)
+        engine.add([1, 2, 3], max_new_tokens=4)
+        assert [event.token for event in engine.run()] == wanted
+        model.new_cache().save(tmp_path / "cache")
+        assert model.load_cache(tmp_path / "cache").num_tokens == 0
+        assert perplexity(model, "Call me Ishmael.").tokens > 0
 
 
 def test_a_plain_call_is_the_one_of_inference_mode() -> None:

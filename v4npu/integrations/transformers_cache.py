@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ class State(CacheLayerMixin):
     def __init__(self) -> None:
         super().__init__()
         self.cache: Cache | None = None
-        self.real = torch.empty(0, 0, dtype=torch.bool)  # [batch, columns]
+        self.real = torch.empty(0, 0, dtype=torch.bool, device="cpu")  # [batch, columns]
         self.last: Tensor | None = None  # [batch, d], hidden state of each sequence's last token; None once cropped
 
     def compute(
@@ -123,13 +122,13 @@ class State(CacheLayerMixin):
         self._select([b for b in range(len(self.real)) for _ in range(repeats)])
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self._select(torch.arange(len(self.real))[indices.cpu()].tolist())
+        self._select(torch.arange(len(self.real), device="cpu")[indices.cpu()].tolist())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> State:
         """Shares pages until one of the two writes to them: the way to keep a prompt's cache for several answers."""
         other = State()
         if self.cache is not None:
-            other.cache, other.real, other.last = copy.deepcopy(self.cache, memo), self.real, self.last
+            other.cache, other.real, other.last = self.cache.fork(), self.real, self.last
         return other
 
     def offload(self) -> None:
@@ -206,7 +205,7 @@ def _real(mask: Tensor | None, before: Tensor, length: int) -> Tensor:
     """Which of the new columns hold tokens: bool [batch, length]."""
     batch, past = before.shape
     if mask is None:
-        return torch.ones(batch, length, dtype=torch.bool)
+        return torch.ones(batch, length, dtype=torch.bool, device="cpu")
     if not isinstance(mask, Tensor) or mask.shape != (batch, past + length):
         got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(

@@ -21,7 +21,7 @@ class WeightMemory:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._left = torch.empty(0, dtype=torch.uint8)
+        self._left = torch.empty(0, dtype=torch.uint8, device="cpu")
 
     def __reduce__(self) -> tuple[type[WeightMemory], tuple[torch.device]]:
         return WeightMemory, (self._device,)  # copies of a model do not take what is left here
@@ -33,9 +33,9 @@ class WeightMemory:
         size = torch.Size(shape).numel() * dtype.itemsize
         taken = -(-size // ALIGNMENT) * ALIGNMENT
         if taken > self._left.numel():
-            self._left = torch.empty(max(taken, self.CHUNK), dtype=torch.uint8)
+            self._left = torch.empty(max(taken, self.CHUNK), dtype=torch.uint8, device="cpu")
             _C.advise_large_pages(self._left.data_ptr(), self._left.numel())
         own, self._left = self._left[:size], self._left[taken:]
         # A storage and a version of its own: changing, saving or sending one weight concerns no other.
         at = own.storage_offset()
-        return torch.empty(0, dtype=dtype).set_(own.untyped_storage()[at : at + size]).view(shape)
+        return torch.empty(0, dtype=dtype, device="cpu").set_(own.untyped_storage()[at : at + size]).view(shape)

@@ -20,7 +20,7 @@ def rope_frequencies(
     beta_slow: float = 1.0,
 ) -> Tensor:
     """Frequencies float32 [rope_dim/2]; YaRN interpolation when original_max_position > 0 (no attention factor)."""
-    exponent = torch.arange(0, rope_dim, 2, dtype=torch.float32) / rope_dim
+    exponent = torch.arange(0, rope_dim, 2, dtype=torch.float32, device="cpu") / rope_dim
     freqs = 1.0 / (theta**exponent)
     if original_max_position <= 0:
         return freqs
@@ -31,7 +31,7 @@ def rope_frequencies(
     low = max(math.floor(correction(beta_fast)), 0)
     high = min(math.ceil(correction(beta_slow)), rope_dim - 1)
     width = max(high - low, 0.001)  # equal bounds would divide by zero
-    ramp = ((torch.arange(rope_dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
+    ramp = ((torch.arange(rope_dim // 2, dtype=torch.float32, device="cpu") - low) / width).clamp(0, 1)
     keep = 1 - ramp
     return freqs / factor * (1 - keep) + freqs * keep
 
