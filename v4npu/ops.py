@@ -5,11 +5,12 @@ holds each sequence's token offsets in the call, `start_pos` int32 [B] how many 
 [num_blocks, block_size, D], or uint8 [num_blocks, block_size, row bytes] of packed rows with bfloat16 activations
 (csrc/include/v4npu/row_format.h); a block table int32 [B, max_blocks] says where row i of a sequence lies: row
 i % block_size of page table[b, i // block_size]. A slot is page * block_size + row; -1 is not stored, and the slots
-of a call must be distinct. `official` asks for every rounding point of DeepSeek's code; without it nothing is
-quantised. Every operator is differentiable, backward and forward (in the plain-torch reference), but for act_quant
-(backward only), fp4_act_quant and indexer_topk, whose results are codes and indices; every one accepts zero tokens,
-propagates NaN, and raises ValueError naming the argument for a wrong shape, dtype or parameter. The step-by-step
-contracts are csrc/include/v4npu/ops/<op>.h; docs/v4.md says where in the model each stands.
+of a call must be distinct. What is written, pages or states, may lie apart, not over each other. `official` asks for
+every rounding point of DeepSeek's code; without it nothing is quantised. Every operator is differentiable, backward and
+forward (in the plain-torch reference), but for act_quant (backward only), fp4_act_quant and indexer_topk, whose results
+are codes and indices; every one accepts zero tokens, propagates NaN, and raises ValueError naming the argument for a
+wrong shape, dtype or parameter, of meta and fake tensors too. The step-by-step contracts are
+csrc/include/v4npu/ops/<op>.h; docs/v4.md says where in the model each stands.
 """
 
 from __future__ import annotations

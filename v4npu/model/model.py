@@ -196,7 +196,7 @@ class Model(Module):
         """An empty cache for `batch` sequences of at most `max_tokens` tokens; it allocates as it grows.
 
         Args:
-            batch: how many sequences.
+            batch: how many sequences, at most 65,536.
             max_tokens: of each; the model's positions if not given.
             draft: for `draft` instead of `forward`.
             store: share the pages and the byte limit of this one, from `new_store`.
