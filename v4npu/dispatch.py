@@ -101,6 +101,18 @@ def _fake_check(name: str) -> Kernel:
     return kernel
 
 
+def _batched_check(name: str) -> Kernel:
+    """For per-sample gradients, torch.func.vmap of grad: the samples are of one shape, and each has values."""
+    check = getattr(torch.ops.v4npu_check, name)
+
+    def kernel(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[None, None]:
+        for i in range(info.batch_size):
+            check(*(a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)))
+        return None, None
+
+    return kernel
+
+
 def _symbolic(arg: Any) -> bool:
     if isinstance(arg, Tensor):
         return arg._has_symbolic_sizes_strides
@@ -127,6 +139,7 @@ def register() -> None:
         library.impl(name, _autograd(name, default), "Autograd")
         torch.library.register_fake(f"v4npu::{name}", _fake(name), lib=library)
         torch.library.register_fake(f"v4npu_check::{name}", _fake_check(name), lib=checks)
+        torch.library.register_vmap(f"v4npu_check::{name}", _batched_check(name), lib=checks)
 
 
 register()

@@ -80,6 +80,22 @@ def test_gradients(op):  # of the reference, in float64, which not every device 
     assert torch.autograd.gradcheck(call, [args[i] for i in inputs], fast_mode=True, check_forward_ad=True)
 
 
+@pytest.mark.parametrize("op", ["rms_norm", "linear", "qkv_prepare", "csa_attention", "gate", "moe_experts"])
+def test_gradients_per_sample(op):
+    """torch.func.vmap of grad: of each sample what it has alone, checked as it is alone."""
+    first, *rest = arguments(op, torch.float64)
+    samples = torch.stack([first, first.flip(0), first * 2])
+
+    def loss(x):
+        out = getattr(v4npu.ops, op)(x, *rest)
+        return sum(r.square().sum() for r in (out if isinstance(out, tuple) else (out,)) if r.is_floating_point())
+
+    alone = torch.stack([torch.func.grad(loss)(x) for x in samples])
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(samples), alone)
+    with pytest.raises(ValueError, match=rf"v4npu\.{op}: \w+ must be"):
+        torch.func.vmap(torch.func.grad(loss))(samples[..., 1:])
+
+
 @pytest.mark.parametrize("op", ["qkv_prepare", "compressor", "indexer_query", "moe_experts"])
 def test_derivatives_pass_through_the_quantisers(op):
     """<u, J v> is <J'u, v> in official numerics, though the function is a staircase, and its values are the same."""
