@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from v4npu.kernel_cache import ASCEND, ROOT, built, cache_folder
-from v4npu.testing.ascend import all_kernels, compiler, skus
+from v4npu.emulated_kernels import all_sources, library, skus
+from v4npu.kernel_cache import ASCEND, ROOT, built, cache_folder, compiler
 
 RUNTIME = ASCEND / "runtime"
 # The SKU that a product name without a number stands for: 32 AI cores at 1.65 GHz, whose figures are published.
@@ -62,7 +62,7 @@ def environment(soc: str, environ: Mapping[str, str], force: bool = False) -> di
     if (found := real_runtime(environ)) and not force:
         raise ValueError(f"this machine has a real Ascend runtime ({found}); --force emulates one all the same")
     home = build(cache_folder(environ))
-    kernels = all_kernels(arch, environ).path
+    kernels = library(all_sources(arch), arch, cache_folder(environ))
     libraries = [str(home / "lib64"), *filter(None, [environ.get("LD_LIBRARY_PATH")])]
     return {
         **environ,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -29,6 +30,14 @@ def kernel_path(op: str, arch: int | None) -> Path:
     """The kernel of `op` for an architecture: its own file if there is one, such as rope_kernel_dav3510.asc."""
     own = ASCEND / f"ops/{op}_kernel_dav{arch}.asc"
     return own if own.exists() else ASCEND / f"ops/{op}_kernel.asc"
+
+
+def compiler() -> str | None:
+    """The C++ compiler of this machine: $CXX, g++ or clang++, whichever is found first."""
+    for candidate in (os.environ.get("CXX"), "g++", "clang++"):
+        if candidate and shutil.which(candidate):
+            return candidate
+    return None
 
 
 def built(cache: Path, name: str, inputs: Iterable[str], make: Callable[[Path, Path], None]) -> Path:

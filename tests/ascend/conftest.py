@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from v4npu.testing.ascend import all_kernels, skus
+from v4npu.emulated_kernels import skus
+from v4npu.testing.ascend import all_kernels
 from v4npu.testing.ascend_ops import EmulatedOps
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from v4npu.testing.ascend import Source
+from v4npu.emulated_kernels import Source
 
 Faults = dict[str, tuple[str, str, str]]
 

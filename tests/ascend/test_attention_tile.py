@@ -12,7 +12,8 @@ import torch
 from fault_list import mutant
 from test_kernels import normal
 
-from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source
+from v4npu.emulated_kernels import Source
+from v4npu.testing.ascend import In, KernelFault, Kernels, Out
 
 SKU = "ascend950dt_9581"  # 32 AI cores at 1.65 GHz, as in FlashMLA's figures
 TILE = Source("attention_tile.asc", Path(__file__).with_name("attention_tile.asc").read_text())

@@ -14,7 +14,8 @@ import torch
 from fault_list import mutant
 from test_kernels import ARCHS, normal
 
-from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source, skus
+from v4npu.emulated_kernels import Source, skus
+from v4npu.testing.ascend import In, KernelFault, Kernels, Out
 
 CROSS, IN_TURN = (
     Source(name, Path(__file__).with_name(name).read_text()) for name in ("cross.asc", "cross_dav3510.asc")

@@ -12,7 +12,8 @@ import torch
 from fault_list import mutant
 from test_kernels import ARCHS, normal
 
-from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source, skus
+from v4npu.emulated_kernels import Source, skus
+from v4npu.testing.ascend import In, KernelFault, Kernels, Out
 
 MATMUL = Source("matmul.asc", Path(__file__).with_name("matmul.asc").read_text())
 

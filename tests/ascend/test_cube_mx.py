@@ -9,7 +9,8 @@ import pytest
 import torch
 from fault_list import mutant
 
-from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source
+from v4npu.emulated_kernels import Source
+from v4npu.testing.ascend import In, KernelFault, Kernels, Out
 
 SKU = "ascend950dt_9581"
 MX = Source("mx_matmul.asc", Path(__file__).with_name("mx_matmul.asc").read_text())

@@ -13,7 +13,9 @@ from small_runs import normal, small_run
 from test_kernels import ARCHS
 from test_mixed import FAULTS as MIXED
 
-from v4npu.testing.ascend import ASCEND, In, InOut, KernelFault, Kernels, Out, Source, skus
+from v4npu.emulated_kernels import Source, skus
+from v4npu.kernel_cache import ASCEND
+from v4npu.testing.ascend import In, InOut, KernelFault, Kernels, Out
 from v4npu.testing.ascend_ops import OPS, EmulatedOps
 
 SMALL, PAIRS = (Source(name, Path(__file__).with_name(name).read_text()) for name in ("faults.asc", "pairs.asc"))

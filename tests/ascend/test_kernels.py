@@ -10,9 +10,10 @@ from indexer_cases import indexer_case
 from small_runs import coefficients, compressor_case, normal, small_run
 
 from v4npu import reference
+from v4npu.emulated_kernels import skus
+from v4npu.kernel_cache import ASCEND
 from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8, round_fp4
 from v4npu.reference.rope import rope_frequencies
-from v4npu.testing.ascend import ASCEND, skus
 from v4npu.testing.ascend_ops import OPS
 from v4npu.testing.attention import OPS as ATTENTIONS
 from v4npu.testing.attention import Shape, problem

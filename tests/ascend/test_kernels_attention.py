@@ -10,7 +10,7 @@ import torch
 from test_kernels import ARCHS
 
 from v4npu import reference
-from v4npu.testing.ascend import ASCEND
+from v4npu.kernel_cache import ASCEND
 from v4npu.testing.attention import OPS, SMALL, Shape, alone, problem
 from v4npu.testing.compare import complaint, oracle_args
 from v4npu.testing.tolerances import ERROR_RATIO

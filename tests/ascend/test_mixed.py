@@ -11,7 +11,8 @@ import torch
 from fault_list import message, mutant
 from test_kernels import ARCHS, normal
 
-from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source, skus
+from v4npu.emulated_kernels import Source, skus
+from v4npu.testing.ascend import In, KernelFault, Kernels, Out
 
 MIXED = Source("mixed.asc", Path(__file__).with_name("mixed.asc").read_text())
 SET_FULL, SET_VACANT = "CrossCoreSetFlag<2, PIPE_FIX>(kFull)", "CrossCoreSetFlag<2, PIPE_MTE2>(kVacant)"

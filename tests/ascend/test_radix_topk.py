@@ -9,7 +9,8 @@ import pytest
 import torch
 from fault_list import mutant
 
-from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source
+from v4npu.emulated_kernels import Source
+from v4npu.testing.ascend import In, KernelFault, Kernels, Out
 
 RADIX = Source("radix_topk.asc", Path(__file__).with_name("radix_topk.asc").read_text())
 SKU, GHZ = "ascend950dt_9591", 1.8

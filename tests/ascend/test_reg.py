@@ -10,7 +10,8 @@ import torch
 from fault_list import Faults, message, mutant
 from test_kernels import ARCHS, normal
 
-from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source
+from v4npu.emulated_kernels import Source
+from v4npu.testing.ascend import In, KernelFault, Kernels, Out
 
 SKU = ARCHS[1]
 SOFTMAX = Source("reg.asc", Path(__file__).with_name("reg.asc").read_text())

@@ -9,7 +9,8 @@ from indexer_cases import indexer_case
 from test_kernels import ARCHS, normal
 
 from v4npu import reference
-from v4npu.testing.ascend import KernelFault, Kernels, Source, skus
+from v4npu.emulated_kernels import Source, skus
+from v4npu.testing.ascend import KernelFault, Kernels
 from v4npu.testing.ascend_ops import EmulatedOps
 
 TOPK = Source.of("indexer_topk")

@@ -14,7 +14,8 @@ import torch
 from fault_list import mutant
 from test_kernels import ARCHS, normal
 
-from v4npu.testing.ascend import In, KernelFault, Kernels, Out, Source, skus
+from v4npu.emulated_kernels import Source, skus
+from v4npu.testing.ascend import In, KernelFault, Kernels, Out
 
 TEXT = Path(__file__).with_name("transpose.asc").read_text()
 TYPES = {"fp16": torch.float16, "fp32": torch.float32, "e4m3": torch.float8_e4m3fn}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from v4npu import emulate
-from v4npu.testing.ascend import skus
+from v4npu.emulated_kernels import skus
 
 
 def test_every_name_of_a_chip_is_a_sku() -> None:

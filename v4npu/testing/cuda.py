@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from v4npu import _C
-from v4npu.kernel_cache import built
-from v4npu.testing.ascend import KernelFault, compiler
+from v4npu.kernel_cache import built, compiler
+from v4npu.testing.ascend import KernelFault
 from v4npu.testing.guard import run_guarded
 
 ROOT = Path(__file__).parents[2]

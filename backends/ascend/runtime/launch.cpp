@@ -1,5 +1,5 @@
 // Kernels: a "device binary" is a shared library of the host that holds them compiled for the emulated chip
-// (v4npu/testing/ascend.py makes it). They are found by name and run on a stream.
+// (v4npu/emulated_kernels.py makes it). They are found by name and run on a stream.
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
