@@ -170,9 +170,9 @@ class Rounded:
         self.full = [p.data for _, p in self.named]
         for name, p in self.named:
             if is_fp4(name):
-                p.data = formats.dequantize_fp4(*formats.quantize_weight_fp4(p.data))
+                p.data = formats.dequantise_fp4(*formats.quantise_weight_fp4(p.data))
             else:
-                p.data = formats.dequantize_fp8(*formats.quantize_weight_fp8(p.data))
+                p.data = formats.dequantise_fp8(*formats.quantise_weight_fp8(p.data))
 
     def __exit__(self, *args: object) -> None:
         for (_, p), full in zip(self.named, self.full, strict=True):
@@ -276,9 +276,9 @@ def save(model: Model, tokenizer: Tokenizer, out: Path) -> None:
         if is_fp4(name):
             path, _, matrix = name.removesuffix(".weight").rpartition(".")
             for e in range(value.shape[0]):
-                put(f"{path}.{e}.{matrix}.weight", formats.quantize_weight_fp4(value[e]))
+                put(f"{path}.{e}.{matrix}.weight", formats.quantise_weight_fp4(value[e]))
         elif is_fp8(name):
-            put(name, formats.quantize_weight_fp8(value))
+            put(name, formats.quantise_weight_fp8(value))
         elif name.endswith(".weight"):
             tensors[name] = value.bfloat16()
         else:

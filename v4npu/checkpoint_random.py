@@ -13,7 +13,7 @@ from torch import Tensor
 from v4npu.checkpoint_names import Spec, layout, scale_name
 from v4npu.checkpoint_write import save
 from v4npu.model.config import Config
-from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.formats import quantise_weight_fp4, quantise_weight_fp8
 
 FORMATS = {"fp4": torch.int8, "fp8": torch.float8_e4m3fn, "bf16": torch.bfloat16, "fp32": torch.float32}
 ROWS = 4096  # of the hash table drawn at once
@@ -60,7 +60,7 @@ def random_tensors(
         value = _draw(name, spec, generator)
         stored = {"linear": attention_dtype, "expert": expert_dtype}.get(spec.kind)
         if stored in ("fp4", "fp8"):
-            weight, scale = (quantize_weight_fp4 if stored == "fp4" else quantize_weight_fp8)(value)
+            weight, scale = (quantise_weight_fp4 if stored == "fp4" else quantise_weight_fp8)(value)
             yield name, weight
             yield scale_name(name), scale
         elif spec.kind == "fp32":

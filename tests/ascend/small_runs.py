@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from indexer_cases import indexer_case
 
-from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.formats import act_quant, quantise_weight_fp4, quantise_weight_fp8
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.attention import Shape, problem
 from v4npu.testing.cases import experts_problem
@@ -70,9 +70,9 @@ def small_run(ops, op):
         runs = [(x, weight, bf16), (x[:1], weight[:3], torch.float32)]
     elif op == "grouped_linear":
         x, weight = normal(37, 2, 300, dtype=bf16), normal(2 * 40, 300, dtype=bf16, seed=1)
-        runs = [(x, weight, None), (x, *quantize_weight_fp8(weight.float()))]
+        runs = [(x, weight, None), (x, *quantise_weight_fp8(weight.float()))]
     elif op in ("fp8_linear", "fp4_linear"):  # more panels and tiles than slots
-        quantise = quantize_weight_fp8 if op == "fp8_linear" else quantize_weight_fp4
+        quantise = quantise_weight_fp8 if op == "fp8_linear" else quantise_weight_fp4
         weight = quantise(normal(50, 800, seed=1))
         runs = [(normal(3, 800, dtype=bf16), None, *weight, bf16), (*act_quant(normal(3, 800), 128), *weight, bf16)]
     elif op == "indexer_scores":

@@ -12,7 +12,7 @@ from small_runs import coefficients, compressor_case, normal, small_run
 from v4npu import reference
 from v4npu.emulated_kernels import skus
 from v4npu.kernel_cache import ASCEND
-from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8, round_fp4
+from v4npu.reference.formats import quantise_weight_fp4, quantise_weight_fp8, round_fp4
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.ascend_ops import OPS
 from v4npu.testing.attention import OPS as ATTENTIONS
@@ -181,8 +181,8 @@ def test_no_rows(emulated, op):
         "compressor": compressor_case(8, "none", (), num_tokens=0),
         "linear": (torch.empty(0, 8), torch.empty(4, 8), torch.float32),
         "grouped_linear": (torch.empty(0, 2, 8), torch.empty(4, 8), None),
-        "fp8_linear": (torch.empty(0, 32), None, *quantize_weight_fp8(torch.ones(4, 32)), torch.float32),
-        "fp4_linear": (torch.empty(0, 32), None, *quantize_weight_fp4(torch.ones(4, 32)), torch.float32),
+        "fp8_linear": (torch.empty(0, 32), None, *quantise_weight_fp8(torch.ones(4, 32)), torch.float32),
+        "fp4_linear": (torch.empty(0, 32), None, *quantise_weight_fp4(torch.ones(4, 32)), torch.float32),
         "indexer_scores": indexer_case(torch.float32, 2, 8, lengths=((0, 8), (0, 0))),
         "indexer_topk": (*indexer_case(torch.float32, 2, 8, lengths=((0, 8), (0, 0)))[:-1], 3, False),
         "moe_experts": (*experts_problem(0, 4, "fp4"), 10.0, True),

@@ -7,7 +7,7 @@ import torch
 from test_kernels import ARCHS, normal
 
 from v4npu import reference
-from v4npu.reference.formats import dequantise_rows, dequantize_weight, quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.formats import dequantise_rows, dequantise_weight, quantise_weight_fp4, quantise_weight_fp8
 from v4npu.testing.compare import complaint
 from v4npu.testing.tolerances import ERROR_RATIO
 
@@ -31,7 +31,7 @@ def test_linear(emulated, sku, dtype, out_dtype, tokens, rows, k):
     assert_good("linear", got, (x, weight, out_dtype), x.double() @ weight.double().T)
 
 
-QUANTISE = {"fp8_linear": quantize_weight_fp8, "fp4_linear": quantize_weight_fp4}
+QUANTISE = {"fp8_linear": quantise_weight_fp8, "fp4_linear": quantise_weight_fp4}
 
 
 def quantised(op, rows, k):
@@ -47,7 +47,7 @@ def test_quantised_weights(emulated, sku, op, dtype, out_dtype, tokens, rows, k)
     x, (weight, scale) = normal(tokens, k, dtype=dtype), quantised(op, rows, k)
     args = (x, None, weight, scale, out_dtype)
     assert_good(
-        op, getattr(emulated(sku), op)(*args), args, x.double() @ dequantize_weight(weight, scale, torch.float64).T
+        op, getattr(emulated(sku), op)(*args), args, x.double() @ dequantise_weight(weight, scale, torch.float64).T
     )
 
 
@@ -61,7 +61,7 @@ def test_quantised_operands(emulated, sku, op, out_dtype, k):
         quantised(op, 150, k),
     )
     args = (*x, weight, scale, out_dtype)
-    exact = dequantise_rows(*x, 128).double() @ dequantize_weight(weight, scale, torch.float64).T
+    exact = dequantise_rows(*x, 128).double() @ dequantise_weight(weight, scale, torch.float64).T
     got = getattr(emulated(sku), op)(*args)
     assert_good(op, got, args, exact)
     assert torch.equal(getattr(emulated(sku), op)(x[0][5:6], x[1][5:6], *args[2:]), got[5:6])
@@ -75,8 +75,8 @@ def test_grouped_linear(emulated, sku, fp8, dtype, tokens, groups, rows, k):
     if dtype == FP32:
         k = min(k, 65535 // groups)  # what a copy reaches from row to row; bf16 goes in pairs
     x, plain = normal(tokens, groups, k, dtype=dtype), normal(groups * rows, k, dtype=dtype, seed=1)
-    weight, scale = quantize_weight_fp8(plain.float()) if fp8 else (plain, None)
-    exact = reference.grouped_linear(x.double(), dequantize_weight(weight, scale, torch.float64), None)
+    weight, scale = quantise_weight_fp8(plain.float()) if fp8 else (plain, None)
+    exact = reference.grouped_linear(x.double(), dequantise_weight(weight, scale, torch.float64), None)
     args = (x, weight, scale)
     assert_good("grouped_linear", emulated(sku).grouped_linear(*args), args, exact)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from v4npu import _C, reference
-from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.formats import act_quant, quantise_weight_fp4, quantise_weight_fp8
 from v4npu.testing.cases import Draw
 from v4npu.testing.compare import complaint, same_nonfinite
 from v4npu.testing.cuda import FLOAT32_ON_TENSOR_CORES, EmulatedGpu
@@ -21,7 +21,7 @@ def weight_of(kind: str, w: Tensor) -> tuple[str, tuple[Tensor, ...]]:
     """The operator of a weight and the weight in its format."""
     if kind == "bf16":
         return "linear", (w.to(BF16),)
-    return (kind + "_linear", quantize_weight_fp8(w) if kind == "fp8" else quantize_weight_fp4(w))
+    return (kind + "_linear", quantise_weight_fp8(w) if kind == "fp8" else quantise_weight_fp4(w))
 
 
 def arguments(kind: str, x: Tensor, quantised: bool, w: tuple[Tensor, ...], out: torch.dtype) -> tuple:
@@ -102,7 +102,7 @@ def test_every_e2m1_code_with_every_scale_is_widened_exactly(gpu: EmulatedGpu) -
     weight = packed.expand(256, 16).contiguous().view(torch.int8)
     scale = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(256, 1).view(torch.float8_e8m0fnu)
     (got,) = gpu.run("fp4_linear", (torch.eye(32, dtype=BF16), None, weight, scale, FP32))
-    want = reference.formats.dequantize_fp4(weight, scale, dtype=torch.float64)
+    want = reference.formats.dequantise_fp4(weight, scale, dtype=torch.float64)
     assert got[:, 255].isnan().all()
     largest = torch.finfo(BF16).max  # the products are bfloat16: beyond lies infinity, and infinity times 0 is NaN
     for row in range(255):

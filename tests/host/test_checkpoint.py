@@ -17,7 +17,7 @@ from v4npu.checkpoint import Checkpoint
 from v4npu.checkpoint_names import check_tensors, layout
 from v4npu.checkpoint_random import random_tensors
 from v4npu.model.config import Config, RopeScaling
-from v4npu.reference.formats import dequantize_weight, quantize_weight_fp8
+from v4npu.reference.formats import dequantise_weight, quantise_weight_fp8
 
 CONFIG = Config(
     vocab_size=40, hidden_size=64, num_hidden_layers=4, num_attention_heads=4, q_lora_rank=32, o_groups=2,
@@ -66,7 +66,7 @@ def test_random_weights_are_plausible(tmp_path: Path) -> None:
         if spec.kind == "ids":
             assert all(len(set(row)) == 2 and set(row) <= set(range(4)) for row in tensors[name].tolist())
         elif spec.kind in ("linear", "expert"):
-            value = dequantize_weight(tensors[name], scale, torch.float32)
+            value = dequantise_weight(tensors[name], scale, torch.float32)
             assert value.std().item() == pytest.approx(spec.shape[1] ** -0.5, rel=0.2), name
         elif spec.kind == "norm":
             assert tensors[name].mean().item() == pytest.approx(1.0, abs=0.15), name
@@ -157,7 +157,7 @@ def replaced(name: str, value: torch.Tensor | None) -> Any:
     return change
 
 
-FP8, FP8_SCALE = quantize_weight_fp8(torch.ones(32, 64))
+FP8, FP8_SCALE = quantise_weight_fp8(torch.ones(32, 64))
 MISFITS = [
     ("norm.weight", None, r"norm\.weight is missing, expected BF16, .* \[64\]"),
     ("norm.weight", torch.ones(65), r"norm\.weight must be .*\[64\], got F32 \[65\]"),

@@ -19,7 +19,7 @@ from v4npu.checkpoint_random import random_tensors
 from v4npu.loader import NANO
 from v4npu.model.linear import QUANTISED
 from v4npu.perplexity import perplexity
-from v4npu.reference.formats import dequantize_weight
+from v4npu.reference.formats import dequantise_weight
 from v4npu.testing.models import TINY
 
 CONFIG = replace(TINY, index_n_heads=16, max_position_embeddings=512)
@@ -74,7 +74,7 @@ def test_packed_weights_mean_their_plain_values(tmp_path: Path, expert: str, att
     tensors = dict(random_tensors(CONFIG, 2, expert, attention))
     plain = {
         name: tensors[name] if spec.kind == "ids"
-        else dequantize_weight(tensors[name], tensors.get(scale_name(name)), torch.float32)
+        else dequantise_weight(tensors[name], tensors.get(scale_name(name)), torch.float32)
         for name, spec in layout(CONFIG).items()
     }  # fmt: skip
     checkpoint.save(tmp_path / "packed", CONFIG, tensors)

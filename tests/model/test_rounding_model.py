@@ -9,7 +9,7 @@ import v4npu
 from v4npu import checkpoint, ops
 from v4npu.model.config import Config
 from v4npu.model.linear import Activation, Linear
-from v4npu.reference.formats import quantize_weight_fp8
+from v4npu.reference.formats import quantise_weight_fp8
 from v4npu.testing.rounding import assert_rounded, bf16, fp8, inverse_rms, norm, unrounded
 
 CONFIG = Config(
@@ -53,7 +53,7 @@ def test_one_quantisation_serves_several_linears(monkeypatch):
     shared = Activation(x, official=True)
     for rows in (8, 32, 200):
         linear, w = Linear(128, rows, torch.bfloat16), torch.randint(-3, 4, (rows, 128)).double()
-        weight, linear.scale = quantize_weight_fp8(w)
+        weight, linear.scale = quantise_weight_fp8(w)
         linear.weight = torch.nn.Parameter(weight, requires_grad=False)
         assert_rounded(linear(shared), bf16(fp8(x, 128) @ w.T), {"unquantised": bf16(x.double() @ w.T)})
         assert torch.equal(linear(Activation(x, official=False)), bf16(x.double() @ w.T).bfloat16()), (

@@ -7,7 +7,7 @@ import torch
 
 import v4npu
 from v4npu import ops, reference
-from v4npu.reference.formats import dequantise_rows, dequantize_weight, quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.formats import dequantise_rows, dequantise_weight, quantise_weight_fp4, quantise_weight_fp8
 from v4npu.testing.cases import as_halves, experts_problem
 from v4npu.testing.compare import complaint, oracle_args
 from v4npu.testing.tolerances import ERROR_RATIO
@@ -32,8 +32,8 @@ def test_linear(dtype: torch.dtype, tokens: int, rows: int, k: int) -> None:
 @pytest.mark.parametrize(("tokens", "rows"), [(9, 300), (1, 4), (0, 16)])
 @pytest.mark.parametrize("op", ["fp8_linear", "fp4_linear"])
 def test_quantised(op: str, tokens: int, rows: int) -> None:
-    weight, scale = (quantize_weight_fp8 if op == "fp8_linear" else quantize_weight_fp4)(normal(rows, 288, seed=1))
-    plain, x = dequantize_weight(weight, scale, torch.float64), normal(tokens, 288)
+    weight, scale = (quantise_weight_fp8 if op == "fp8_linear" else quantise_weight_fp4)(normal(rows, 288, seed=1))
+    plain, x = dequantise_weight(weight, scale, torch.float64), normal(tokens, 288)
     for operand in ((x, None), (x.bfloat16(), None), reference.act_quant(x, 128)):
         exact = (operand[0] if operand[1] is None else dequantise_rows(*operand, 128)).double() @ plain.T
         for out_dtype in (torch.float32,) if operand[0].dtype == torch.float32 else (torch.float32, torch.bfloat16):
@@ -47,10 +47,10 @@ def test_quantised(op: str, tokens: int, rows: int) -> None:
 @pytest.mark.parametrize("fp8", [False, True])
 def test_grouped_linear(dtype: torch.dtype, fp8: bool) -> None:
     x, plain = normal(5, 3, 96, dtype=dtype), normal(3 * 40, 96, dtype=dtype, seed=1)
-    weight, scale = quantize_weight_fp8(plain.float()) if fp8 else (plain, None)
+    weight, scale = quantise_weight_fp8(plain.float()) if fp8 else (plain, None)
     with v4npu.fallback("error"):
         got = ops.grouped_linear(x.npu(), weight.npu(), None if scale is None else scale.npu())
-    exact = reference.grouped_linear(x.double(), dequantize_weight(weight, scale, torch.float64), None)
+    exact = reference.grouped_linear(x.double(), dequantise_weight(weight, scale, torch.float64), None)
     assert not complaint(got.cpu(), reference.grouped_linear(x, weight, scale), exact, ERROR_RATIO["grouped_linear"])
 
 

@@ -102,7 +102,7 @@ def test_derivatives_pass_through_the_quantisers(op):
     args = list(arguments(op, torch.float64, official=True))
     if op == "moe_experts":
         for i in (3, 5, 7):
-            args[i : i + 2] = reference.formats.quantize_weight_fp8(args[i])
+            args[i : i + 2] = reference.formats.quantise_weight_fp8(args[i])
     at, draw = int(op == "qkv_prepare"), torch.Generator().manual_seed(1)
 
     def call(x):

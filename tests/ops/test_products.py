@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from v4npu import ops, reference
-from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.formats import act_quant, quantise_weight_fp4, quantise_weight_fp8
 from v4npu.testing.cases import Draw, as_halves
 from v4npu.testing.compare import bits, complaint
 from v4npu.testing.tolerances import ERROR_RATIO
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("isa")
 def weight(kind: str, w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     if kind == "plain":
         return w.to(dtype), None
-    return quantize_weight_fp4(w) if kind == "fp4" else quantize_weight_fp8(w)
+    return quantise_weight_fp4(w) if kind == "fp4" else quantise_weight_fp8(w)
 
 
 def near(op: str, got: Tensor, naive: Tensor, oracle: Tensor) -> None:

@@ -62,7 +62,7 @@ def test_scale_examples_of_the_specification():
 def test_ties_of_e2m1_go_to_the_even_code():
     x = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0] + [0.0] * 24)
     q, scale = ops.fp4_act_quant(x)
-    assert formats.dequantize_fp4(q, scale).tolist()[:8] == [0, 1, 1, 2, 2, 4, 4, 6]
+    assert formats.dequantise_fp4(q, scale).tolist()[:8] == [0, 1, 1, 2, 2, 4, 4, 6]
 
 
 def test_nibble_order_and_round_trip():
@@ -71,21 +71,21 @@ def test_nibble_order_and_round_trip():
     assert torch.equal(packed.view(torch.uint8) & 15, code[:, ::2])
     assert torch.equal(formats.unpack_nibbles(packed), code)
     scale = torch.randint(100, 150, (5, 2), dtype=torch.uint8).view(torch.float8_e8m0fnu)
-    values = formats.dequantize_fp4(packed, scale)
+    values = formats.dequantise_fp4(packed, scale)
     again, again_scale = ops.fp4_act_quant(values)
-    assert torch.equal(formats.dequantize_fp4(again, again_scale), values)
+    assert torch.equal(formats.dequantise_fp4(again, again_scale), values)
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (200, 300), (1, 7), (3, 130, 64)])
 def test_fp8_weight_round_trip(shape):
     w = torch.randn(shape)
-    q, scale = formats.quantize_weight_fp8(w)
+    q, scale = formats.quantise_weight_fp8(w)
     assert scale.shape[-2:] == (-(-shape[-2] // 128), -(-shape[-1] // 128))
-    back = formats.dequantize_fp8(q, scale)
+    back = formats.dequantise_fp8(q, scale)
     assert ((back - w).abs() <= w.abs() * 2.0**-4 + 2.0**-9 * 2.0**-5).all()
-    again = formats.quantize_weight_fp8(back)
-    assert torch.equal(formats.dequantize_fp8(*again), back)
-    assert torch.equal(formats.dequantize_fp8(q, scale, torch.bfloat16).float(), back)
+    again = formats.quantise_weight_fp8(back)
+    assert torch.equal(formats.dequantise_fp8(*again), back)
+    assert torch.equal(formats.dequantise_fp8(q, scale, torch.bfloat16).float(), back)
 
 
 def test_a_nan_is_the_scale_of_its_fp4_block():
@@ -95,4 +95,4 @@ def test_a_nan_is_the_scale_of_its_fp4_block():
         q, scale = quantise(x)
         assert scale.float().isnan().nonzero().tolist() == [[1, 1]]
         assert torch.equal(q[[0, 2]], quantise(x[[0, 2]])[0])
-        assert formats.dequantize_fp4(q, scale).isnan().nonzero()[:, 1].tolist() == list(range(32, 64))
+        assert formats.dequantise_fp4(q, scale).isnan().nonzero()[:, 1].tolist() == list(range(32, 64))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from v4npu import ops
-from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.formats import quantise_weight_fp4, quantise_weight_fp8
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.rounding import assert_rounded, bf16, fp8, fp32, inverse_rms, norm, rope, unrounded
 
@@ -94,7 +94,7 @@ def test_quantised_linear(kind):
     x = (integers(31, 8, 384) * torch.tensor([1.0, 1.0, 2.0**13]).repeat_interleave(128)).bfloat16()
     w = integers(1, 48, 384)
     w[:24, 256:] = 0
-    quantised = (quantize_weight_fp8 if kind == "fp8" else quantize_weight_fp4)(w)
+    quantised = (quantise_weight_fp8 if kind == "fp8" else quantise_weight_fp4)(w)
     a = ops.act_quant(x)
     y = getattr(ops, f"{kind}_linear")(*a, *quantised, torch.bfloat16)
     parts = [fp8(x, 128)[:, s] @ w[:, s].T for s in map(slice, (0, 128, 256), (128, 256, 384))]
@@ -164,7 +164,7 @@ def test_grouped_linear_does_not_quantise(draw):
     parts = torch.stack([x[:, j] @ w[24 * j : 24 * (j + 1)].T for j in range(2)], 1)
     coarse = torch.stack([fp8(x, 128)[:, j] @ w[24 * j : 24 * (j + 1)].T for j in range(2)], 1)
     without = {"quantised input": bf16(coarse), "no cast": parts}
-    assert_rounded(ops.grouped_linear(x.bfloat16(), *quantize_weight_fp8(w)), bf16(parts), without)
+    assert_rounded(ops.grouped_linear(x.bfloat16(), *quantise_weight_fp8(w)), bf16(parts), without)
 
 
 @pytest.mark.parametrize("op", ["gate", "hash_gate"])
@@ -205,7 +205,7 @@ def test_experts(draw):
     picks = torch.rand(48, 4, generator=torch.Generator().manual_seed(4)).argsort(-1)[:, :3]
     weights = torch.rand(48, 3, generator=torch.Generator().manual_seed(5))
     w1, w3, w2 = (integers(4, 4, 128, 128).roll(n, -1) for n in range(3))  # exact in FP4
-    stored = [part for w in (w1, w3, w2) for part in quantize_weight_fp4(w)]
+    stored = [part for w in (w1, w3, w2) for part in quantise_weight_fp4(w)]
 
     def q8(v):
         return fp8(v, 128)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from v4npu.reference.formats import WEIGHT_BLOCK, dequantize_weight, round_fp8, wide
+from v4npu.reference.formats import WEIGHT_BLOCK, dequantise_weight, round_fp8, wide
 
 
 def swiglu(gate: Tensor, up: Tensor, weights: Tensor | None, limit: float) -> Tensor:
@@ -41,7 +41,7 @@ def moe_experts(
         return round_fp8(a, WEIGHT_BLOCK) if quantised else a
 
     def matrix(weight: Tensor, scale: Tensor | None, e: int) -> Tensor:
-        return dequantize_weight(weight[e], None if scale is None else scale[e], x.dtype)
+        return dequantise_weight(weight[e], None if scale is None else scale[e], x.dtype)
 
     out = torch.zeros_like(wide(x)) + wide(x)[:0].sum()  # with a gradient even where nothing is added to it
     tokens = rounded(x)

@@ -133,7 +133,7 @@ def round_fp8(x: Tensor, block_size: int) -> Tensor:
 def round_fp4(x: Tensor, block_size: int = FP4_BLOCK) -> Tensor:
     """x rounded to e2m1 with one ue8m0 scale per block, in x's dtype; a block with a NaN becomes NaN."""
     q, scale = fp4_act_quant(x.detach(), block_size)
-    return straight_through(x, dequantize_fp4(q, scale, block_size).to(x.dtype))
+    return straight_through(x, dequantise_fp4(q, scale, block_size).to(x.dtype))
 
 
 def dequantise_rows(q: Tensor, scale: Tensor, block_size: int) -> Tensor:
@@ -142,7 +142,7 @@ def dequantise_rows(q: Tensor, scale: Tensor, block_size: int) -> Tensor:
     return q.float() * factor
 
 
-def quantize_weight_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantise_weight_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weight [..., N, K] to e4m3 and ue8m0 scales [..., ceil(N/128), ceil(K/128)], one per 128x128 block."""
     n, k = weight.shape[-2:]
     pad = torch.nn.functional.pad(weight.float(), (0, -k % WEIGHT_BLOCK, 0, -n % WEIGHT_BLOCK))
@@ -154,21 +154,21 @@ def quantize_weight_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return q.contiguous(), float_to_e8m0(exponent)
 
 
-def quantize_weight_fp4(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantise_weight_fp4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weight [..., N, K] (K a multiple of 32) to packed e2m1 int8 [..., N, K/2] and ue8m0 scales [..., N, K/32]."""
     if weight.shape[-1] % FP4_BLOCK:
         raise ValueError(f"weight must have a last dimension that is a multiple of 32, got {list(weight.shape)}")
     return fp4_act_quant(weight, FP4_BLOCK)
 
 
-def dequantize_fp8(q: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def dequantise_fp8(q: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """e4m3 [..., N, K] with 128x128 block scales to `dtype` (exact in float32, float64 and bfloat16)."""
     n, k = q.shape[-2:]
     factor = e8m0_to_float(scale).repeat_interleave(WEIGHT_BLOCK, -2)[..., :n, :].to(dtype)
     return q.to(dtype) * factor.repeat_interleave(WEIGHT_BLOCK, -1)[..., :k]
 
 
-def dequantize_fp4(
+def dequantise_fp4(
     packed: Tensor, scale: Tensor, block_size: int = FP4_BLOCK, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Packed e2m1 int8 [..., n/2] with a scale per block_size elements to `dtype` (exact as above)."""
@@ -177,10 +177,10 @@ def dequantize_fp4(
     return values * factor[..., : values.shape[-1]]
 
 
-def dequantize_weight(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+def dequantise_weight(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     """A weight of any stored format as a plain matrix: float as it is, e4m3 or packed FP4 (int8) with its scale."""
     if weight.dtype == torch.float8_e4m3fn and scale is not None:
-        return dequantize_fp8(weight, scale, dtype)
+        return dequantise_fp8(weight, scale, dtype)
     if weight.dtype == torch.int8 and scale is not None:
-        return dequantize_fp4(weight, scale, dtype=dtype)
+        return dequantise_fp4(weight, scale, dtype=dtype)
     return weight.to(dtype)

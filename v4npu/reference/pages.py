@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from v4npu.reference.formats import act_quant, dequantise_rows, dequantize_fp4, e8m0_to_float, fp4_act_quant
+from v4npu.reference.formats import act_quant, dequantise_fp4, dequantise_rows, e8m0_to_float, fp4_act_quant
 
 KV_BLOCK = 64  # elements per FP8 scale of a KV row
 FLOAT = 4  # bytes of the scale of an FP8 key
@@ -69,7 +69,7 @@ def read_keys(cache: Tensor, at: Tensor, head_dim: int) -> Tensor:
         payload, scale = _load(cache, at, head_dim, FLOAT)
         return (payload.view(torch.float8_e4m3fn).float() * scale.view(torch.float32)).bfloat16()
     payload, scale = _load(cache, at, head_dim // 2, -(-head_dim // 32))
-    return dequantize_fp4(payload.view(torch.int8), scale, dtype=torch.bfloat16)
+    return dequantise_fp4(payload.view(torch.int8), scale, dtype=torch.bfloat16)
 
 
 def write_rows(cache: Tensor | None, rows: Tensor, slot_mapping: Tensor | None, rope_dim: int, quant: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from v4npu.model.config import Config, RopeScaling
-from v4npu.reference.formats import act_quant, quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.formats import act_quant, quantise_weight_fp4, quantise_weight_fp8
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.cases import Draw
 from v4npu.testing.compare import argument_names
@@ -81,14 +81,14 @@ def arguments(
         "fp4_act_quant": lambda: (index_q(), 32),
         "linear": lambda: (rows(d), draw.normal(4 * dim, d, dtype=dtype), dtype),
         "fp8_linear": lambda: (
-            *act_quant(draw.normal(tokens, rank), 128), *quantize_weight_fp8(draw.normal(heads * dim, rank)), dtype,
+            *act_quant(draw.normal(tokens, rank), 128), *quantise_weight_fp8(draw.normal(heads * dim, rank)), dtype,
         ),
         "fp4_linear": lambda: (
-            *act_quant(draw.normal(tokens, d), 128), *quantize_weight_fp4(draw.normal(wide, d)), dtype,
+            *act_quant(draw.normal(tokens, d), 128), *quantise_weight_fp4(draw.normal(wide, d)), dtype,
         ),
         "grouped_linear": lambda: (
             rows(groups, heads * dim // groups),
-            *quantize_weight_fp8(draw.normal(groups * config.o_lora_rank, heads * dim // groups)),
+            *quantise_weight_fp8(draw.normal(groups * config.o_lora_rank, heads * dim // groups)),
         ),
         "hc_pre": lambda: (rows(m, d), *mixes((2 + m) * m, 3), 1e-6, 1e-6, config.hc_sinkhorn_iters),
         "hc_post": lambda: (rows(d), rows(m, d), draw.normal(tokens, m), draw.normal(tokens, m, m)),

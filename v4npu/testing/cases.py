@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from v4npu.reference.formats import quantize_weight_fp4, quantize_weight_fp8
+from v4npu.reference.formats import quantise_weight_fp4, quantise_weight_fp8
 from v4npu.reference.rope import rope_frequencies
 
 PERIOD = 16_777_213  # a prime: what a large tensor repeats falls on another column in every row
@@ -81,8 +81,8 @@ def arguments(op: str, dtype: torch.dtype = torch.float32, seed: int = 0, offici
         "act_quant": lambda: (x, 32),
         "fp4_act_quant": lambda: (x, 32),
         "linear": lambda: (x, draw.normal(48, d), dtype),
-        "fp8_linear": lambda: (x, None, *quantize_weight_fp8(draw.normal(48, d)), dtype),
-        "fp4_linear": lambda: (x, None, *quantize_weight_fp4(draw.normal(48, d)), dtype),
+        "fp8_linear": lambda: (x, None, *quantise_weight_fp8(draw.normal(48, d)), dtype),
+        "fp4_linear": lambda: (x, None, *quantise_weight_fp4(draw.normal(48, d)), dtype),
         "grouped_linear": lambda: (draw.normal(tokens, 2, 32), draw.normal(2 * 24, 32), None),
         "hc_pre": lambda: (streams, *mixes((2 + m) * m, 3), 1e-6, 1e-6, 20),
         "hc_post": lambda: (x, streams, draw.normal(tokens, m, dtype=wide), draw.normal(tokens, m, m, dtype=wide)),
@@ -190,12 +190,12 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
         "rms_norm": lambda: (draw.normal(rows, width), draw.normal(width), 1e-6),
         "rope": lambda: (draw.normal(rows, 3, width), draw.integers(1 << 20, rows), freqs, False),
         "linear": lambda: (draw.normal(rows, width), draw.normal(45, width), dtype),
-        "fp8_linear": lambda: (draw.normal(rows, width), None, *quantize_weight_fp8(draw.normal(141, width)), dtype),
+        "fp8_linear": lambda: (draw.normal(rows, width), None, *quantise_weight_fp8(draw.normal(141, width)), dtype),
         "fp4_linear": lambda: (
-            draw.normal(rows, fp4), None, *quantize_weight_fp4(draw.normal(37, fp4)), dtype,
+            draw.normal(rows, fp4), None, *quantise_weight_fp4(draw.normal(37, fp4)), dtype,
         ),
         "grouped_linear": lambda: (
-            draw.normal(rows, 3, width), *quantize_weight_fp8(draw.normal(3 * 47, width)),
+            draw.normal(rows, 3, width), *quantise_weight_fp8(draw.normal(3 * 47, width)),
         ),
         "swiglu": lambda: (draw.normal(rows, width), draw.normal(rows, width), draw.normal(rows, dtype=wide), 1.0),
         "hadamard": lambda: (draw.normal(rows, 1 << width.bit_length() - 1),),
@@ -216,8 +216,8 @@ def sized(op: str, rows: int, width: int, dtype: torch.dtype = torch.float32, se
         ),
         "moe_experts": lambda: (
             draw.normal(rows, fp4), draw.integers(6, rows, 3, dtype=torch.int32), draw.normal(rows, 3, dtype=wide),
-            *quantize_weight_fp4(draw.normal(7, 96, fp4)), *quantize_weight_fp4(draw.normal(7, 96, fp4)),
-            *quantize_weight_fp4(draw.normal(7, fp4, 96)), 10.0, False,
+            *quantise_weight_fp4(draw.normal(7, 96, fp4)), *quantise_weight_fp4(draw.normal(7, 96, fp4)),
+            *quantise_weight_fp4(draw.normal(7, fp4, 96)), 10.0, False,
         ),
     }  # fmt: skip
     return cases[op]()
@@ -229,7 +229,7 @@ def experts_problem(
 ) -> tuple[Any, ...]:  # fmt: skip
     """Of moe_experts: x, indices, weights and the three matrices with their scales; fp8, fp4 or of the dtype of x."""
     draw = Draw(torch.float32, tokens + experts)
-    quantise = {"fp8": quantize_weight_fp8, "fp4": quantize_weight_fp4}.get(kind, lambda w: (w.to(dtype), None))
+    quantise = {"fp8": quantise_weight_fp8, "fp4": quantise_weight_fp4}.get(kind, lambda w: (w.to(dtype), None))
 
     def matrix(rows: int, k: int) -> tuple[Tensor, Tensor | None]:
         return quantise(draw.normal(experts, rows, k) * k**-0.5)
