@@ -26,6 +26,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import v4npu
+from v4npu.bench.timing import peak_mib
 from v4npu.cache import Cache
 from v4npu.engine import Engine
 from v4npu.model import Model
@@ -44,7 +45,7 @@ class Rows:
     def __init__(self, model: Model) -> None:
         self.rows: list[dict[str, Any]] = []
         dtype = str(model.dtype).removeprefix("torch.")
-        self.where = {"device": str(model.device), "dtype": dtype, "numerics": model.numerics}
+        self.where: dict[str, Any] = {"device": str(model.device), "dtype": dtype, "numerics": model.numerics}
         self.where["threads"] = torch.get_num_threads()
 
     def add(self, **row: Any) -> None:
@@ -73,12 +74,6 @@ def read(model: Model, texts: list[Path], count: int) -> list[int]:
     if len(ids) < count:
         raise typer.BadParameter(f"the texts hold {len(ids):,} tokens, {count:,} are wanted")
     return ids[:count]
-
-
-def peak_mib() -> float:
-    """Highest resident memory of this process so far."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 @torch.inference_mode()

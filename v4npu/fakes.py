@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+from v4npu.reference.formats import wide_dtype
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -55,8 +53,8 @@ def grouped_linear(x: Tensor, weight: Tensor, weight_scale: Tensor | None) -> Te
 
 def hc_pre(streams: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     tokens, m, d = streams.shape
-    post = streams.new_empty((tokens, m), dtype=_wide(streams))
-    comb = streams.new_empty((tokens, m, m), dtype=_wide(streams))
+    post = streams.new_empty((tokens, m), dtype=wide_dtype(streams))
+    comb = streams.new_empty((tokens, m, m), dtype=wide_dtype(streams))
     return streams.new_empty((tokens, d)), post, comb
 
 
@@ -82,7 +80,7 @@ def indexer_query(q: Tensor, *args: Any) -> Tensor:
 
 
 def indexer_scores(q: Tensor, weights: Tensor, keys: Tensor, block_table: Tensor, *rest: Any) -> Tensor:
-    return q.new_empty((q.shape[0], block_table.shape[1] * keys.shape[1]), dtype=_wide(q))
+    return q.new_empty((q.shape[0], block_table.shape[1] * keys.shape[1]), dtype=wide_dtype(q))
 
 
 def indexer_topk(q: Tensor, *rest: Any) -> Tensor:
@@ -100,7 +98,7 @@ hca_attention = window_attention
 
 def gate(x: Tensor, weight: Tensor, bias: Tensor | None, topk: int, route_scale: float) -> tuple[Tensor, Tensor]:
     tokens = x.shape[0]
-    return x.new_empty((tokens, topk), dtype=torch.int32), x.new_empty((tokens, topk), dtype=_wide(x))
+    return x.new_empty((tokens, topk), dtype=torch.int32), x.new_empty((tokens, topk), dtype=wide_dtype(x))
 
 
 def hash_gate(
@@ -115,4 +113,4 @@ def swiglu(gate: Tensor, up: Tensor, weights: Tensor | None, limit: float) -> Te
 
 def moe_experts(x: Tensor, *args: Any) -> Tensor:
     alone = len(args) < 11 or args[10] is None  # without what a shared expert made
-    return x.new_empty(x.shape, dtype=_wide(x) if alone else x.dtype)
+    return x.new_empty(x.shape, dtype=wide_dtype(x) if alone else x.dtype)

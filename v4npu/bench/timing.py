@@ -95,7 +95,7 @@ def limit(row: dict[str, Any], roof: Peaks) -> dict[str, float]:
 
 
 def peak_mib() -> float:
-    """Highest resident memory since the last reset."""
+    """Highest resident memory of this process, since reset_peak() if that was called."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 

@@ -54,7 +54,7 @@ class Attention(Module):
         self.wo_b = Linear(config.o_groups * config.o_lora_rank, d, dtype)
         self.register_buffer("freqs", layer_frequencies(config, ratio), persistent=False)
         self.compressor = Compressor(config, ratio, head_dim, "fp8" if official else "none", dtype) if ratio else None
-        self.indexer = Indexer(config, ratio, official, dtype) if ratio in config.overlap_ratios else None
+        self.indexer = Indexer(config, ratio, official, dtype) if config.overlap(ratio) else None
 
     def forward(self, hidden: Tensor, step: Step, cache: LayerCache | None) -> Tensor:
         x = Activation(hidden, self.official)

@@ -18,7 +18,7 @@ class Compressor(Module):
     def __init__(self, config: Config, ratio: int, head_dim: int, quant: str, dtype: torch.dtype) -> None:
         super().__init__()
         self.ratio = ratio
-        self.overlap = ratio in config.overlap_ratios
+        self.overlap = config.overlap(ratio)
         self.quant = quant
         self.dtype = dtype
         width = (2 if self.overlap else 1) * head_dim

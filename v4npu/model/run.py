@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from v4npu.model import Model
 
 LARGE_CALL = 1024  # tokens; what a call leaves in the heap is worth returning from here on
-Layers = Callable[[Step, list[int]], Tensor]  # one pass over the sequences of these numbers -> streams [T, m, d]
+Pass = Callable[[Step, list[int]], Tensor]  # step, and which of the sequences are in it -> streams [T, m, d]
 
 
 def unchanged(cache: Cache | None) -> AbstractContextManager[None]:
@@ -42,7 +42,7 @@ def advance(
     model: Model,
     sequences: list[Sequence],
     rows: list[list[int]],
-    layers: Layers,
+    one_pass: Pass,
     trace: Trace | None,
     last_only: bool = False,
 ) -> Tensor:
@@ -51,7 +51,7 @@ def advance(
     Args:
         sequences: of one store.
         rows: new tokens of each sequence, at least one each.
-        layers: runs one pass.
+        one_pass: through the layers.
         last_only: keep the last token of each sequence, however many pieces come before it.
 
     Returns:
@@ -61,14 +61,14 @@ def advance(
         CacheFull: no room; as with any other exception, every sequence is left as it was.
     """
     with sequences[0].store.lock, unchanged_on_error(sequences):
-        return _advance(model, sequences, rows, layers, trace, last_only)
+        return _advance(model, sequences, rows, one_pass, trace, last_only)
 
 
 def _advance(
     model: Model,
     sequences: list[Sequence],
     rows: list[list[int]],
-    layers: Layers,
+    one_pass: Pass,
     trace: Trace | None,
     last_only: bool,
 ) -> Tensor:
@@ -82,7 +82,7 @@ def _advance(
             if model.one_by_one:
                 waiting = waiting[:1]
             running = [(sequences[i], 1 if model.one_by_one else sequences[i].next_piece()) for i in waiting]
-            streams = layers(_step(model, running, trace), waiting)
+            streams = one_pass(_step(model, running, trace), waiting)
             parts = streams.split([n for _, n in running])
             for i, (s, n), part in zip(waiting, running, parts, strict=True):
                 s.commit(n)
