@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -127,7 +128,7 @@ def timing(device: Device, case: Case, repeats: int, peaks: tuple[float, float])
         if row["status"] == "ok":
             moved, flops = work(case.op, args, got)
             overload = getattr(torch.ops.v4npu, case.op)
-            row["warm_us"], row["cold_us"] = medians(device, lambda call=overload, a=there: call(*a), repeats)
+            row["warm_us"], row["cold_us"] = medians(device, functools.partial(overload, *there), repeats)
             row["floor_us"] = max(moved / peaks[0], flops / peaks[1]) * 1e6
             row["of_floor"] = row["floor_us"] / row["cold_us"]
         yield row

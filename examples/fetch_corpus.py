@@ -78,9 +78,9 @@ def read_package(spec, folder):
     (archive,) = set(folder.glob("*.tgz")) - before
     with tarfile.open(archive, "r:gz") as tar:
         return {
-            m.name: tar.extractfile(m).read()
+            m.name: text.read()
             for m in tar
-            if m.isfile() and m.name.endswith(".txt") and m.size < 10_000_000
+            if m.name.endswith(".txt") and m.size < 10_000_000 and (text := tar.extractfile(m)) is not None
         }
 
 
