@@ -3,34 +3,38 @@
 //
 // THE TRAP: each kernel source is compiled several times with different instructions allowed, and of an inline function
 // that more than one object holds the linker keeps one. Were it the AVX-512 one, every other path would die on a lesser
-// machine. So all of this lives in v4npu::cpu::<isa> and is always inlined, and a kernel includes csrc/include, this,
-// parallel.h, <cstdint> and <cstring>: no torch, and no <algorithm>, <cmath> or <vector>, whose functions are such
+// machine. So all of this lives in v4npu::cpu::<isa> and is always inlined, and a kernel includes csrc/include, headers
+// of this folder, <cstdint> and <cstring>: no torch, and no <algorithm>, <cmath> or <vector>, whose functions are such
 // inline ones. kernels.cmake fails the build on any symbol that escapes. For mathematics use this file or
 // __builtin_sqrtf and its like, which call libm.
 //
-//   f32x16     zero() set1(x) load(p) load_partial(p, n) store(p, v) store_partial(p, v, n)   p: float* or bf16*
-//              + - * /   fma(a, b, c) = a * b + c   max min   sqrt   swap_pairs   swap_lanes<W>   round   ldexp   exp
-//              sigmoid   softplus   reduce_add reduce_max first_lane   rounded<T>   kRegisters
-//              f32part: one of the kParts registers of an f32x16, first lanes first, for sums that would not fit at
-//              once: zero_part() load_part(p) store_part(p, v) fma join_parts(parts) split_parts(v, parts)
-//              transpose(v[16])   above(v, x): a bit for every lane that is greater than x or NaN
+//   f32x16     zero() set1(x)   load(p) store(p, v), of float* or bf16*; load_partial(p, n) store_partial(p, v, n): the
+//              first n lanes, 1 to 15; load_upto store_upto: n may be 16 and more
+//              + - * /   fma(a, b, c) = a * b + c   max min sqrt round ldexp exp sigmoid softplus   rounded<T>
+//              swap_pairs swap_lanes<W> transpose(v[16])   reduce_add reduce_max reduce_max_bits first_lane
+//              above(v, x): a bit for every lane that is greater than x or NaN   kRegisters: how many fit at once
+//   f32part    one of the kParts registers that an f32x16 takes, first lanes first, for sums that do not fit at once:
+//              zero_part() load_part(p) store_part(p, v) fma join_parts(parts) split_parts(v, parts)
 //   f32x32     half[2]: two f32x16
 //   bits       keep_bits(v, mask)   join_bits   max_bits: the greater as unsigned, so NaN before infinity
+//   scalars    widen(x) to float   narrow(p, x)
 //   formats    load_e4m3(p): 16 codes   load_e2m1(p): 16 codes in 8 bytes, low nibble first
-//              load_e4m3_units(p), if has_e4m3_units(p, n): the same values over kE4m3Unit, maybe subnormal, in fewer
-//              steps where a scale follows anyway   load_e2m1_scaled(p, s): 32 codes times e8m0_decode(s).
-//              Each 16 are in an order that arrange_e2m1(v) gives others too, and of which reduce_e2m1(v) is what
-//              reduce_add is of lanes in order
 //              store_e4m3 store_e2m1 round_e4m3 round_e2m1: as formats.h encodes, bit for bit
-//   bf16x32    load_bf16x32 store   dot_bf16: an instruction where has_bf16_dot, a slow loop elsewhere, as are
-//              reduce_add_each(v): lane i is reduce_add(v[i]) of 16 or 8
+//              load_e4m3_units(p), if has_e4m3_units(p, n): 16 values divided by kE4m3Unit, maybe subnormal, in fewer
+//              steps; for where a scale follows anyway
+//              load_e2m1_scaled(p, s): 32 codes times e8m0_decode(s), each 16 in an order of their own: arrange_e2m1(v)
+//              gives other lanes that order, reduce_e2m1(v) adds them as reduce_add adds lanes in order
+//   bf16x32    load_bf16x32 store   dot_bf16(acc, a, b): lane i gains the products of values 2i and 2i + 1
+//              reduce_add_each(v): lane i is reduce_add(v[i]), of 16 or 8
 //              pair_up(a, b, out[2]): values of a and b side by side, for dot_bf16, in the bits of floats
 //              pair_up(a, b): the same of f32x16, rounded
-//              ScaledE4m3: load(p, scale, out[2]), 64 codes times e8m0_decode(scale), until exact() says that some were
-//              not   decode_e4m3, decode_e2m1: put(i, group) for each 32 codes times their scales, false likewise
+//              ScaledE4m3: load(p, scale, out[2]) decodes 64 codes times e8m0_decode(scale); exact() tells afterwards
+//              whether all of them were   decode_e4m3 decode_e2m1: put(i, group) for each 32 codes times their scales;
+//              false where that is not exact
+//              Instructions where has_bf16_dot; elsewhere only names that compile, slow or always false.
 //
-// load_partial fills the lanes from n on with zero; n is 1 to 15. Storing bf16 rounds to nearest even; NaN becomes
-// 0x7fc0. max(a, b) and min(a, b) return b when either is NaN: put the constant first and NaN passes through.
+// load_partial fills the lanes from n on with zero. Storing bf16 rounds to nearest even; NaN becomes 0x7fc0. max(a, b)
+// and min(a, b) return b when either is NaN: put the constant first and NaN passes through.
 #pragma once
 
 #include <cstdint>
