@@ -20,9 +20,10 @@
 
 namespace py = pybind11;
 
-PYBIND11_MODULE(_C, m) {
-  using v4npu::DeviceCaps, v4npu::Plan;
+namespace v4npu {
+namespace {
 
+void bind_devices(py::module_& m) {
   py::class_<DeviceCaps>(m, "DeviceCaps")
       .def(py::init<>())
       .def_readwrite("kind", &DeviceCaps::kind)
@@ -36,8 +37,19 @@ PYBIND11_MODULE(_C, m) {
       .def_readwrite("l2_bytes", &DeviceCaps::l2_bytes)
       .def_readwrite("shared_bytes", &DeviceCaps::shared_bytes);
   py::class_<Plan>(m, "Plan").def_readonly("variant", &Plan::variant).def_readonly("reason", &Plan::reason);
+  m.def("caps", [] { return std::vector<DeviceCaps>{cpu_caps(), cuda_caps(), ascend_caps()}; });
+  m.def("cpu_isas", [] { return runnable_cpu_isas(cpu_caps()); });
+  m.def("use_cpu_isa", &use_cpu_isa, py::arg("name"));
+}
 
-  using v4npu::CacheGeometry, v4npu::CacheLayout, v4npu::LayerLayout, v4npu::RowFormat;
+void bind_operators(py::module_& m) {
+  m.def("op_names", &op_names);
+  m.def("schemas", [] { return std::vector<std::string>(schemas().begin(), schemas().end()); });
+  m.def("check_as_on_a_device", [](bool emulated) { Check::stands_for_device() = emulated; }, py::arg("emulated"));
+  m.def("note_reference_error", &note_reference_error, py::arg("is_value_error"), py::arg("text"));
+}
+
+void bind_cache(py::module_& m) {
   py::class_<RowFormat>(m, "RowFormat")
       .def_readonly("payload", &RowFormat::payload)
       .def_readonly("scales", &RowFormat::scales)
@@ -72,85 +84,104 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("entry_block", &CacheLayout::entry_block)
       .def_readonly("window_block", &CacheLayout::window_block)
       .def_readonly("open_state", &CacheLayout::open_state);
-  m.attr("KEEP_TOKENS") = v4npu::kKeepTokens;
-  m.def(
-      "check_as_on_a_device", [](bool emulated) { v4npu::Check::stands_for_device() = emulated; }, py::arg("emulated"));
-  m.def("row_format", &v4npu::row_format, py::arg("name"), py::arg("dim"), py::arg("rope_dim"), py::arg("element"));
-  m.def("cache_layout", &v4npu::cache_layout, py::arg("geometry"));
+  m.attr("KEEP_TOKENS") = kKeepTokens;
+  m.def("row_format", &row_format, py::arg("name"), py::arg("dim"), py::arg("rope_dim"), py::arg("element"));
+  m.def("cache_layout", &cache_layout, py::arg("geometry"));
+}
 
-  m.def("plan", &v4npu::plan, py::arg("op"), py::arg("caps"));
-  py::class_<v4npu::VendorOperator>(m, "VendorOperator")
-      .def_readonly("op", &v4npu::VendorOperator::op)
-      .def_readonly("name", &v4npu::VendorOperator::name)
-      .def_readonly("schema", &v4npu::VendorOperator::schema)
-      .def_readonly("used", &v4npu::VendorOperator::used)
-      .def_readonly("why", &v4npu::VendorOperator::why);
-  m.def("vendor_operators", &v4npu::vendor_operators);
-  py::class_<v4npu::GpuGemmPlan>(m, "GpuGemmPlan")
-      .def_readonly("wide", &v4npu::GpuGemmPlan::wide)
-      .def_readonly("row_tiles", &v4npu::GpuGemmPlan::row_tiles)
-      .def_readonly("token_tiles", &v4npu::GpuGemmPlan::token_tiles);
-  m.def("plan_gpu_gemm", &v4npu::plan_gpu_gemm, py::arg("num_tokens"), py::arg("num_rows"), py::arg("groups"),
+void bind_plans(py::module_& m) {
+  m.def("plan", &plan, py::arg("op"), py::arg("caps"));
+  py::class_<VendorOperator>(m, "VendorOperator")
+      .def_readonly("op", &VendorOperator::op)
+      .def_readonly("name", &VendorOperator::name)
+      .def_readonly("schema", &VendorOperator::schema)
+      .def_readonly("used", &VendorOperator::used)
+      .def_readonly("why", &VendorOperator::why);
+  m.def("vendor_operators", &vendor_operators);
+  m.def("plan_cpu_query_tile", &plan_cpu_query_tile, py::arg("num_heads"), py::arg("head_dim"), py::arg("caps"));
+  m.def("plan_cpu_head_group", &plan_cpu_head_group, py::arg("head_dim"), py::arg("caps"));
+  m.def("plan_cpu_block_tokens", &plan_cpu_block_tokens, py::arg("k"), py::arg("element"), py::arg("caps"));
+}
+
+void bind_gpu_plans(py::module_& m) {
+  py::class_<GpuGemmPlan>(m, "GpuGemmPlan")
+      .def_readonly("wide", &GpuGemmPlan::wide)
+      .def_readonly("row_tiles", &GpuGemmPlan::row_tiles)
+      .def_readonly("token_tiles", &GpuGemmPlan::token_tiles);
+  m.def("plan_gpu_gemm", &plan_gpu_gemm, py::arg("num_tokens"), py::arg("num_rows"), py::arg("groups"),
         py::arg("may_be_wide"), py::arg("caps"));
-  m.def("plan_gpu_stages", &v4npu::plan_gpu_stages, py::arg("stage_bytes"), py::arg("other_bytes"), py::arg("blocks"),
+  m.def("plan_gpu_stages", &plan_gpu_stages, py::arg("stage_bytes"), py::arg("other_bytes"), py::arg("blocks"),
         py::arg("caps"));
-  py::class_<v4npu::GpuExpertPlan>(m, "GpuExpertPlan")
-      .def_property_readonly("layout", [](const v4npu::GpuExpertPlan& plan) { return v4npu::name_of(plan.layout); })
-      .def_readonly("tile_tokens", &v4npu::GpuExpertPlan::tile_tokens)
-      .def_readonly("max_tiles", &v4npu::GpuExpertPlan::max_tiles)
-      .def_readonly("clusters", &v4npu::GpuExpertPlan::clusters);
-  m.def("plan_gpu_experts", &v4npu::plan_gpu_experts, py::arg("num_assignments"), py::arg("num_experts"),
-        py::arg("width"), py::arg("float32"), py::arg("quantises"), py::arg("caps"));
-  py::class_<v4npu::GpuIndexPlan>(m, "GpuIndexPlan")
-      .def_readonly("tiled", &v4npu::GpuIndexPlan::tiled)
-      .def_readonly("tokens", &v4npu::GpuIndexPlan::tokens)
-      .def_readonly("keys", &v4npu::GpuIndexPlan::keys);
-  m.def("plan_gpu_index", &v4npu::plan_gpu_index, py::arg("num_tokens"), py::arg("num_seqs"), py::arg("head_dim"),
+  py::class_<GpuExpertPlan>(m, "GpuExpertPlan")
+      .def_property_readonly("layout", [](const GpuExpertPlan& plan) { return name_of(plan.layout); })
+      .def_readonly("tile_tokens", &GpuExpertPlan::tile_tokens)
+      .def_readonly("max_tiles", &GpuExpertPlan::max_tiles)
+      .def_readonly("clusters", &GpuExpertPlan::clusters);
+  m.def("plan_gpu_experts", &plan_gpu_experts, py::arg("num_assignments"), py::arg("num_experts"), py::arg("width"),
+        py::arg("float32"), py::arg("quantises"), py::arg("caps"));
+  py::class_<GpuIndexPlan>(m, "GpuIndexPlan")
+      .def_readonly("tiled", &GpuIndexPlan::tiled)
+      .def_readonly("tokens", &GpuIndexPlan::tokens)
+      .def_readonly("keys", &GpuIndexPlan::keys);
+  m.def("plan_gpu_index", &plan_gpu_index, py::arg("num_tokens"), py::arg("num_seqs"), py::arg("head_dim"),
         py::arg("caps"));
-  py::class_<v4npu::GpuTopkPlan>(m, "GpuTopkPlan")
-      .def_readonly("parts", &v4npu::GpuTopkPlan::parts)
-      .def_readonly("clusters", &v4npu::GpuTopkPlan::clusters);
-  m.def("plan_gpu_topk", &v4npu::plan_gpu_topk, py::arg("num_tokens"), py::arg("num_keys"), py::arg("caps"));
-  m.def("plan_gpu_attention_parts", &v4npu::plan_gpu_attention_parts, py::arg("num_tokens"), py::arg("head_tiles"),
+  py::class_<GpuTopkPlan>(m, "GpuTopkPlan")
+      .def_readonly("parts", &GpuTopkPlan::parts)
+      .def_readonly("clusters", &GpuTopkPlan::clusters);
+  m.def("plan_gpu_topk", &plan_gpu_topk, py::arg("num_tokens"), py::arg("num_keys"), py::arg("caps"));
+  m.def("plan_gpu_attention_parts", &plan_gpu_attention_parts, py::arg("num_tokens"), py::arg("head_tiles"),
         py::arg("segments"), py::arg("caps"));
-  m.def("plan_gpu_staged_rows", &v4npu::plan_gpu_staged_rows, py::arg("row_bytes"), py::arg("other_bytes"),
-        py::arg("most"), py::arg("caps"));
-  py::class_<v4npu::AscendTiles>(m, "AscendTiles")
-      .def_readonly("rows", &v4npu::AscendTiles::rows)
-      .def_readonly("columns", &v4npu::AscendTiles::columns)
-      .def_readonly("count", &v4npu::AscendTiles::count)
-      .def_readonly("blocks", &v4npu::AscendTiles::blocks)
-      .def_readonly("slot_bytes", &v4npu::AscendTiles::slot_bytes);
-  m.def("plan_ascend_tiles", &v4npu::plan_ascend_tiles, py::arg("architecture"), py::arg("num_tokens"),
-        py::arg("num_rows"), py::arg("groups"), py::arg("num_cores"));
-  m.def("plan_ascend_head_tile", &v4npu::plan_ascend_head_tile, py::arg("element_bytes"), py::arg("num_tokens"),
+  m.def("plan_gpu_staged_rows", &plan_gpu_staged_rows, py::arg("row_bytes"), py::arg("other_bytes"), py::arg("most"),
+        py::arg("caps"));
+}
+
+void bind_ascend_plans(py::module_& m) {
+  py::class_<AscendTiles>(m, "AscendTiles")
+      .def_readonly("rows", &AscendTiles::rows)
+      .def_readonly("columns", &AscendTiles::columns)
+      .def_readonly("count", &AscendTiles::count)
+      .def_readonly("blocks", &AscendTiles::blocks)
+      .def_readonly("slot_bytes", &AscendTiles::slot_bytes);
+  m.def("plan_ascend_tiles", &plan_ascend_tiles, py::arg("architecture"), py::arg("num_tokens"), py::arg("num_rows"),
+        py::arg("groups"), py::arg("num_cores"));
+  m.def("plan_ascend_head_tile", &plan_ascend_head_tile, py::arg("element_bytes"), py::arg("num_tokens"),
         py::arg("num_heads"), py::arg("num_cores"));
-  py::class_<v4npu::AscendTopkPlan>(m, "AscendTopkPlan")
-      .def_readonly("tokens", &v4npu::AscendTopkPlan::tokens)
-      .def_readonly("parts", &v4npu::AscendTopkPlan::parts);
-  m.def("plan_ascend_topk", &v4npu::plan_ascend_topk, py::arg("num_tokens"), py::arg("width"), py::arg("num_cores"));
-  m.def("ascend_architecture", &v4npu::ascend_architecture, py::arg("soc"));
-  m.def("plan_cpu_query_tile", &v4npu::plan_cpu_query_tile, py::arg("num_heads"), py::arg("head_dim"), py::arg("caps"));
-  m.def("plan_cpu_head_group", &v4npu::plan_cpu_head_group, py::arg("head_dim"), py::arg("caps"));
-  m.def("plan_cpu_block_tokens", &v4npu::plan_cpu_block_tokens, py::arg("k"), py::arg("element"), py::arg("caps"));
-  py::class_<v4npu::Capture>(m, "Capture")
+  py::class_<AscendTopkPlan>(m, "AscendTopkPlan")
+      .def_readonly("tokens", &AscendTopkPlan::tokens)
+      .def_readonly("parts", &AscendTopkPlan::parts);
+  m.def("plan_ascend_topk", &plan_ascend_topk, py::arg("num_tokens"), py::arg("width"), py::arg("num_cores"));
+  m.def("ascend_architecture", &ascend_architecture, py::arg("soc"));
+}
+
+void bind_runtime(py::module_& m) {
+  py::class_<Capture>(m, "Capture")
       .def(py::init<>())
-      .def("begin", &v4npu::Capture::begin)
-      .def("end", &v4npu::Capture::end)
-      .def("replay", &v4npu::Capture::replay, py::arg("first"), py::arg("last"),
-           py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("size", &v4npu::Capture::size)
-      .def_property_readonly("whole", &v4npu::Capture::whole);
-  m.def("op_names", &v4npu::op_names);
-  m.def("schemas", [] { return std::vector<std::string>(v4npu::schemas().begin(), v4npu::schemas().end()); });
-  m.def("caps", [] { return std::vector<DeviceCaps>{v4npu::cpu_caps(), v4npu::cuda_caps(), v4npu::ascend_caps()}; });
-  m.def("cpu_isas", [] { return v4npu::runnable_cpu_isas(v4npu::cpu_caps()); });
-  m.def("use_cpu_isa", &v4npu::use_cpu_isa, py::arg("name"));
-  m.def("advise_large_pages", &v4npu::advise_large_pages, py::arg("begin"), py::arg("bytes"));
-  m.def("release_free_heap", &v4npu::release_free_heap);
-  m.def("same_values", &v4npu::same_values, py::arg("dicts"), py::arg("values"));
-  m.def("any_has", &v4npu::any_has, py::arg("dicts"), py::arg("key"));
-  m.def("any_filled", &v4npu::any_filled, py::arg("dicts"));
-  m.def("data_ptrs", &v4npu::data_ptrs, py::arg("data_ptr"), py::arg("tensors"), py::arg("places"));
-  m.def("note_reference_error", &v4npu::note_reference_error, py::arg("is_value_error"), py::arg("text"));
+      .def("begin", &Capture::begin)
+      .def("end", &Capture::end)
+      .def("replay", &Capture::replay, py::arg("first"), py::arg("last"), py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("size", &Capture::size)
+      .def_property_readonly("whole", &Capture::whole);
+  m.def("advise_large_pages", &advise_large_pages, py::arg("begin"), py::arg("bytes"));
+  m.def("release_free_heap", &release_free_heap);
+}
+
+void bind_module_tree(py::module_& m) {
+  m.def("same_values", &same_values, py::arg("dicts"), py::arg("values"));
+  m.def("any_has", &any_has, py::arg("dicts"), py::arg("key"));
+  m.def("any_filled", &any_filled, py::arg("dicts"));
+  m.def("data_ptrs", &data_ptrs, py::arg("data_ptr"), py::arg("tensors"), py::arg("places"));
+}
+
+}  // namespace
+}  // namespace v4npu
+
+PYBIND11_MODULE(_C, m) {
+  v4npu::bind_devices(m);
+  v4npu::bind_operators(m);
+  v4npu::bind_cache(m);
+  v4npu::bind_plans(m);
+  v4npu::bind_gpu_plans(m);
+  v4npu::bind_ascend_plans(m);
+  v4npu::bind_runtime(m);
+  v4npu::bind_module_tree(m);
 }
