@@ -240,10 +240,10 @@ def fallback(policy: str) -> AbstractContextManager[None]:
     """What an operator without a kernel for its tensors' device does, inside a `with` block.
 
     Args:
-        policy: "warn" (once per operator and device, the default), "error" (RuntimeError) or "allow".
-            The environment variable V4NPU_FALLBACK sets it outside any block.
+        policy: "warn" (once per operator and device, the default), "error" (NotImplementedError) or "allow".
+            Outside any block the environment variable V4NPU_FALLBACK sets it.
 
-    It does not apply on the cpu: dtypes that its kernels do not take run the reference silently.
+    It does not apply on the CPU, where dtypes that its kernels do not take run the reference silently.
     """
     return _within(_valid(policy, "v4npu.fallback: policy"))
 

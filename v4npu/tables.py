@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A title, and a table under it whose first column is words and whose others are figures.
 
-    It is as wide as its text, whatever the terminal: what is piped is whole.
+    It is as wide as its text whatever the terminal, so that nothing is cut off where it is piped.
     """
     from rich import box
     from rich.console import Console

@@ -1,3 +1,4 @@
+// The operators of v4npu; schema.cpp declares them to torch.
 #pragma once
 
 #include <vector>

@@ -19,11 +19,12 @@ inline bool is_float32(const OptTensor& t) { return !t || t->scalar_type() == Sc
 inline Dtype dtype_of(ScalarType type) { return type == ScalarType::Float ? Dtype::kFloat32 : Dtype::kBfloat16; }
 inline Dtype dtype_of(const Tensor& t) { return dtype_of(t.scalar_type()); }
 
-// From here on the C library maps memory anew each time: first touching its pages is most of what a large copy takes.
+// Allocations of this size and more the C library maps anew each time, and the first touch of their pages is most of
+// what a large copy takes: large pages make that short.
 constexpr int64_t kMappedBytes = int64_t{32} << 20;
 
-// Contiguous, and not yet written, where `like` lies. Not by torch::stable::new_empty, which looks its operator up by
-// name in every call: a decode step makes some 400 tensors.
+// A contiguous tensor on the device of `like`, not yet written. Not by torch::stable::new_empty, which looks its
+// operator up by name in every call: a decode step makes some 400 tensors.
 inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType type) {
   auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   int32_t strided = aoti_torch_layout_strided(), device = 0, index = 0;
@@ -46,7 +47,7 @@ inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnly
 }
 inline Tensor uninitialised_like(const Tensor& t) { return uninitialised(t, t.sizes()); }
 
-// Memory for a kernel's own use, where `like` lies.
+// Memory for a kernel's own use, on the device of `like`.
 inline Tensor bytes(const Tensor& like, int64_t count) { return uninitialised(like, {count}, ScalarType::Byte); }
 
 // Contiguous; named so that it does not meet torch::stable::contiguous.

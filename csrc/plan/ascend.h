@@ -22,18 +22,19 @@ struct AscendTiles {
   int64_t slot_bytes;  // of the workspace of a block whose vector cores expand the weight (cube_dequantised.h)
 };
 
-// Of `groups` products [num_tokens, num_rows]: as many rows as L0C holds of 256 columns in float32, and of the columns
-// what lets the core that has most to do read least. No sum depends on it.
+// The tiles of `groups` products [num_tokens, num_rows]: as many rows as L0C holds with 256 columns in float32, and the
+// number of columns with which the busiest core reads least. No sum depends on it.
 AscendTiles plan_ascend_tiles(int architecture, int64_t num_tokens, int64_t num_rows, int64_t groups,
                               int64_t num_cores);
 
-// How many heads of a token a cube core attends with at a time: what its buffers hold of that many bytes a value, less
-// where cores would have nothing to do. No result depends on it.
+// How many heads of a token a cube core attends with at a time: as many as its buffers hold of values that large, fewer
+// where cores would be idle otherwise. No result depends on it.
 int64_t plan_ascend_head_tile(int64_t element_bytes, int64_t num_tokens, int64_t num_heads, int64_t num_cores);
 
-// How indexer_topk goes about tokens that have room for `width` entries each: the scores of some tokens at a time, at
-// most 64 MiB or those of one token, in at most as many parts as give every vector core one. A part is whole tiles of
-// 2048, of which one takes as long to sort, by the time model, as six of the lists that parts leave take to merge.
+// How indexer_topk goes through tokens that have room for `width` entries each: the scores of so many tokens at a time
+// that they take at most 64 MiB (but of one token at least), each token's in the number of parts that takes least, at
+// most one for each vector core. A part is whole tiles of 2048; by the time model a tile takes as long to sort as six
+// parts' lists take to merge.
 struct AscendTopkPlan {
   int64_t tokens, parts;
 };

@@ -1,3 +1,4 @@
+// Every native kernel, as plan() looks through them.
 #pragma once
 
 #include <functional>

@@ -33,7 +33,7 @@ GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, 
 }
 
 int plan_gpu_stages(int64_t stage_bytes, int64_t other_bytes, int64_t blocks, const DeviceCaps& caps) {
-  constexpr int64_t kOfSystem = 1024;  // that each block takes of a multiprocessor's besides
+  constexpr int64_t kOfSystem = 1024;  // bytes that the system takes for each block
   const int64_t room = (caps.shared_bytes + kOfSystem) / blocks - kOfSystem - other_bytes;
   const int64_t stages = room / stage_bytes;
   return static_cast<int>(stages < 2 ? 2 : stages > 4 ? 4 : stages);
@@ -51,9 +51,9 @@ GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int
                                bool quantises, const DeviceCaps& caps) {
   GpuExpertPlan plan;
   const int64_t experts = num_assignments < num_experts ? num_assignments : num_experts;
-  // Wide where an expert has a whole wide tile on average, and there are enough of those; narrow, of what it
-  // quantises, where blocks of 128 rows are two for each multiprocessor, should the assignments go to as many experts
-  // as they can.
+  // Wide where an expert has a whole wide tile on average, and there are enough of those. Narrow, which there is only
+  // with quantisation, where blocks of 128 rows are at least two for each multiprocessor if the assignments go to as
+  // many experts as they can.
   if (float32) {
     plan.layout = ExpertLayout::kSplit;
   } else if (num_assignments >= 32 * num_experts && num_assignments / 32 >= caps.num_cores / 8) {

@@ -25,11 +25,12 @@ struct GpuGemmPlan {
 GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, bool may_be_wide,
                           const DeviceCaps& caps);
 
-// How many steps of its operands a block has in shared memory, beside `other_bytes`: 2 to 4, as many as `blocks` of
-// them leave room for on a multiprocessor.
+// How many steps of its operands a block keeps in shared memory, beside `other_bytes`: 2 to 4, as many as fit when
+// `blocks` blocks share a multiprocessor.
 int plan_gpu_stages(int64_t stage_bytes, int64_t other_bytes, int64_t blocks, const DeviceCaps& caps);
 
-// How many rows and tokens of an expert a block has (backends/cuda/ops/moe_experts_kernel.cu); all give the same bits.
+// How many rows and tokens of an expert a block computes (backends/cuda/ops/moe_experts_kernel.cu); all give the same
+// bits.
 enum class ExpertLayout { kSplit, kNarrow, kWide };
 const char* name_of(ExpertLayout layout);  // as kernels are named: "split", "narrow", "wide"
 
@@ -46,8 +47,8 @@ struct GpuExpertPlan {
 GpuExpertPlan plan_gpu_experts(int64_t num_assignments, int64_t num_experts, int64_t width, bool float32,
                                bool quantises, const DeviceCaps& caps);
 
-// How index keys are scored: tiled if blocks of 32 tokens would mostly be of one sequence, and so share keys. The
-// scores that indexer_topk then keeps are of `tokens` tokens and `keys` keys, 16 MiB for 132 multiprocessors, a third
+// How index keys are scored: tiled if blocks of 32 tokens would mostly belong to one sequence, and so share keys. Then
+// indexer_topk holds the scores of `tokens` tokens and `keys` keys at a time: 16 MiB for 132 multiprocessors, a third
 // of their second-level cache.
 struct GpuIndexPlan {
   bool tiled = false;
@@ -55,25 +56,25 @@ struct GpuIndexPlan {
 };
 GpuIndexPlan plan_gpu_index(int64_t num_tokens, int64_t num_seqs, int64_t head_dim, const DeviceCaps& caps);
 
-// Into how many parts a token's index keys are split, a block to each: as many as fill the device, as long as a part
-// may have 2,048 of the at most `num_keys`. So the lists of the parts are never more than the device has
-// multiprocessors. From sm_90 on 8 neighbours may be a cluster: where whole clusters lose at most a quarter of the
-// blocks. No split shows in a result (backends/cuda/device/topk.cuh).
+// Into how many parts a token's index keys are split, a block to each: as many as fill the device, but none smaller
+// than 2,048 of the at most `num_keys`. So there are never more lists of parts than multiprocessors. From sm_90 on 8
+// neighbours form a cluster, where rounding down to whole clusters loses at most a quarter of the blocks. No split
+// shows in a result (backends/cuda/device/topk.cuh).
 struct GpuTopkPlan {
   int64_t parts = 1;
   bool clusters = false;
 };
 GpuTopkPlan plan_gpu_topk(int64_t num_tokens, int64_t num_keys, const DeviceCaps& caps);
 
-// Over how many blocks the segments of a token's list are spread, for each tile of 16 heads: as many as there are, as
-// long as all blocks run at once. What a segment is follows from the list's length alone, so results do not change with
+// Over how many blocks the segments of a token's list are spread, for each tile of 16 heads: one to a segment, as long
+// as all blocks run at once. What a segment is follows from the list's length alone, so results do not change with
 // this (backends/cuda/device/attention.cuh). The states of the segments take at most 36 KiB each.
 int64_t plan_gpu_attention_parts(int64_t num_tokens, int64_t head_tiles, int64_t segments, const DeviceCaps& caps);
 
-// How many of the `most` rows that each warp widens at a time come to shared memory ahead, in the background: as many
-// as a block has room for beside `other_bytes`, `row_bytes` being one for each warp. A thread's sums take more than 128
-// registers, so a multiprocessor has one block however little shared memory it asks for: no block is lost. Results do
-// not change with this (backends/cuda/device/list_rows.cuh).
+// How many of the `most` rows that each warp widens at a time are fetched into shared memory ahead, in the background:
+// as many as a block has room for beside `other_bytes`; `row_bytes` are those of one row for every warp. Filling shared
+// memory costs no block: a thread's sums take more than 128 registers, so a multiprocessor runs one block anyway.
+// Results do not change with this (backends/cuda/device/list_rows.cuh).
 int plan_gpu_staged_rows(int64_t row_bytes, int64_t other_bytes, int64_t most, const DeviceCaps& caps);
 
 }  // namespace v4npu

@@ -10,8 +10,9 @@
 namespace v4npu {
 
 // Between `begin` and `end` every kernel that an operator launches is noted with its Params, and every tensor that an
-// operator makes is kept. What a kernel does depends on its Params and on what lies at the addresses in them, so that a
-// replay computes whatever the captured launches would now; the owners of other tensors keep those where they are.
+// operator makes is kept alive. What a kernel does depends on its Params and on what lies at the addresses in them, so
+// a replay computes what the same launches would compute now. Tensors that operators did not make, such as weights and
+// pages, must be kept where they are by their owners.
 class Capture {
  public:
   Capture() = default;
@@ -31,7 +32,7 @@ class Capture {
 
   void add(std::function<void()> launch) { launches_.push_back(std::move(launch)); }
   void keep(const torch::stable::Tensor& made) { kept_.push_back(made); }
-  // An operator did what is no launch of a kernel: a replay would leave that out.
+  // Called where an operator does anything but launch a kernel: a replay would leave that out.
   void miss() { whole_ = false; }
 
  private:

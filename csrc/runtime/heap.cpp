@@ -13,7 +13,7 @@ namespace v4npu {
 
 void advise_large_pages([[maybe_unused]] uintptr_t begin, [[maybe_unused]] int64_t bytes) {
 #if defined(__linux__)
-  constexpr uintptr_t kPage = 65536;  // of no system is the small page larger
+  constexpr uintptr_t kPage = 65536;  // no system has larger small pages
   const uintptr_t first = (begin + kPage - 1) & ~(kPage - 1), last = (begin + bytes) & ~(kPage - 1);
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #endif

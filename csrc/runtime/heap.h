@@ -5,13 +5,14 @@
 
 namespace v4npu {
 
-// Asks for large pages under memory that nothing has touched yet. Reading a weight once for each token walks through
-// more 4 KiB pages than a core remembers. Advice alone: it never fails and does nothing where there are none.
+// Asks for large pages under memory that nothing has touched yet: reading the weights once for each token walks through
+// more 4 KiB pages than a core's translation cache holds. Only advice: it never fails, and does nothing where there are
+// none.
 void advise_large_pages(uintptr_t begin, int64_t bytes);
 
 // Gives memory that was freed, but that the C library keeps, back to the system. glibc before 2.38 seldom reuses what
-// an aligned allocation left free, and torch aligns all of its: prefilling piece by piece, residence grows without end.
-// Does nothing where the C library has no such call.
+// an aligned allocation left free, and torch aligns all of its own, so resident memory would grow with every piece of a
+// long prefill. Does nothing where the C library has no such call.
 void release_free_heap();
 
 }  // namespace v4npu

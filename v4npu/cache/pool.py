@@ -55,7 +55,7 @@ class Pool:
         self.block_bytes, self.budget, self.poison = block_bytes, budget, poison
         try:
             self.bytes = reserve(capacity * block_bytes, device).view(capacity, block_bytes)
-        except CacheFull:  # it does have its price here: no more than was asked for, then
+        except CacheFull:  # address space is limited here: no more than was asked for, then
             self.bytes = reserve(blocks * block_bytes, device).view(blocks, block_bytes)
         self.refs: list[int] = []  # of the blocks used so far; 0 = free
         self.free: list[int] = []

@@ -51,7 +51,7 @@ class Sequence:
         self.window_blocks: dict[int, int] = {}  # number of the block -> block of the pool
         self.snapshots: set[int] = set()  # boundaries whose overlap rows are in the window block before them
         self.state: int | None = None
-        self.base = 0  # first position whose window rows are exact: those of a restart before it saw unknown ones
+        self.base = 0  # first position whose window rows are exact: replay_depth behind a restart without a snapshot
         self.top = 0  # one more than the highest position whose rows were written to the open state
         self.block_hashes: list[bytes] = []  # of its complete blocks, as far as a prefix cache has asked
         self.restore = False  # copy the overlap rows of the boundary `computed` before the next call
@@ -118,7 +118,7 @@ class Sequence:
         for j in range(self._first_window(), -(-end // block)):
             if j not in self.window_blocks:
                 self.window_blocks[j] = store.window_pool.allocate()
-                if j * block < self.computed:  # rows nobody knows, before the restart: finite, and without effect
+                if j * block < self.computed:  # unknown before a restart: finite, and without effect after replay_depth
                     store.window_pool.bytes[self.window_blocks[j]].zero_()
             elif j * block + block > self.computed:
                 self.window_blocks[j] = store.window_pool.writable(self.window_blocks[j])

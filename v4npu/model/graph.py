@@ -2,9 +2,9 @@
 
 A step of one token for each of a few sequences launches the same kernels over the same addresses every time: weights
 and pools stay where they are, and what differs lies in small tensors (ids, positions, tables, slots). On a CPU only.
-A captured step does not hear of functions that are exchanged afterwards; of weights, hooks and modules it does, save
-of a weight whose `data` was set to what has another layout at the same address (`w.data = w.data.t()`): there a new
-parameter is heard.
+A step is captured anew when a weight or module is replaced, and not replayed while there is a hook. Two changes go
+unseen: a Python function that is replaced after the capture, and a weight whose `data` is set to another layout at the
+same address (`w.data = w.data.t()`; a new parameter is seen).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Layers = Callable[[Step], Tensor]  # one pass -> streams [T, m, d]
 
 
 class _Recorder(TorchDispatchMode):
-    """Sees the operators between our kernels: those of torch are called again, and fill the same tensors."""
+    """Notes torch's operators between our kernels: a replay calls them again, into the same tensors."""
 
     def __init__(self, capture: _C.Capture) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace == "v4npu":
             return func(*args, **kwargs)
-        with self:  # in inference mode operators arrive whole, those too that copy at times
+        with self:  # in inference mode composite operators arrive whole, and some copy only at times: note parts
             parts = func.decompose(*args, **kwargs)
         if parts is not NotImplemented:
             return parts

@@ -62,8 +62,8 @@ class Model(Module):
         self.config, self.numerics, self.dtype, self.device = config, numerics, dtype, torch.device(device)
         self.strict = strict
         self.memory = WeightMemory(self.device)
-        # Kernels with a fixed order of summation are strict by themselves. Without them one token of one sequence at a
-        # time passes through the layers, so that every product has the same shape whatever else there is.
+        # Kernels with a fixed order of summation are strict by themselves. Elsewhere the layers take one token of one
+        # sequence at a time, so that every product has the same shape whatever else is in the batch.
         self.one_by_one = strict and not fixed_order(self.device, dtype)
         self.tokenizer: Tokenizer | None = None
         official = numerics == "official"
@@ -89,7 +89,7 @@ class Model(Module):
         return missing(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Model:
-        """What nn.Module moves and converts by: scales, weights that are kept wider and caches cannot follow."""
+        """Refuses .to(), .half() and the like, which scales, weights that are kept wider and caches cannot follow."""
         scale = torch.empty(0, dtype=torch.float8_e8m0fnu, device=self.device)
         if (after := fn(scale)).dtype != scale.dtype or after.device != scale.device:
             raise TypeError("a v4npu model is neither converted nor moved: v4npu.load(dtype=..., device=...) it so")

@@ -14,10 +14,10 @@ from v4npu import _C, derivatives
 
 
 class _Registered:
-    """Reads what nn.Module keeps under a name, where it keeps it, so that whoever exchanges it there is heard.
+    """Reads an attribute from nn.Module's own dictionaries in every access, so that a replaced one is seen.
 
-    Without it Python looks for the attribute everywhere else, makes an exception, and then asks nn.Module: a tenth of
-    what decoding a token of `nano` on a CPU takes.
+    Without this descriptor Python looks for the attribute everywhere else, makes an exception, and then asks nn.Module:
+    a tenth of what decoding a token of `nano` on a CPU takes.
     """
 
     def __init__(self, name: str) -> None:
@@ -49,7 +49,7 @@ class Module(nn.Module):
         self._declare(name)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: all but the tree, which knows dictionaries of this object alone."""
+        """What is copied and pickled: all but the tree, which refers to this very object's dictionaries."""
         return {name: kept for name, kept in self.__dict__.items() if name != "_tree"}
 
     def _declare(self, name: str) -> None:
@@ -57,10 +57,10 @@ class Module(nn.Module):
             setattr(type(self), name, _Registered(name))
 
     def generation(self) -> int | None:
-        """A number that rises when a module, parameter or buffer of the tree was exchanged or moved, and that no other
-        tree has; None where a hook or a `forward` of one object's own is to be called, or a derivative to be recorded.
+        """A number that no other tree has, and that rises when a module, parameter or buffer of this one was replaced
+        or moved; None while a hook, or a `forward` set on one object, is to be called, or a derivative recorded.
 
-        A tensor whose `data` was set to another layout at the same address is not seen: asking each for its dtype,
+        A tensor whose `data` was set to another layout at the same address goes unseen: asking each for its dtype,
         shape and strides would take nearly as long again as all of this.
         """
         return self._known().generation()
@@ -95,7 +95,7 @@ class _Tree:
         self._weights = _Weights([])
 
     def complete(self, root: nn.Module) -> bool:
-        """Whether it is of this module, even if somebody copies `__dict__`, and none came, went or was exchanged."""
+        """Whether it is still this module's (a `__dict__` may be copied), and no module came, went or was replaced."""
         return self._modules[0] is root.__dict__ and _C.same_values(self._families, self._children)
 
     def tensors(self) -> list[Tensor]:
@@ -107,7 +107,7 @@ class _Tree:
     def generation(self) -> int | None:
         if _C.any_filled(self._hooks) or _C.any_has(self._modules, "forward"):
             return None
-        weights = self._weights  # exchanged as a whole: other threads may be here
+        weights = self._weights  # replaced as a whole: other threads may be reading it
         if not _C.same_values(self._tensors, weights.seen):
             weights = self._weights = _Weights(_values(self._tensors))
         if derivatives.recorded(weights.present):
@@ -118,7 +118,7 @@ class _Tree:
 
 
 class _Weights:
-    """The tensors of a tree as they were found. They are kept, so that none that replaces one may take its place."""
+    """The tensors of a tree as they were found; kept alive, so that no new one can have the address of an old one."""
 
     def __init__(self, seen: list[Tensor | None]) -> None:
         self.seen = seen
@@ -137,6 +137,6 @@ def _values(dictionaries: list[dict[str, Any]]) -> list[Any]:
 
 
 def _lines(tensor: Tensor) -> Iterator[int]:
-    """The cache lines that data_ptr() of a tensor reads."""
+    """Addresses of the cache lines that data_ptr() of a tensor reads."""
     for begin, size in ((id(tensor), 2), (tensor._cdata, 4), (tensor.untyped_storage()._cdata, 2)):
         yield from range(begin, begin + 64 * size, 64)

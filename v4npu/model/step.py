@@ -29,6 +29,16 @@ class Step:
     start_pos: Tensor = field(init=False)  # int32 [num_seqs]
     tables: Tables | None = None  # where the rows lie; None: the call is all there is
 
+    def __post_init__(self) -> None:
+        device = self.input_ids.device
+        ends = [0]
+        for n in self.lengths:
+            ends.append(ends[-1] + n)
+        positions = [p for s, n in zip(self.starts, self.lengths, strict=True) for p in range(s, s + n)]
+        self.positions = torch.tensor(positions, dtype=torch.int64, device=device)
+        self.cu_seqlens_q = torch.tensor(ends, dtype=torch.int32, device=device)
+        self.start_pos = torch.tensor(self.starts, dtype=torch.int32, device=device)
+
     def own(self, ratios: Iterable[int], columns: int) -> Step:
         """The same step over tensors that nothing else refers to; see Tables.own."""
         step = copy.copy(self)
@@ -44,16 +54,6 @@ class Step:
         self.start_pos.copy_(other.start_pos)
         if self.tables is not None and other.tables is not None:
             self.tables.assign(other.tables)
-
-    def __post_init__(self) -> None:
-        device = self.input_ids.device
-        ends = [0]
-        for n in self.lengths:
-            ends.append(ends[-1] + n)
-        positions = [p for s, n in zip(self.starts, self.lengths, strict=True) for p in range(s, s + n)]
-        self.positions = torch.tensor(positions, dtype=torch.int64, device=device)
-        self.cu_seqlens_q = torch.tensor(ends, dtype=torch.int32, device=device)
-        self.start_pos = torch.tensor(self.starts, dtype=torch.int32, device=device)
 
     def entries(self, ratio: int) -> int:
         """Compressed entries that all sequences complete in this pass."""
