@@ -49,9 +49,8 @@ def _attend_listed(
     q: Tensor, rows: Tensor, valid: Tensor, sink: Tensor | None, scale: float, rounded: torch.dtype | None
 ) -> Tensor:
     """q [C, H, D] over its own rows [C, L, D] where valid [C, L]."""
-    keys = rows.to(wide_dtype(q)).masked_fill(
-        ~valid.unsqueeze(-1), 0
-    )  # whatever stands in an unused slot, NaN too, counts for nothing
+    unused = ~valid.unsqueeze(-1)
+    keys = rows.to(wide_dtype(q)).masked_fill(unused, 0)  # whatever stands there, NaN too, counts for nothing
     scores = torch.matmul(wide(q), keys.transpose(1, 2)) * scale
     p, total = _probabilities(scores.masked_fill(~valid.unsqueeze(1), -torch.inf), sink, rounded)
     return (torch.matmul(p, keys) / total).to(q.dtype)

@@ -40,7 +40,7 @@ struct Window {
   Sequence s;
   int64_t cols;
 
-  inline __attribute__((always_inline)) Row row(int64_t position, int64_t column) const {
+  V4NPU_MEMBER Row row(int64_t position, int64_t column) const {
     if (position < s.start) {
       const float* kv = s.state + position % p.ring * cols + column;
       return {kv, kv + p.ring * cols, nullptr};
