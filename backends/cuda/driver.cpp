@@ -239,6 +239,13 @@ const DeviceCaps& caps_of(const torch::stable::Tensor& t) {
 
 void launch(const char* op, const std::string& name, Grid grid, int threads, int64_t shared_bytes, const void* params,
             const torch::stable::Tensor& on) {
+  const auto what = [&] {
+    const std::string shape = std::to_string(grid.x) + ", " + std::to_string(grid.y) + ", " + std::to_string(grid.z);
+    return "v4npu." + std::string(op) + ", " + name + " <<<(" + shape + "), " + std::to_string(threads) + ", " +
+           std::to_string(shared_bytes) + ">>>";
+  };
+  if (grid.x > kMaxGridX || grid.y > kMaxGridYZ || grid.z > kMaxGridYZ)
+    throw std::runtime_error(what() + ": more blocks than a launch of CUDA may have");
   const int device = ordinal(on);
   const Ready ready = prepare(op, name, device, shared_bytes);
   const Current current(ready.device.context);
@@ -252,11 +259,8 @@ void launch(const char* op, const std::string& name, Grid grid, int threads, int
       current_stream(device),
       &overlaps,
       ready.device.overlaps ? 1u : 0u};
-  const int code = driver().launch(&config, ready.kernel, arguments, nullptr);
-  if (code == 0) return;
-  const std::string shape = std::to_string(grid.x) + ", " + std::to_string(grid.y) + ", " + std::to_string(grid.z);
-  driver().check(code, "v4npu." + std::string(op) + ", " + name + " <<<(" + shape + "), " + std::to_string(threads) +
-                           ", " + std::to_string(shared_bytes) + ">>>");
+  if (const int code = driver().launch(&config, ready.kernel, arguments, nullptr); code != 0)
+    driver().check(code, what());
 }
 
 }  // namespace v4npu::cuda

@@ -9,6 +9,7 @@ constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76, kSharedOptin = 97
 constexpr int kMaxSharedBytes = 8;                                                 // CUfunction_attribute
 constexpr int kRelaxedCapture = 2;                                                 // CUstreamCaptureMode
 constexpr int kProgrammaticSerialization = 6;                                      // CUlaunchAttributeID
+constexpr int64_t kMaxGridX = (int64_t{1} << 31) - 1, kMaxGridYZ = 65'535;
 
 struct LaunchAttribute {  // CUlaunchAttribute
   int32_t id;

@@ -28,7 +28,7 @@ inline void run_gemm(const char* op, const std::string& kernel, Gemm p, int64_t 
   const GpuGemmPlan plan = plan_gpu_gemm(p.num_tokens, p.num_rows, groups, may_be_wide, caps_of(x));
   const Stages stages({plan.wide, plan.wide ? kWideTokens : 16, 1, bits_of(x), bits_of(weight)}, plan.wide, x);
   p.stages = stages.count;
-  run(op, kernel + (plan.wide ? "_wide" : "_split"), p, {plan.row_tiles, plan.token_tiles, groups}, kGemmThreads, x,
+  run(op, kernel + (plan.wide ? "_wide" : "_split"), p, {plan.row_tiles * plan.token_tiles, groups}, kGemmThreads, x,
       stages.bytes);
 }
 

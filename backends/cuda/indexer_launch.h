@@ -40,7 +40,7 @@ struct IndexerCall : v4npu::IndexerCall<Params> {
 inline void run_score_tile(const IndexerCall<IndexerScoresParams>& call, int64_t first_token, int64_t end_token,
                            int64_t first_key, int64_t end_key) {
   const ScoreTile tile{call.p, first_token, end_token, first_key, end_key};
-  const Grid grid{ceil_div(end_key - first_key, 64), ceil_div(end_token - first_token, 32)};
+  const Grid grid{ceil_div(end_key - first_key, 64) * ceil_div(end_token - first_token, 32)};
   run("indexer_scores", call.kernel("indexer_scores_tile"), tile, grid, kRowThreads, call.q);
 }
 

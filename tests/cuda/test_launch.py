@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from v4npu.testing.cases import sized
+from v4npu.testing.cases import int32, sized
 from v4npu.testing.cuda import EmulatedGpu, kernel_sources
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +59,28 @@ def test_a_failed_launch_names_operator_kernel_shape_and_the_drivers_text(gpu: E
     assert "v4npu.rms_norm, rms_norm_fp32_fp32 <<<(1, 1, 1), 256, 0>>> failed: CUDA_ERROR_ILLEGAL_ADDRESS" in text
     assert "illegal address: reads at device.cuh:" in text and text.endswith("CUDA_LAUNCH_BLOCKING=1 tells)")
     assert torch.equal(gpu.run("rms_norm", (x, weight, 1e-6))[0], torch.ops.v4npu.rms_norm(x, weight, 1e-6))
+
+
+# More tiles of tokens than a grid's y and z hold, in the wide layout of a product and in the split one.
+@pytest.mark.parametrize("op,tokens,kernel,blocks", [
+    ("linear", 65_536 * 32 - 5, "linear_bf16_bf16_wide", 65_536),
+    ("grouped_linear", 65_536 * 16 - 5, "grouped_linear_fp32_fp32_split", 65_536),
+    ("indexer_scores", 65_536 * 32 - 5, "indexer_scores_tile_plain", 65_536),
+])  # fmt: skip
+def test_millions_of_tokens_are_one_launch(gpu: EmulatedGpu, op: str, tokens: int, kernel: str, blocks: int) -> None:
+    x = torch.zeros(tokens, 1, 1, dtype=torch.float32 if op == "grouped_linear" else torch.bfloat16)
+    args: tuple[Any, ...] = (x, torch.ones(1, 1), None)
+    if op == "linear":
+        args = (x[:, 0], torch.ones(1, 1, dtype=x.dtype), x.dtype)
+    elif op == "indexer_scores":
+        args = (x, x[:, 0], x[:1], int32(0)[None], int32(0, tokens), int32(0), 4, False)
+    assert [launch[:4] for launch in gpu.dry_run(op, args)] == [[kernel, str(blocks), "1", "1"]]
+
+
+def test_more_blocks_than_a_grid_holds_are_refused_before_the_driver(gpu: EmulatedGpu) -> None:
+    args = (torch.zeros(1, 1), torch.zeros(8 * 65_535 + 1, 1), torch.float32)
+    with pytest.raises(RuntimeError, match=r"linear_fp32_fp32 <<<\(1, 65536, 1\), .*more blocks than a launch"):
+        gpu.dry_run("linear", args)
 
 
 OVERLAP = """

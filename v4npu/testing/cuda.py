@@ -189,6 +189,15 @@ class EmulatedGpu:
             raise AssertionError("a kernel wrote beside its output")
         return out
 
+    def dry_run(self, op: str, args: Sequence[Any]) -> list[list[str]]:
+        """The launches that torch.ops.v4npu.<op> would be, none of which is executed."""
+        self._driver.emulation_dry(1)
+        try:
+            self.run(op, args)
+        finally:
+            self._driver.emulation_dry(0)
+        return self.launches()
+
     def barriers(self) -> list[str]:
         """ "file:line" of the barriers that the last run passed."""
         return self._driver.emulation_barriers().decode().split()

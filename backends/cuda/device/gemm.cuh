@@ -233,17 +233,19 @@ V4NPU_INLINE void gemm_split(const Operands<Sets>& o, int row_tile, const Emit& 
   if (row < o.num_rows && token < o.num_tokens) emit(row, token, total);
 }
 
-// A whole Gemm: blocks (x: tiles of rows, y: tiles of tokens, z: groups).
+// A whole Gemm: blocks (x: tiles of rows, for each tile of tokens; y: groups). Tokens may be more than a grid's y
+// holds.
 template <Format X, Format W, bool Split>
 V4NPU_DEVICE void gemm(const Gemm& p) {
-  constexpr int kTokens = Split ? 16 : kWideTokens;
-  const int64_t z = block_z();
+  constexpr int kTokens = Split ? 16 : kWideTokens, kRows = Split ? 16 : 256;
+  const int tiles = static_cast<int>((p.num_rows + kRows - 1) / kRows), row_tile = block_x() % tiles;
+  const int64_t z = block_y();
   const Operands<1> o{row_of<X>(p.x, 1, z * p.group_x),
                       p.x_scale,
                       nullptr,
                       {row_of<W>(p.weight, z * p.group_rows, p.k)},
                       {p.weight_scale},
-                      block_y() * kTokens,
+                      block_x() / tiles * kTokens,
                       static_cast<int>(p.num_tokens),
                       static_cast<int>(p.num_rows),
                       static_cast<int>(p.k),
@@ -259,9 +261,9 @@ V4NPU_DEVICE void gemm(const Gemm& p) {
     }
   };
   if constexpr (Split) {
-    gemm_split<X, W, 1>(o, block_x(), emit);
+    gemm_split<X, W, 1>(o, row_tile, emit);
   } else {
-    gemm_wide<X, W, 1, 2, kWideTokens / 8>(o, block_x(), emit);
+    gemm_wide<X, W, 1, 2, kWideTokens / 8>(o, row_tile, emit);
   }
 }
 

@@ -64,7 +64,7 @@ struct Gemm {
   void* out;                    // [num_tokens, num_rows], rows out_stride elements apart
   int64_t num_tokens, num_rows, k;
   int64_t x_stride, out_stride;
-  int64_t group_x, group_rows, group_out;  // elements, rows, elements from one group (block z) to the next
+  int64_t group_x, group_rows, group_out;  // elements, rows, elements from one group (block y) to the next
   bool out_float32;
   int stages;
 };

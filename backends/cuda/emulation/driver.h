@@ -54,6 +54,12 @@ inline int& capture_mode() {
   return mode;
 }
 
+// Whether launches are told, but not executed.
+inline bool& dry() {
+  static bool yes = false;
+  return yes;
+}
+
 inline std::string& last_text() {
   static std::string text;
   return text;
@@ -102,6 +108,7 @@ inline int launch(Kernel& k, Dims grid, int threads, size_t shared, const void* 
   b.failure.clear();
   launches() += k.name + " " + std::to_string(grid.x) + " " + std::to_string(grid.y) + " " + std::to_string(grid.z) +
                 " " + std::to_string(threads) + " " + std::to_string(shared) + (overlaps ? " 1\n" : " 0\n");
+  if (dry()) return kSuccess;
   for (b.first.z = 0; b.first.z < grid.z; ++b.first.z) {
     for (b.first.y = 0; b.first.y < grid.y; b.first.y += b.members) {
       for (b.first.x = 0; b.first.x < grid.x; ++b.first.x) {
@@ -136,7 +143,7 @@ void emulation_device(int major, int minor, int multiprocessors, int shared_opti
 void emulation_region(void* data, size_t bytes, int access, const char* name) {
   auto& m = v4npu::cuda::emulation::memory();
   m.regions.push_back({static_cast<unsigned char*>(data), bytes, static_cast<Access>(access), name, {}});
-  if (static_cast<Access>(access) == Access::kRead) return;
+  if (static_cast<Access>(access) == Access::kRead || v4npu::cuda::emulation::dry()) return;
   m.regions.back().shadow.resize(bytes);
   if (static_cast<Access>(access) == Access::kReadWrite) {
     for (auto& s : m.regions.back().shadow) s.writer.block = 1;
@@ -163,6 +170,7 @@ const char* emulation_barriers() {
 // before, one a line.
 const char* emulation_launches() { return v4npu::cuda::emulation::launches().c_str(); }
 
+void emulation_dry(int on) { v4npu::cuda::emulation::dry() = on != 0; }
 void emulation_capture(int on) { v4npu::cuda::emulation::capturing() = on != 0; }
 
 // ---- the driver

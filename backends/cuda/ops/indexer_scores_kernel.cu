@@ -40,12 +40,14 @@ V4NPU_DEVICE void scores(const IndexerScoresParams& p) {
   }
 }
 
+// Grid: tiles of keys, for each tile of tokens.
 template <Format K, bool Official>
 V4NPU_DEVICE void score_tile(const ScoreTile& s) {
   const IndexerScoresParams& p = s.call;
   auto& tile = shared<KeyTile>();
-  const int64_t first_key = s.first_key + static_cast<int64_t>(block_x()) * kTileKeys;
-  const int64_t first_token = s.first_token + static_cast<int64_t>(block_y()) * kTileTokens;
+  const int tiles = static_cast<int>(ceil_div(s.end_key - s.first_key, kTileKeys));
+  const int64_t first_key = s.first_key + int64_t{block_x() % tiles} * kTileKeys;
+  const int64_t first_token = s.first_token + int64_t{block_x() / tiles} * kTileTokens;
   const int64_t end_token = first_token + kTileTokens < s.end_token ? first_token + kTileTokens : s.end_token;
   const QueryPlace begin = place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, first_token);
   const QueryPlace last = place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, end_token - 1);
