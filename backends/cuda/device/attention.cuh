@@ -131,40 +131,28 @@ V4NPU_INLINE int64_t places_of(const Attention& p, QueryPlace at) {
   return p.window + (p.topk_indices != nullptr ? p.topk : (at.position + 1) / p.ratio);
 }
 
-template <bool Packed, bool Official>
-V4NPU_DEVICE void attend(const Attention& p) {
-  const AttentionSpace space(p.head_dim, p.turned_dim);
-  auto* tile = reinterpret_cast<bf16*>(dynamic_shared());
-  auto* probabilities = reinterpret_cast<bf16*>(dynamic_shared() + space.probabilities);
-  auto* maxima = reinterpret_cast<float*>(dynamic_shared() + space.maxima);
-  auto* sums = reinterpret_cast<float*>(dynamic_shared() + space.sums);
-  auto* turns = reinterpret_cast<Turn*>(dynamic_shared() + space.turns);
-  constexpr int kRow = kPlaces + kPadding, kPlane = kHeadTile * kRow;
-  const int64_t t = block_x(), dim = padded_dim(p.head_dim), stride = dim + kPadding;
-  const int64_t head0 = static_cast<int64_t>(block_y()) * kHeadTile;
-  const int g = lane_id() / 4, c = lane_id() % 4, w = warp_id(), pairs = static_cast<int>(dim / kRowWarps / 16);
-  const QueryPlace at = place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, t);
-  const auto* q = static_cast<const bf16*>(p.q) + (t * p.num_heads + head0) * p.head_dim;
-  const bool q_aligned = rows_aligned<Format::kBfloat16>(q, p.head_dim);
-  const int64_t places = places_of(p, at), length = segment_places(places), segments = ceil_div(places, length);
-  const int64_t each = ceil_div(segments, p.parts), first_segment = block_z() * each;
-  const int64_t last_segment = first_segment + each < segments ? first_segment + each : segments;
-  const int64_t end = last_segment * length < places ? last_segment * length : places;
-  ListRows<Packed> rows(p, space, at, t, places);
-  int64_t begin = first_segment * length;
-  if (begin < end) rows.copy(begin);
-  // Read behind the barriers of a block of places.
-  for (int64_t i = thread_id(); i < p.turned_dim / 2; i += kRowThreads)
-    turns[i] = turn_of(p.positions[t], p.freqs[i], true);
-  AttentionState<kMaxPairs> all, part;
-  for (; begin < end; begin += kPlaces) {
-    wait_copies<0>();
-    sync_block();                                       // and the sums of the block before have read the tile
-    const uint32_t present = rows.widen(tile, stride);  // 2 gather
-    sync_warp();
-    if (begin + kPlaces < end) rows.copy(begin + kPlaces);
-    float score[4] = {};
-    for (int64_t first = 0; first < p.head_dim; first += 64) {  // 1 load q   3 scores
+// What the warps of a block share, and which part of it a thread works on.
+struct AttentionBlock {
+  static constexpr int kRow = kPlaces + kPadding, kPlane = kHeadTile * kRow;  // of probabilities
+  bf16 *tile, *probabilities;
+  float *maxima, *sums;
+  int64_t stride;  // of the tile's rows
+  int g, c, w, pairs;
+
+  V4NPU_INLINE AttentionBlock(const AttentionSpace& space, int64_t head_dim)
+      : tile(reinterpret_cast<bf16*>(dynamic_shared())),
+        probabilities(reinterpret_cast<bf16*>(dynamic_shared() + space.probabilities)),
+        maxima(reinterpret_cast<float*>(dynamic_shared() + space.maxima)),
+        sums(reinterpret_cast<float*>(dynamic_shared() + space.sums)),
+        stride(padded_dim(head_dim) + kPadding),
+        g(lane_id() / 4),
+        c(lane_id() % 4),
+        w(warp_id()),
+        pairs(static_cast<int>(padded_dim(head_dim) / kRowWarps / 16)) {}
+
+  // 1 load q   3 scores of heads g and g + 8, and of the warp's rows 2 c and 2 c + 1
+  V4NPU_INLINE void scores(const Attention& p, const bf16* q, bool q_aligned, int64_t head0, float (&score)[4]) const {
+    for (int64_t first = 0; first < p.head_dim; first += 64) {
       const int64_t k0 = first + c * kRun;
       Run a[2][1];
       V4NPU_UNROLL
@@ -183,14 +171,17 @@ V4NPU_DEVICE void attend(const Attention& p) {
         mma_bf16(score, left, right);
       }
     }
-    float rescale[2];
+  }
+
+  // 4 online softmax: scaled, -infinity where there is no row; the warp's maxima for all to see.
+  V4NPU_INLINE void share_maxima(float (&score)[4], uint32_t present, float scale) const {
     V4NPU_UNROLL
-    for (int half = 0; half < 2; ++half) {  // 4 online softmax
+    for (int half = 0; half < 2; ++half) {
       float largest = kLowest;
       V4NPU_UNROLL
       for (int i = 0; i < 2; ++i) {
         float& s = score[2 * half + i];
-        s = (present >> (2 * c + i) & 1) != 0 ? s * p.scale : -bits_float(0x7f800000);
+        s = (present >> (2 * c + i) & 1) != 0 ? s * scale : -bits_float(0x7f800000);
         largest = larger(largest, s);
       }
       V4NPU_UNROLL
@@ -198,15 +189,17 @@ V4NPU_DEVICE void attend(const Attention& p) {
         largest = larger(largest, bits_float(shuffle_xor(float_bits(largest), mask)));
       if (c == 0) maxima[w * kHeadTile + half * 8 + g] = largest;
     }
-    sync_block();
+  }
+  // Behind a barrier: probabilities and the warp's sums of them, for all to see.
+  template <bool Official>
+  V4NPU_INLINE void share_probabilities(const float (&score)[4], float (&peak)[2], float (&rescale)[2]) const {
     V4NPU_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const float old = part.peak[half];
+      const float old = peak[half];
       V4NPU_UNROLL
-      for (int i = 0; i < kRowWarps; ++i)
-        part.peak[half] = larger(part.peak[half], maxima[i * kHeadTile + half * 8 + g]);
-      rescale[half] = expf(old - part.peak[half]);
-      const float a = expf(score[2 * half] - part.peak[half]), b = expf(score[2 * half + 1] - part.peak[half]);
+      for (int i = 0; i < kRowWarps; ++i) peak[half] = larger(peak[half], maxima[i * kHeadTile + half * 8 + g]);
+      rescale[half] = expf(old - peak[half]);
+      const float a = expf(score[2 * half] - peak[half]), b = expf(score[2 * half + 1] - peak[half]);
       float both = a + b;
       V4NPU_UNROLL
       for (int mask = 1; mask < 4; mask *= 2) both += bits_float(shuffle_xor(float_bits(both), mask));
@@ -215,7 +208,11 @@ V4NPU_DEVICE void attend(const Attention& p) {
       store_as(to, pack_bf16(a, b));
       if (!Official) store_as(to + kPlane, pack_bf16(a - rounded<bf16>(a), b - rounded<bf16>(b)));
     }
-    sync_block();
+  }
+
+  // Behind a barrier: 5 accumulate
+  template <bool Official>
+  V4NPU_INLINE void accumulate(const float (&rescale)[2], AttentionState<kMaxPairs>& part) const {
     V4NPU_UNROLL
     for (int half = 0; half < 2; ++half) {
       part.total[half] *= rescale[half];
@@ -223,7 +220,7 @@ V4NPU_DEVICE void attend(const Attention& p) {
       for (int i = 0; i < kRowWarps; ++i) part.total[half] += sums[i * kHeadTile + half * 8 + g];
     }
     V4NPU_UNROLL
-    for (int n = 0; n < kMaxPairs; ++n) {  // 5 accumulate
+    for (int n = 0; n < kMaxPairs; ++n) {
       if (n >= pairs) continue;
       V4NPU_UNROLL
       for (int i = 0; i < 8; ++i) part.sum[n][i / 4][i % 4] *= rescale[i % 4 / 2];
@@ -244,15 +241,51 @@ V4NPU_DEVICE void attend(const Attention& p) {
         }
       }
     }
+  }
+};
+
+template <bool Packed, bool Official>
+V4NPU_DEVICE void attend(const Attention& p) {
+  const AttentionSpace space(p.head_dim, p.turned_dim);
+  const AttentionBlock block(space, p.head_dim);
+  auto* turns = reinterpret_cast<Turn*>(dynamic_shared() + space.turns);
+  const int64_t t = block_x(), head0 = static_cast<int64_t>(block_y()) * kHeadTile;
+  const QueryPlace at = place_of(p.cu_seqlens_q, p.start_pos, p.num_seqs, t);
+  const auto* q = static_cast<const bf16*>(p.q) + (t * p.num_heads + head0) * p.head_dim;
+  const bool q_aligned = rows_aligned<Format::kBfloat16>(q, p.head_dim);
+  const int64_t places = places_of(p, at), length = segment_places(places), segments = ceil_div(places, length);
+  const int64_t each = ceil_div(segments, p.parts), first_segment = block_z() * each;
+  const int64_t last_segment = first_segment + each < segments ? first_segment + each : segments;
+  const int64_t end = last_segment * length < places ? last_segment * length : places;
+  ListRows<Packed> rows(p, space, at, t, places);
+  int64_t begin = first_segment * length;
+  if (begin < end) rows.copy(begin);
+  // Read behind the barriers of a block of places.
+  for (int64_t i = thread_id(); i < p.turned_dim / 2; i += kRowThreads)
+    turns[i] = turn_of(p.positions[t], p.freqs[i], true);
+  AttentionState<kMaxPairs> all, part;
+  for (; begin < end; begin += kPlaces) {
+    wait_copies<0>();
+    sync_block();  // and the sums of the block before have read the tile
+    const uint32_t present = rows.widen(block.tile, block.stride);  // 2 gather kv
+    sync_warp();
+    if (begin + kPlaces < end) rows.copy(begin + kPlaces);
+    float score[4] = {}, rescale[2];
+    block.scores(p, q, q_aligned, head0, score);
+    block.share_maxima(score, present, p.scale);
+    sync_block();
+    block.template share_probabilities<Official>(score, part.peak, rescale);
+    sync_block();
+    block.template accumulate<Official>(rescale, part);
     if (begin + kPlaces < end && (begin + kPlaces) % length != 0) continue;
     if (p.parts > 1) {  // the segment is done
-      part.store(state_of(p, t, block_y(), begin / length, thread_id()), pairs);
+      part.store(state_of(p, t, block_y(), begin / length, thread_id()), block.pairs);
     } else {
-      all.fold(part, pairs);
+      all.fold(part, block.pairs);
     }
     part = {};
   }
-  if (p.parts == 1) all.finish(p, t, head0, w, 0, pairs, [&](int64_t i) { return turns[i]; });
+  if (p.parts == 1) all.finish(p, t, head0, block.w, 0, block.pairs, [&](int64_t i) { return turns[i]; });
 }
 
 // The states of a token's segments in their order. Grid: tokens, tiles of heads, then pairs of tiles of 8 dims, a
