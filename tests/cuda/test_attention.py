@@ -196,6 +196,15 @@ def test_a_pick_behind_the_table_is_none(gpu: EmulatedGpu) -> None:
     assert torch.equal(gpu.run("csa_attention", args)[0], want)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("op", OPS)
+def test_a_position_behind_the_tables_touches_nothing_else(gpu: EmulatedGpu, op: str, dtype: torch.dtype) -> None:
+    args = list(problem(op, 80, False, False, shape=Shape((1,), (600,), 16), dtype=dtype))
+    args[CU_SEQLENS[op] + 1] = int32(1 << 20)
+    (got,) = gpu.run(op, args)  # of hca_attention by two blocks, with rows of the last page that nothing has written
+    assert got.isfinite().all() or op == "hca_attention"
+
+
 @pytest.mark.parametrize("dtype,packed", [(torch.bfloat16, True), (torch.bfloat16, False), (torch.float32, False)])
 def test_no_picks_are_no_entries(gpu: EmulatedGpu, dtype: torch.dtype, packed: bool) -> None:
     args = problem("csa_attention", 80, packed, False, dtype=dtype)

@@ -125,10 +125,12 @@ V4NPU_INLINE float* state_of(const Attention& p, int64_t t, int64_t tile, int64_
   return p.states + ((t * tiles + tile) * p.max_segments + segment) * state_values(p.head_dim) * kRowThreads + thread;
 }
 
-// The length of a token's list.
+// The length of a token's list: of no more entries than the table has, for which the states have room.
 V4NPU_INLINE int64_t places_of(const Attention& p, QueryPlace at) {
   if (p.compressed_kv == nullptr) return p.window;
-  return p.window + (p.topk_indices != nullptr ? p.topk : (at.position + 1) / p.ratio);
+  if (p.topk_indices != nullptr) return p.window + p.topk;
+  const int64_t complete = (at.position + 1) / p.ratio, known = p.max_blocks * p.block_size;
+  return p.window + (complete < known ? complete : known);
 }
 
 // What the warps of a block share, and which part of it a thread works on.

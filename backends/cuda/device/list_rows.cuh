@@ -16,7 +16,8 @@ V4NPU_INLINE PageRow row_of_place(const Attention& p, QueryPlace at, int64_t t, 
   const RowFormat format = Packed ? fp8_kv_row(p.head_dim, p.rope_dim) : plain_row(p.head_dim, sizeof(T));
   if (i < p.window) {
     const int64_t first = at.position - p.window + 1 > 0 ? at.position - p.window + 1 : 0;
-    if (first + i > at.position) return {nullptr, nullptr};
+    // A position behind the table, which nobody can refuse without waiting, has none.
+    if (first + i > at.position || first + i >= p.max_window_blocks * p.window_block) return {nullptr, nullptr};
     return page_row(p.window_kv, p.window_table + at.sequence * p.max_window_blocks, p.window_block, p.window_stride,
                     format, first + i);
   }
@@ -26,7 +27,7 @@ V4NPU_INLINE PageRow row_of_place(const Attention& p, QueryPlace at, int64_t t, 
   } else if (entry >= (at.position + 1) / p.ratio) {
     entry = -1;
   }
-  // A pick behind the table, which nobody can refuse without waiting, is none.
+  // A pick behind the table, likewise, is none.
   if (entry < 0 || entry >= p.max_blocks * p.block_size) return {nullptr, nullptr};
   return page_row(p.compressed_kv, p.block_table + at.sequence * p.max_blocks, p.block_size, p.block_stride, format,
                   entry);
