@@ -11,14 +11,15 @@ inline int64_t bits_of(const Tensor& t) {
   return t.scalar_type() == ScalarType::Char ? 4 : 8 * static_cast<int64_t>(t.element_size());
 }
 
-// Shared memory of a launch for stages of operands, and how many. A block of a wide layout has a multiprocessor to
-// itself, for its registers; of a split one there are two.
+// Shared memory of a launch of `blocks` for stages of operands, and how many. A block of a wide layout has a
+// multiprocessor to itself, for its registers; of a split one there are two, if there are so many.
 struct Stages {
   int count;
   int64_t bytes;
 
-  Stages(const GemmSpace& space, bool wide, const Tensor& on)
-      : count(plan_gpu_stages(space.stage, space.widened + space.fixed, wide ? 1 : 2, caps_of(on))),
+  Stages(const GemmSpace& space, bool wide, int64_t blocks, const Tensor& on)
+      : count(plan_gpu_stages(space.stage, space.weights, space.widened + space.fixed,
+                              wide ? 1 : plan_gpu_blocks(blocks, caps_of(on)), caps_of(on))),
         bytes(space.staged ? space.widened + count * space.stage : 0) {}
 };
 
@@ -26,10 +27,11 @@ struct Stages {
 inline void run_gemm(const char* op, const std::string& kernel, Gemm p, int64_t groups, const Tensor& x,
                      const Tensor& weight, bool may_be_wide = true) {
   const GpuGemmPlan plan = plan_gpu_gemm(p.num_tokens, p.num_rows, groups, may_be_wide, caps_of(x));
-  const Stages stages({plan.wide, plan.wide ? kWideTokens : 16, 1, bits_of(x), bits_of(weight)}, plan.wide, x);
+  const Grid grid{plan.row_tiles * plan.token_tiles, groups};
+  const GemmSpace space(plan.wide, plan.wide ? kWideTokens : 16, 1, bits_of(x), bits_of(weight));
+  const Stages stages(space, plan.wide, grid.x * grid.y, x);
   p.stages = stages.count;
-  run(op, kernel + (plan.wide ? "_wide" : "_split"), p, {plan.row_tiles * plan.token_tiles, groups}, kGemmThreads, x,
-      stages.bytes);
+  run(op, kernel + (plan.wide ? "_wide" : "_split"), p, grid, kGemmThreads, x, stages.bytes);
 }
 
 // All of fp8_linear and fp4_linear.

@@ -28,6 +28,14 @@ struct IndexerCall : v4npu::IndexerCall<Params> {
     if (p.key_format == KeyFormat::kPlain) return 0;
     return kRowWarps * key_stage_bytes(p.head_dim, p.key_format == KeyFormat::kFp4 ? 4 : 8);
   }
+  // How many of those each of so many blocks has.
+  int stages(int64_t blocks) const {
+    const DeviceCaps& caps = caps_of(this->q);
+    const int64_t stage = stage_bytes();
+    if (stage == 0) return 1;
+    const int planned = plan_gpu_stages(stage, stage, kTopkBytes, plan_gpu_blocks(blocks, caps), caps);
+    return planned * stage + kTopkBytes <= caps.shared_bytes ? planned : 1;
+  }
   int64_t width() const { return p.max_blocks * p.block_size; }
   std::string kernel(const char* op) const {
     if (p.dtype == Dtype::kFloat32) return std::string(op) + "_fp32";

@@ -80,15 +80,20 @@ inline void run_product(const ExpertCall& call, const GpuExpertPlan& plan, bool 
   p.num_rows = up ? call.width() : call.hidden();
   p.rows_apart = up ? call.w1.rows_apart : call.w2.rows_apart;
   p.k = up ? call.hidden() : call.width();
-  const Stages stages({!split, plan.tile_tokens, up ? 2 : 1, bits_of(from.values), bits_of(call.w1.stack)}, !split, x);
+  const bool clusters = up && plan.clusters;
+  const int64_t row_tiles = clusters ? ceil_div(p.num_rows, kSlice) * kClusterBlocks
+                                     : ceil_div(p.num_rows, split ? 16
+                                                            : up  ? 128
+                                                                  : 256);
+  const Grid grid{plan.max_tiles, row_tiles};
+  const GemmSpace space(!split, plan.tile_tokens, up ? 2 : 1, bits_of(from.values), bits_of(call.w1.stack));
+  const Stages stages(space, !split, grid.x * grid.y, x);
   p.stages = stages.count;
   const char* rows = from.scale ? "_fp8_" : float32 ? "_fp32_" : "_bf16_";
   const std::string kernel = std::string(up ? "moe_experts_up" : "moe_experts_down") + rows + call.format;
-  if (up && plan.clusters) {
-    const Grid grid{plan.max_tiles, ceil_div(p.num_rows, kSlice) * kClusterBlocks};
+  if (clusters) {
     run("moe_experts_sm90", kernel + "_cluster", p, grid, kGemmThreads, x, stages.bytes);
   } else {
-    const Grid grid{plan.max_tiles, ceil_div(p.num_rows, split ? 16 : up ? 128 : 256)};
     const std::string variant = std::string("_") + name_of(plan.layout) + (float32 ? "_fp32" : "");
     run("moe_experts", kernel + variant, p, grid, kGemmThreads, x, stages.bytes);
   }

@@ -110,8 +110,8 @@ void bind_gpu_plans(py::module_& m) {
       .def_readonly("token_tiles", &GpuGemmPlan::token_tiles);
   m.def("plan_gpu_gemm", &plan_gpu_gemm, py::arg("num_tokens"), py::arg("num_rows"), py::arg("groups"),
         py::arg("may_be_wide"), py::arg("caps"));
-  m.def("plan_gpu_stages", &plan_gpu_stages, py::arg("stage_bytes"), py::arg("other_bytes"), py::arg("blocks"),
-        py::arg("caps"));
+  m.def("plan_gpu_stages", &plan_gpu_stages, py::arg("stage_bytes"), py::arg("weight_bytes"), py::arg("other_bytes"),
+        py::arg("blocks"), py::arg("caps"));
   py::class_<GpuExpertPlan>(m, "GpuExpertPlan")
       .def_property_readonly("layout", [](const GpuExpertPlan& plan) { return name_of(plan.layout); })
       .def_readonly("tile_tokens", &GpuExpertPlan::tile_tokens)

@@ -32,11 +32,17 @@ GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, 
   return {false, ceil_div(num_rows, 16), ceil_div(num_tokens, 16)};
 }
 
-int plan_gpu_stages(int64_t stage_bytes, int64_t other_bytes, int64_t blocks, const DeviceCaps& caps) {
+int64_t plan_gpu_blocks(int64_t blocks, const DeviceCaps& caps) { return blocks > caps.num_cores ? 2 : 1; }
+
+int plan_gpu_stages(int64_t stage_bytes, int64_t weight_bytes, int64_t other_bytes, int64_t blocks,
+                    const DeviceCaps& caps) {
   constexpr int64_t kOfSystem = 1024;  // bytes that the system takes for each block
+  constexpr int64_t kOnTheirWay = 43'000;
+  const int64_t needed = 1 + ceil_div(kOnTheirWay, blocks * weight_bytes);
+  const int64_t most = needed < 4 ? 4 : needed > 8 ? 8 : needed;
   const int64_t room = (caps.shared_bytes + kOfSystem) / blocks - kOfSystem - other_bytes;
   const int64_t stages = room / stage_bytes;
-  return static_cast<int>(stages < 2 ? 2 : stages > 4 ? 4 : stages);
+  return static_cast<int>(stages < 2 ? 2 : stages > most ? most : stages);
 }
 
 const char* name_of(ExpertLayout layout) {

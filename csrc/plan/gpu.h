@@ -25,9 +25,14 @@ struct GpuGemmPlan {
 GpuGemmPlan plan_gpu_gemm(int64_t num_tokens, int64_t num_rows, int64_t groups, bool may_be_wide,
                           const DeviceCaps& caps);
 
-// How many steps of its operands a block keeps in shared memory, beside `other_bytes`: 2 to 4, as many as fit when
-// `blocks` blocks share a multiprocessor.
-int plan_gpu_stages(int64_t stage_bytes, int64_t other_bytes, int64_t blocks, const DeviceCaps& caps);
+// How many steps of its operands a block has in shared memory, beside `other_bytes`: 4, or up to 8 where `blocks` of
+// them would else have less than 43 KB of weights (or keys: what is read once) on their way to a multiprocessor, and no
+// more than they leave room for, but 2. 43 KB: what 8 TB/s bring in 800 ns, of which each of 148 has its part (B200);
+// an H200 needs 29. Reckoned, not run on a device.
+int plan_gpu_stages(int64_t stage_bytes, int64_t weight_bytes, int64_t other_bytes, int64_t blocks,
+                    const DeviceCaps& caps);
+// Of a grid of so many blocks with room for two on a multiprocessor: how many it has.
+int64_t plan_gpu_blocks(int64_t blocks, const DeviceCaps& caps);
 
 // How many rows and tokens of an expert a block computes (backends/cuda/ops/moe_experts_kernel.cu); all give the same
 // bits.

@@ -77,3 +77,12 @@ def test_registers_leave_room_for_one_block_of_attention() -> None:
     usages = build.build(build.ROOT / "build/cuda", ["csa_attention"])["csa_attention"]
     blocks = [65536 // (256 * u.registers) for u in usages if "_packed" in u.kernel or "_plain" in u.kernel]
     assert blocks and set(blocks) == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed: kernels are not compiled for a GPU here")
+def test_registers_leave_room_for_two_blocks_of_few_tokens() -> None:
+    """As the plan supposes when it shares out shared memory (plan_gpu_stages)."""
+    built = build.build(build.ROOT / "build/cuda", ["fp8_linear", "fp4_linear", "moe_experts_sm90"])
+    split = [u for usages in built.values() for u in usages if u.kernel.endswith(("_split", "_cluster"))]
+    assert split and all(65536 // (256 * u.registers) >= 2 for u in split)

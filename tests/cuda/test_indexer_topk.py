@@ -87,12 +87,12 @@ def test_long_lists_split_and_whole(gpu: EmulatedGpu, order: str, topk: int) -> 
 @pytest.mark.parametrize("kind,dim", [("fp4_key", 128), ("fp8_key", 128), ("fp4_key", 160), ("fp8_key", 256)])
 def test_packed_keys_come_while_others_are_scored(gpu: EmulatedGpu, kind: str, dim: int) -> None:
     draw = Draw(BF16, dim)
-    cached = paged([rounded_keys(draw.normal(n, dim), kind) for n in (900, 70)], 64, kind)
-    args = (draw.normal(2, HEADS, dim), draw.normal(2, HEADS), *cached, int32(0, 1, 2), int32(3599, 279), RATIO)
+    cached = paged([rounded_keys(draw.normal(n, dim), kind) for n in (1500, 70)], 64, kind)
+    args = (draw.normal(2, HEADS, dim), draw.normal(2, HEADS), *cached, int32(0, 1, 2), int32(5999, 279), RATIO)
     (scores,) = gpu.run("indexer_scores", (*args, False))
     got, kernels = picks(gpu, (*args, 300, False))
     assert kernels == [f"indexer_topk_{kind[:3]}"] and torch.equal(got, best_of(scores, 300))
-    waits = [place for place in gpu.barriers() if place.startswith("indexer.cuh")]
+    waits = [place for place in gpu.barriers() if place.startswith(("indexer.cuh", "staging.cuh"))]
     assert len(waits) == 2  # for copies, and of the warp
     for place in waits if dim == 128 else ():
         with pytest.raises(RuntimeError, match="race: "):

@@ -33,17 +33,19 @@
 #else
 #define V4NPU_WAIT_FOR_KERNELS_BEFORE()
 #endif
-#define V4NPU_KERNEL_WITH(name, threads, Params, ...)                                                           \
-  static __device__ __forceinline__ void name##_of_thread(const Params& p);                                     \
-  extern "C" __global__ void __VA_ARGS__ __launch_bounds__(threads, 1) name(const __grid_constant__ Params p) { \
-    V4NPU_WAIT_FOR_KERNELS_BEFORE();                                                                            \
-    name##_of_thread(p);                                                                                        \
-  }                                                                                                             \
+// `together`: blocks for which a multiprocessor must have the registers.
+#define V4NPU_KERNEL_WITH(name, threads, together, Params, ...)                                                        \
+  static __device__ __forceinline__ void name##_of_thread(const Params& p);                                            \
+  extern "C" __global__ void __VA_ARGS__ __launch_bounds__(threads, together) name(const __grid_constant__ Params p) { \
+    V4NPU_WAIT_FOR_KERNELS_BEFORE();                                                                                   \
+    name##_of_thread(p);                                                                                               \
+  }                                                                                                                    \
   static __device__ __forceinline__ void name##_of_thread(const Params& p)
-#define V4NPU_KERNEL(name, threads, Params) V4NPU_KERNEL_WITH(name, threads, Params, )
-// sm_90 and later: `blocks` neighbours (y) run at the same time and read each other's shared memory.
+#define V4NPU_KERNEL(name, threads, Params) V4NPU_KERNEL_WITH(name, threads, 1, Params, )
+#define V4NPU_KERNEL_BY_TWO(name, threads, Params) V4NPU_KERNEL_WITH(name, threads, 2, Params, )
+// sm_90 and later: `blocks` neighbours (y) run at the same time and read each other's shared memory. Also by two.
 #define V4NPU_CLUSTER_KERNEL(name, threads, blocks, Params) \
-  V4NPU_KERNEL_WITH(name, threads, Params, __cluster_dims__(1, blocks, 1))
+  V4NPU_KERNEL_WITH(name, threads, 2, Params, __cluster_dims__(1, blocks, 1))
 #endif
 
 namespace v4npu::cuda {

@@ -61,28 +61,23 @@ struct PageKeys {
   V4NPU_INLINE void run(int n, int64_t k0, Run (&out)[1]) const { widen(rows[n], k0, dim, out); }
 };
 
-// Packed keys [first, first + 32) of a sequence, copied to the shared memory of the warp in the background: while it
-// scores those before, if there is room for both. A barrier of the block lies between two calls of next().
+// Packed keys [first, first + 32) of a sequence, copied to the shared memory of the warp in the background, up to
+// `stages` - 1 rounds before it scores them. A barrier of the block lies between two calls of next().
 template <Format K>
 class StagedKeys {
  public:
   static constexpr Format kFormat = K;
   template <class Params>
   V4NPU_INLINE StagedKeys(const Params& p, int64_t sequence, int64_t first, int64_t end, int stages)
-      : dim(static_cast<int>(p.head_dim)), both(stages > 1), bytes(static_cast<int>(key_stage_bytes(dim, kBits<K>))) {
-    if (both) copy(p, sequence, first, end);
+      : dim(static_cast<int>(p.head_dim)), ahead(stages - 1), bytes(static_cast<int>(key_stage_bytes(dim, kBits<K>))) {
+    for (int i = 0; i < ahead; ++i) copy(p, sequence, first + i * kRowThreads, end);
   }
   // Until the keys from `first` on are there.
   template <class Params>
   V4NPU_INLINE void next(const Params& p, int64_t sequence, int64_t first, int64_t end) {
-    used = both ? 1 - used : 0;
-    if (both) {
-      copy(p, sequence, first + kRowThreads, end);
-      wait_copies<1>();
-    } else {
-      copy(p, sequence, first, end);
-      wait_copies<0>();
-    }
+    copy(p, sequence, first + ahead * kRowThreads, end);
+    used = after(used);
+    wait_copies_but(ahead);
     sync_warp();
   }
   V4NPU_INLINE void run(int n, int64_t k0, Run (&out)[1]) const {
@@ -96,7 +91,8 @@ class StagedKeys {
  private:
   V4NPU_INLINE int words() const { return K == Format::kFloat4 ? (dim + 127) / 128 : 1; }
   V4NPU_INLINE int scales_at() const { return (dim + kStep - 1) / kStep * kKeyTiles * kGroupBytes<K>; }
-  V4NPU_INLINE unsigned char* stage(int i) const { return dynamic_shared() + (warp_id() * (both ? 2 : 1) + i) * bytes; }
+  V4NPU_INLINE int after(int i) const { return i == ahead ? 0 : i + 1; }
+  V4NPU_INLINE unsigned char* stage(int i) const { return dynamic_shared() + (warp_id() * (ahead + 1) + i) * bytes; }
 
   template <class Params>
   V4NPU_INLINE void copy(const Params& p, int64_t sequence, int64_t first, int64_t end) {
@@ -110,7 +106,7 @@ class StagedKeys {
       };
       const uint64_t places = reinterpret_cast<uintptr_t>(p.keys) | static_cast<uint64_t>(p.block_stride);
       const int row_bytes = dim * kBits<K> / 8, scale_bytes = K == Format::kFloat4 ? dim / 32 : 4;
-      unsigned char* to = stage(both ? 1 - used : 0);
+      unsigned char* to = stage(free);
       for (int column = 0; column < dim; column += kStep)
         copy_rows<K, kWarpKeys>(to + column / kStep * kKeyTiles * kGroupBytes<K>, row_at, column, dim,
                                 places % 16 == 0 && row_bytes % 16 == 0);
@@ -125,12 +121,12 @@ class StagedKeys {
       }
     }
     commit_copies();
+    free = after(free);
   }
 
-  const int dim;
-  const bool both;
-  const int bytes;  // of a stage
-  int used = 1;     // stage
+  const int dim, ahead;
+  const int bytes;             // of a stage
+  int used = ahead, free = 0;  // stages, which are used in turn
 };
 
 // Keys that the block has widened, 64 to a tile, zeros where there is none and behind their ends.

@@ -45,12 +45,13 @@ constexpr int64_t kWideTokens = 32;  // of a block for many tokens, which has 25
 constexpr int kStep = 64;                   // columns
 constexpr int64_t kLeastShared = 99 << 10;  // a block may have on any device
 struct GemmSpace {
-  int64_t stage, widened, fixed;  // a step of the operands; tokens made bf16; what else the kernels have
-  bool staged;                    // float32 is not: two stages must fit everywhere
+  int64_t weights, stage;  // of a step of the operands
+  int64_t widened, fixed;  // tokens made bf16; what else the kernels have
+  bool staged;             // float32 is not: two stages must fit everywhere
 
   constexpr GemmSpace(bool wide, int64_t tokens, int64_t sets, int64_t x_bits, int64_t w_bits)
-      : stage((wide ? 1 : kGemmWarps) * tokens * kStep * x_bits / 8 +
-              kGemmWarps * (wide ? 2 : sets) * 16 * (kStep * w_bits / 8 + (w_bits == 4 ? 4 : 0))),
+      : weights(kGemmWarps * (wide ? 2 : sets) * 16 * (kStep * w_bits / 8 + (w_bits == 4 ? 4 : 0))),
+        stage((wide ? 1 : kGemmWarps) * tokens * kStep * x_bits / 8 + weights),
         widened(wide && x_bits == 8 ? 2 * tokens * kStep * 2 : 0),
         fixed(wide ? kGemmWarps * tokens * 4 + tokens * 4 : sets * kGemmWarps * 16 * 17 * 4 + 128),
         staged(x_bits < 32 && w_bits < 32 && widened + fixed + 2 * stage <= kLeastShared) {}
@@ -126,7 +127,7 @@ struct TopkSearch {
   uint64_t* best;  // [num_tokens, parts, topk]   of each part, 0 = none; unused where parts is 1
   int64_t parts;
   int64_t first_token;  // of those that are merged
-  int stages = 0;       // of packed keys, 1 or 2, in shared memory (indexer.cuh)
+  int stages = 0;       // of packed keys, 1 to 4, in shared memory (indexer.cuh)
 };
 constexpr int64_t kTopkBytes = kTopkList * 8 + 256;  // of shared memory besides
 // Of 32 packed keys, in bytes: values up to a whole step, and scales, four to a word.

@@ -73,14 +73,16 @@ struct Choice<false, Through, Straight> {
   using Type = Straight;
 };
 
-// Until at most `pending` of the groups that this thread committed are on their way: 0, 1 or 2.
+// Until at most `pending` of the groups that this thread committed are on their way: up to 6.
 V4NPU_INLINE void wait_copies_but(int pending) {
-  if (pending == 0) {
-    wait_copies<0>();
-  } else if (pending == 1) {
-    wait_copies<1>();
-  } else {
-    wait_copies<2>();
+  switch (pending) {
+    case 0: return wait_copies<0>();
+    case 1: return wait_copies<1>();
+    case 2: return wait_copies<2>();
+    case 3: return wait_copies<3>();
+    case 4: return wait_copies<4>();
+    case 5: return wait_copies<5>();
+    default: return wait_copies<6>();
   }
 }
 

@@ -7,6 +7,7 @@
 
 // A kernel is called once per thread, on that thread's own stack. Its limits are data beside it.
 #define V4NPU_KERNEL(name, threads, Params) V4NPU_CLUSTER_KERNEL(name, threads, 1, Params)
+#define V4NPU_KERNEL_BY_TWO(name, threads, Params) V4NPU_KERNEL(name, threads, Params)
 #define V4NPU_CLUSTER_KERNEL(name, threads, blocks, Params)                      \
   static void name##_of_thread(const Params& p);                                 \
   extern "C" {                                                                   \

@@ -5,13 +5,13 @@
 
 #include "../device/gemm.cuh"
 
-V4NPU_KERNEL(fp8_linear_fp8_split, v4npu::cuda::kGemmThreads, v4npu::cuda::Gemm) {
+V4NPU_KERNEL_BY_TWO(fp8_linear_fp8_split, v4npu::cuda::kGemmThreads, v4npu::cuda::Gemm) {
   v4npu::cuda::gemm<v4npu::cuda::Format::kFloat8, v4npu::cuda::Format::kFloat8, true>(p);
 }
 V4NPU_KERNEL(fp8_linear_fp8_wide, v4npu::cuda::kGemmThreads, v4npu::cuda::Gemm) {
   v4npu::cuda::gemm<v4npu::cuda::Format::kFloat8, v4npu::cuda::Format::kFloat8, false>(p);
 }
-V4NPU_KERNEL(fp8_linear_bf16_split, v4npu::cuda::kGemmThreads, v4npu::cuda::Gemm) {
+V4NPU_KERNEL_BY_TWO(fp8_linear_bf16_split, v4npu::cuda::kGemmThreads, v4npu::cuda::Gemm) {
   v4npu::cuda::gemm<v4npu::cuda::Format::kBfloat16, v4npu::cuda::Format::kFloat8, true>(p);
 }
 V4NPU_KERNEL(fp8_linear_bf16_wide, v4npu::cuda::kGemmThreads, v4npu::cuda::Gemm) {

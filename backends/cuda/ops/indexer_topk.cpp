@@ -32,9 +32,9 @@ Tensor launch_indexer_topk(const Tensor& q, const Tensor& weights, const Tensor&
     best = bytes(call.q, call.p.num_tokens * lists * topk * 8);
     search.best = writable<uint64_t>(*best);
   }
-  const int64_t stage = call.stage_bytes();
-  search.stages = 2 * stage + kTopkBytes <= caps_of(q).shared_bytes ? 2 : 1;
   const Grid grid{call.p.num_tokens, split.parts};
+  const int64_t stage = call.stage_bytes();
+  search.stages = call.stages(grid.x * grid.y);
   run(clusters ? "indexer_topk_sm90" : "indexer_topk", call.kernel("indexer_topk") + (clusters ? "_cluster" : ""),
       search, grid, kRowThreads, call.q, search.stages * stage);
   if (best) run("indexer_topk", "indexer_topk_merge", search, {call.p.num_tokens}, kRowThreads, call.q);

@@ -1,7 +1,7 @@
 // indexer_topk on sm_90 and later: indexer_topk_<keys>_cluster is indexer_topk_<keys> where a query has 8 parts or
 // more. The 8 blocks of a cluster have a part each, then two by two take the best of both from each other's shared
 // memory: a query of 8 parts needs no second kernel, and for others indexer_topk_merge has an eighth of the candidates.
-// Limits: 168 registers, 0 bytes of stack, 32896 bytes of shared memory.
+// Limits: 128 registers, 0 bytes of stack, 32896 bytes of shared memory.
 #include "v4npu/ops/indexer_topk.h"
 
 #include "../device/search.cuh"

@@ -5,7 +5,7 @@
 #include "../device/gemm.cuh"
 #include "../device/products.cuh"
 
-V4NPU_KERNEL(linear_bf16_bf16_split, v4npu::cuda::kGemmThreads, v4npu::cuda::Gemm) {
+V4NPU_KERNEL_BY_TWO(linear_bf16_bf16_split, v4npu::cuda::kGemmThreads, v4npu::cuda::Gemm) {
   v4npu::cuda::gemm<v4npu::cuda::Format::kBfloat16, v4npu::cuda::Format::kBfloat16, true>(p);
 }
 V4NPU_KERNEL(linear_bf16_bf16_wide, v4npu::cuda::kGemmThreads, v4npu::cuda::Gemm) {

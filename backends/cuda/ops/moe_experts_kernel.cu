@@ -221,28 +221,28 @@ V4NPU_KERNEL(moe_experts_sum_bf16, v4npu::cuda::kRowThreads, v4npu::cuda::Expert
 
 V4NPU_KERNEL(moe_experts_sum_fp32, v4npu::cuda::kRowThreads, v4npu::cuda::ExpertSum) { v4npu::cuda::sum<float>(p); }
 
-#define V4NPU_EXPERTS(name, X, W, layout, L, T)                                                           \
-  V4NPU_KERNEL(moe_experts_up_##name##_##layout, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {    \
+#define V4NPU_EXPERTS(kernel, name, X, W, layout, L, T)                                                   \
+  kernel(moe_experts_up_##name##_##layout, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {          \
     v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 2, v4npu::cuda::Layout::L, T>(p); \
   }                                                                                                       \
-  V4NPU_KERNEL(moe_experts_down_##name##_##layout, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {  \
+  kernel(moe_experts_down_##name##_##layout, v4npu::cuda::kGemmThreads, v4npu::cuda::ExpertGemm) {        \
     v4npu::cuda::expert<v4npu::cuda::Format::X, v4npu::cuda::Format::W, 1, v4npu::cuda::Layout::L, T>(p); \
   }
-#define V4NPU_SPLIT_AND_WIDE(name, X, W)                      \
-  V4NPU_EXPERTS(name, X, W, split, kSplit, v4npu::cuda::bf16) \
-  V4NPU_EXPERTS(name, X, W, wide, kWide, v4npu::cuda::bf16)
+#define V4NPU_SPLIT_AND_WIDE(name, X, W)                                           \
+  V4NPU_EXPERTS(V4NPU_KERNEL_BY_TWO, name, X, W, split, kSplit, v4npu::cuda::bf16) \
+  V4NPU_EXPERTS(V4NPU_KERNEL, name, X, W, wide, kWide, v4npu::cuda::bf16)
 V4NPU_SPLIT_AND_WIDE(bf16_bf16, kBfloat16, kBfloat16)
 V4NPU_SPLIT_AND_WIDE(bf16_fp8, kBfloat16, kFloat8)
 V4NPU_SPLIT_AND_WIDE(bf16_fp4, kBfloat16, kFloat4)
 V4NPU_SPLIT_AND_WIDE(fp8_fp8, kFloat8, kFloat8)
 V4NPU_SPLIT_AND_WIDE(fp8_fp4, kFloat8, kFloat4)
-V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, narrow, kNarrow, v4npu::cuda::bf16)
-V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4, narrow, kNarrow, v4npu::cuda::bf16)
-V4NPU_EXPERTS(fp32_fp32, kFloat32, kFloat32, split_fp32, kSplit, float)
-V4NPU_EXPERTS(fp32_bf16, kFloat32, kBfloat16, split_fp32, kSplit, float)
-V4NPU_EXPERTS(fp32_fp8, kFloat32, kFloat8, split_fp32, kSplit, float)
-V4NPU_EXPERTS(fp32_fp4, kFloat32, kFloat4, split_fp32, kSplit, float)
-V4NPU_EXPERTS(fp8_fp8, kFloat8, kFloat8, split_fp32, kSplit, float)
-V4NPU_EXPERTS(fp8_fp4, kFloat8, kFloat4, split_fp32, kSplit, float)
+V4NPU_EXPERTS(V4NPU_KERNEL, fp8_fp8, kFloat8, kFloat8, narrow, kNarrow, v4npu::cuda::bf16)
+V4NPU_EXPERTS(V4NPU_KERNEL, fp8_fp4, kFloat8, kFloat4, narrow, kNarrow, v4npu::cuda::bf16)
+V4NPU_EXPERTS(V4NPU_KERNEL, fp32_fp32, kFloat32, kFloat32, split_fp32, kSplit, float)
+V4NPU_EXPERTS(V4NPU_KERNEL, fp32_bf16, kFloat32, kBfloat16, split_fp32, kSplit, float)
+V4NPU_EXPERTS(V4NPU_KERNEL, fp32_fp8, kFloat32, kFloat8, split_fp32, kSplit, float)
+V4NPU_EXPERTS(V4NPU_KERNEL, fp32_fp4, kFloat32, kFloat4, split_fp32, kSplit, float)
+V4NPU_EXPERTS(V4NPU_KERNEL, fp8_fp8, kFloat8, kFloat8, split_fp32, kSplit, float)
+V4NPU_EXPERTS(V4NPU_KERNEL, fp8_fp4, kFloat8, kFloat4, split_fp32, kSplit, float)
 #undef V4NPU_SPLIT_AND_WIDE
 #undef V4NPU_EXPERTS

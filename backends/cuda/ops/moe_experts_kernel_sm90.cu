@@ -3,7 +3,7 @@
 //                                         have the 128 rows that one of act_quant's scales is for, and read each
 //                                         other's largest values.
 // Grid: tiles of tokens, tiles of rows up to a whole cluster.
-// Limits: 168 registers, 0 bytes of stack, 17664 bytes of shared memory.
+// Limits: 128 registers, 0 bytes of stack, 17664 bytes of shared memory.
 #include "v4npu/ops/moe_experts.h"
 
 #include "../device/experts.cuh"
