@@ -138,10 +138,9 @@ class Store:
 
     def fits(self, model: Model, draft: bool) -> bool:
         """Whether it holds what the layers of `model`, or those that draft, leave behind."""
-        config, main = model.config, model.config.num_hidden_layers
-        ratios = config.compress_ratios[main:] if draft else config.compress_ratios[:main]
         made_for = (self.config, self.ratios, self.dtype, self.official, self.device)
-        return made_for == (config, ratios, model.dtype, model.numerics == "official", model.device)
+        official = model.numerics == "official"
+        return made_for == (model.config, model.ratios(draft), model.dtype, official, model.device)
 
     def grow(self) -> None:
         """Twice the room, for a device that cannot reserve address space."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,15 +204,16 @@ class Model(Module):
         limit = self.config.max_position_embeddings if max_tokens is None else max_tokens
         integer("batch", batch, (1, MAX_BATCH))
         integer("max_tokens", limit, LIMITS["max_position_embeddings"])
-        if store is None:
-            store = self.new_store(draft=draft, sequences=batch, max_tokens=limit)
+        store = store if store is not None else self.new_store(draft=draft, sequences=batch, max_tokens=limit)
         return Cache(self, store, [Sequence(store) for _ in range(batch)], limit, draft)
 
     def new_store(self, *, draft: bool = False, **options: Any) -> Store:
         """Pools for caches that share pages and a byte limit; options: see v4npu.cache.Store."""
-        layers: Iterable[Block] = self.mtp if draft else self.layers  # type: ignore[assignment]
-        ratios = tuple(layer.attn.ratio for layer in layers)
-        return Store(self.config, ratios, self.dtype, self.numerics == "official", self.device, **options)
+        return Store(self.config, self.ratios(draft), self.dtype, self.numerics == "official", self.device, **options)
+
+    def ratios(self, draft: bool = False) -> tuple[int, ...]:
+        """Compression ratios of its layers, or of those that draft."""
+        return tuple(layer.attn.ratio for layer in (self.mtp if draft else self.layers))  # type: ignore
 
     def load_cache(self, path: str | Path, store: Store | None = None) -> Cache:
         """A cache that `Cache.save` wrote, in pools of its own or in `store`.
