@@ -81,11 +81,9 @@ inline void run_product(const ExpertCall& call, const GpuExpertPlan& plan, bool 
   p.rows_apart = up ? call.w1.rows_apart : call.w2.rows_apart;
   p.k = up ? call.hidden() : call.width();
   const bool clusters = up && plan.clusters;
-  const int64_t row_tiles = clusters ? ceil_div(p.num_rows, kSlice) * kClusterBlocks
-                                     : ceil_div(p.num_rows, split ? 16
-                                                            : up  ? 128
-                                                                  : 256);
-  const Grid grid{plan.max_tiles, row_tiles};
+  const int64_t block_rows = split ? 16 : up ? 128 : 256;
+  const Grid grid{plan.max_tiles,
+                  clusters ? ceil_div(p.num_rows, kSlice) * kClusterBlocks : ceil_div(p.num_rows, block_rows)};
   const GemmSpace space(!split, plan.tile_tokens, up ? 2 : 1, bits_of(from.values), bits_of(call.w1.stack));
   const Stages stages(space, !split, grid.x * grid.y, x);
   p.stages = stages.count;

@@ -156,10 +156,8 @@ def _numbers(s: Sequence, live: bool) -> dict[str, Any]:
 
 
 def _tensors(s: Sequence, live: bool) -> Iterator[tuple[str, Tensor]]:
-    yield (
-        "tokens",
-        torch.frombuffer(s.tokens, dtype=torch.int64) if s.tokens else torch.empty(0, dtype=torch.int64, device="cpu"),
-    )
+    none = torch.empty(0, dtype=torch.int64, device="cpu")
+    yield "tokens", torch.frombuffer(s.tokens, dtype=torch.int64) if s.tokens else none
     for name, pool, blocks in (
         ("entries", s.store.entry_pool, list(s.entry_blocks)),
         ("windows", s.store.window_pool, [s.window_blocks[j] for j in _windows(s, live)]),

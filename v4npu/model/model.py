@@ -213,7 +213,7 @@ class Model(Module):
 
     def ratios(self, draft: bool = False) -> tuple[int, ...]:
         """Compression ratios of its layers, or of those that draft."""
-        return tuple(layer.attn.ratio for layer in (self.mtp if draft else self.layers))  # type: ignore
+        return tuple(layer.attn.ratio for layer in (self.mtp if draft else self.layers))  # type: ignore[union-attr, misc]
 
     def load_cache(self, path: str | Path, store: Store | None = None) -> Cache:
         """A cache that `Cache.save` wrote, in pools of its own or in `store`.

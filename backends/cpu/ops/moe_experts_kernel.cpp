@@ -1,10 +1,12 @@
 // moe_experts on the CPU. The (token, expert) pairs are sorted by expert; experts are taken in groups of about
 // kGroupPairs pairs, so that the memory does not grow with the batch. In a group
-//   pack x        tiles of 16 tokens of one expert                                     step 1 was done for each token
-//   once up            item = (expert, 128 rows of w1 and w3): steps 2, 3, 4 while the sums are in cache pack hidden
-//   down          item = 32 rows of w2 of every expert in turn: steps 5, 6 into columns of out that are the item's own
-// so each weight is read once per call (per block_tokens of the plan), and the sum over experts needs no atomics.
-
+//   pack_pairs    tiles of 16 rows of x of one expert; step 1 was done once for each token
+//   up            item = (expert, 128 rows of w1 and w3): steps 2, 3, 4 while the sums are in cache
+//   pack_pairs    what up has made
+//   down          item = 32 rows of w2 of every expert in turn: steps 5, 6 into columns of the sums that are its own
+// and behind the last group
+//   add_shared    step 7
+// So each weight is read once per call (per block_tokens of the plan), and the sum over experts needs no atomics.
 #include "v4npu/ops/moe_experts.h"
 
 #include "gemm.h"
