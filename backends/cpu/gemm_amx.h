@@ -4,14 +4,20 @@
 // so that one token costs the same instructions as sixteen, in the same order.
 #pragma once
 
+#include "gemm_amx_rows.h"
+
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
 
 constexpr int64_t kTileElements = 16 * 32;  // of bfloat16
 
-// `columns`: tokens that a packed tile has room for, 16 but for a call of fewer; those beyond m are zero.
+// Rows of a tile that are no longer than 4 bytes take a long time to load.
+V4NPU_INLINE int64_t wide_enough(int64_t columns) { return columns < 4 ? 4 : columns; }
+
+// `least`: tokens that a packed tile has room for, 16 but for a call of fewer; those beyond m are zero.
 template <class W, class X>
-void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t columns, int64_t kp, bf16* out) {
+void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t least, int64_t kp, bf16* out) {
+  const int64_t columns = wide_enough(least);
   alignas(64) bf16 rows[kTile * kSegment];
   std::memset(rows, 0, sizeof rows);
   const auto lanes = static_cast<__mmask16>((1u << columns) - 1);
@@ -39,32 +45,39 @@ V4NPU_INLINE void turn(float* c) {
   for (int i = 0; i < 16; ++i) _mm512_storeu_si512(c + i * kTile, v[i]);
 }
 
-// 32 weight rows by one or two tiles of tokens, over `steps` of 32 values.
+// Tiles of 16 weight rows by 32 values: `next` values from one to the next, `rows_apart` from a row to the next, and
+// where the second 16 rows begin.
+struct LeftTiles {
+  const bf16* at;
+  int64_t next, rows_apart, second;
+};
+
+// 32 values of 32 weight rows, by one or two tiles of tokens.
 template <bool kTwo>
-V4NPU_INLINE void dots(const bf16* a, int64_t a_rows, const bf16* b, int64_t b_next, int64_t columns, int64_t steps) {
-  for (int64_t i = 0; i < steps; ++i) {
-    tile_load<6>(b + i * columns * 32, columns * 4);
-    if constexpr (kTwo) tile_load<7>(b + b_next + i * columns * 32, columns * 4);
-    tile_load<4>(a + i * kTileElements, 64);
-    tile_load<5>(a + a_rows + i * kTileElements, 64);
-    tile_dot<0, 4, 6>();
-    tile_dot<1, 5, 6>();
-    if constexpr (kTwo) {
-      tile_dot<2, 4, 7>();
-      tile_dot<3, 5, 7>();
-    }
+V4NPU_INLINE void dots(const LeftTiles& a, const bf16* b, int64_t b_next, int64_t columns, int64_t step) {
+  const bf16* left = a.at + step * a.next;
+  b += step * columns * 32;
+  tile_load<4>(left, a.rows_apart * 2);
+  tile_stream<6>(b, columns * 4);
+  tile_dot<0, 4, 6>();
+  tile_load<5>(left + a.second, a.rows_apart * 2);
+  tile_dot<1, 5, 6>();
+  if constexpr (kTwo) {
+    tile_stream<7>(b + b_next, columns * 4);
+    tile_dot<2, 4, 7>();
+    tile_dot<3, 5, 7>();
   }
 }
 
 template <bool kTwo, bool kLoad>
-V4NPU_INLINE void move_sums(float* c, int64_t row_tiles, int64_t columns) {
+V4NPU_INLINE void move_sums(float* c, int64_t row_tiles) {
   float* const two = c + row_tiles * kTile * kTile;
   if constexpr (kLoad) {
-    tile_load<0>(c, columns * 4);
-    tile_load<1>(c + kTile * kTile, columns * 4);
+    tile_load<0>(c, kTile * 4);
+    tile_load<1>(c + kTile * kTile, kTile * 4);
     if constexpr (kTwo) {
-      tile_load<2>(two, columns * 4);
-      tile_load<3>(two + kTile * kTile, columns * 4);
+      tile_load<2>(two, kTile * 4);
+      tile_load<3>(two + kTile * kTile, kTile * 4);
     }
   } else {
     tile_store<0>(c, kTile * 4);
@@ -83,58 +96,118 @@ V4NPU_INLINE void zero_sums() {
   tile_zero<3>();
 }
 
-// As block in gemm.h.
+// Those of one tile of tokens to c.
+V4NPU_INLINE void take_sums(float* c) {
+  move_sums<false, false>(c, 0);
+  turn(c);
+  turn(c + kTile * kTile);
+}
+
+constexpr int64_t kDecoded = 512;          // values of 32 rows that lie decoded in the first cache
+constexpr int64_t kDecodedFew = kSegment;  // of one tile of tokens
+
+// Values [k0, k0 + n) of `rows` rows, in tiles; as many bytes from `next` on are fetched, unless that is null.
 template <class W>
-void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t columns, int64_t kp, float* c,
-           int64_t row_tiles) {
-  // Up to two tiles of tokens stay in registers, and a short chunk lets the decoding of the next overlap the products.
-  constexpr int64_t kShort = kSegment, kLong = 512;
-  alignas(64) bf16 a[kBlockRows * kLong];
-  const int64_t tiles = (tokens + kTile - 1) / kTile;
-  const int64_t chunk = tiles <= 2 ? kShort : kLong, a_rows = kTile * chunk;
-  // With one tile of tokens memory is the limit, and 32 rows at once are more streams than it follows. So the next rows
-  // are fetched in the order in which they lie, while these are at work.
+V4NPU_INLINE void decode_rows(const W& w, int64_t row0, int64_t rows, int64_t k0, int64_t n, bf16* out,
+                              const char* next) {
+  for (int64_t r = 0; r < rows; ++r) {
+    bf16* row = out + r / kTile * kTile * n + r % kTile * 32;
+    for (int64_t j = 0; j < n; j += kSegment) {
+      for (int64_t i = 0; i < W::kSegmentBytes && next != nullptr; i += 64, next += 64) __builtin_prefetch(next, 0, 2);
+      w.decode(row0 + r, k0 + j, row + j * kTile, kTileElements);
+    }
+  }
+}
+
+// 32 rows or fewer by one tile of tokens. Memory is the limit, and 32 rows at once are more streams than it follows. So
+// the next rows, in the order in which they lie, are fetched while these are at work.
+template <class W>
+void few_tiles(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t columns, int64_t kp, float* c) {
+  alignas(64) bf16 a[kBlockRows * kDecodedFew];
   const char* next = static_cast<const char*>(w.begin(row0 + kBlockRows));
   if (rows < kBlockRows) std::memset(a, 0, sizeof a);
-  tile_configure(static_cast<int>(columns));
-  if (tiles <= 2) zero_sums();
-  for (int64_t k0 = 0; k0 < kp; k0 += chunk) {
-    const int64_t n = kp - k0 < chunk ? kp - k0 : chunk;
-    for (int64_t r = 0; r < rows; ++r) {
-      if (tiles == 1) {
-        for (int64_t i = 0; i < W::kSegmentBytes; i += 64) __builtin_prefetch(next + i, 0, 2);
-        next += W::kSegmentBytes;
-      }
-      bf16* row = a + r / kTile * a_rows + r % kTile * 32;
-      for (int64_t j = 0; j < n; j += kSegment) w.decode(row0 + r, k0 + j, row + j * kTile, kTileElements);
+  zero_sums();
+  for (int64_t k0 = 0; k0 < kp; k0 += kDecodedFew) {
+    const int64_t n = kp - k0 < kDecodedFew ? kp - k0 : kDecodedFew;
+    decode_rows(w, row0, rows, k0, n, a, next + k0 / kSegment * kBlockRows * W::kSegmentBytes);
+    for (int64_t i = 0; i < n / 32; ++i)
+      dots<false>({a, kTileElements, 32, kTile * n}, x + k0 * columns, 0, columns, i);
+  }
+  take_sums(c);
+}
+
+// Where 32 rows lie as tiles want them.
+template <class W>
+V4NPU_INLINE const bf16* in_place(const W& /*w*/, int64_t /*row0*/) {
+  return nullptr;
+}
+V4NPU_INLINE const bf16* in_place(const PlainRows<bf16>& w, int64_t row0) {
+  return w.k % 32 == 0 ? w.data + row0 * w.stride : nullptr;
+}
+
+// They are multiplied there.
+V4NPU_INLINE void few_in_place(const bf16* w, int64_t stride, const bf16* x, int64_t columns, int64_t kp, float* c) {
+  const bf16* next = w + kBlockRows * stride;
+  zero_sums();
+  for (int64_t i = 0; i < kp / 32; ++i) {
+    for (int64_t r = 0; r < kBlockRows; ++r, next += 32)
+      fetch_lines(reinterpret_cast<const uint8_t*>(w + r * stride + i * 32), reinterpret_cast<const uint8_t*>(next));
+    dots<false>({w, 32, stride, kTile * stride}, x, 0, columns, i);
+  }
+  take_sums(c);
+}
+
+// Any number of rows by one tile of tokens.
+template <class W>
+void few(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t columns, int64_t kp, float* c) {
+  alignas(64) float wide[kMostWide];
+  const Activations plain(x, fits_rows(w, tokens) ? tokens : 0, columns, kp, wide);
+  for (int64_t r = 0; r < rows; r += kBlockRows, c += kBlockRows * kTile) {
+    const int64_t row = row0 + r, n = rows - r < kBlockRows ? rows - r : kBlockRows;
+    const bf16* at = n == kBlockRows ? in_place(w, row) : nullptr;
+    if (at != nullptr) {
+      few_in_place(at, in_place(w, row + 1) - at, x, columns, kp, c);
+    } else if (n < kBlockRows || !by_rows(w, row, plain, c) || !by_rows(w, row + kTile, plain, c + kTile * kTile)) {
+      few_tiles(w, row, n, x, columns, kp, c);
     }
-    const bf16* b = x + k0 * columns;
-    if (tiles == 1) {
-      dots<false>(a, a_rows, b, 0, columns, n / 32);
-    } else if (tiles == 2) {
-      dots<true>(a, a_rows, b, kTile * kp, columns, n / 32);
-    } else {
-      for (int64_t t = 0; t < tiles; t += 2) {
-        float* sums = c + t * row_tiles * kTile * kTile;
-        const bool two = t + 1 < tiles;
-        if (k0 == 0)
-          zero_sums();
-        else if (two)
-          move_sums<true, true>(sums, row_tiles, columns);
-        else
-          move_sums<false, true>(sums, row_tiles, columns);
-        if (two) {
-          dots<true>(a, a_rows, b + t * kTile * kp, kTile * kp, columns, n / 32);
-          move_sums<true, false>(sums, row_tiles, columns);
-        } else {
-          dots<false>(a, a_rows, b + t * kTile * kp, 0, columns, n / 32);
-          move_sums<false, false>(sums, row_tiles, columns);
-        }
+  }
+}
+
+// As block in gemm.h.
+template <class W>
+void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t least, int64_t kp, float* c,
+           int64_t row_tiles) {
+  const int64_t columns = wide_enough(least), tiles = (tokens + kTile - 1) / kTile;
+  tile_configure(static_cast<int>(columns));
+  if (tiles == 1) {
+    few(w, row0, rows, x, tokens, columns, kp, c);
+    return tile_release();
+  }
+  alignas(64) bf16 a[kBlockRows * kDecoded];
+  if (rows < kBlockRows) std::memset(a, 0, sizeof a);
+  for (int64_t k0 = 0; k0 < kp; k0 += kDecoded) {
+    const int64_t n = kp - k0 < kDecoded ? kp - k0 : kDecoded, steps = n / 32;
+    decode_rows(w, row0, rows, k0, n, a, nullptr);
+    const LeftTiles left{a, kTileElements, 32, kTile * n};
+    for (int64_t t = 0; t < tiles; t += 2) {
+      float* sums = c + t * row_tiles * kTile * kTile;
+      const bf16* b = x + (t * kp + k0) * kTile;
+      const bool two = t + 1 < tiles;
+      if (k0 == 0)
+        zero_sums();
+      else if (two)
+        move_sums<true, true>(sums, row_tiles);
+      else
+        move_sums<false, true>(sums, row_tiles);
+      if (two) {
+        for (int64_t i = 0; i < steps; ++i) dots<true>(left, b, kTile * kp, kTile, i);
+        move_sums<true, false>(sums, row_tiles);
+      } else {
+        for (int64_t i = 0; i < steps; ++i) dots<false>(left, b, 0, kTile, i);
+        move_sums<false, false>(sums, row_tiles);
       }
     }
   }
-  if (tiles == 1) move_sums<false, false>(c, row_tiles, columns);
-  if (tiles == 2) move_sums<true, false>(c, row_tiles, columns);
   tile_release();
   for (int64_t t = 0; t < tiles; ++t) {
     for (int64_t r = 0; r < kBlockRows / kTile; ++r) turn(c + (t * row_tiles + r) * kTile * kTile);

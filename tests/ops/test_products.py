@@ -81,23 +81,39 @@ def test_scales_and_codes_at_the_ends_of_their_range(kind: str) -> None:
 
 
 @pytest.mark.parametrize("flush", [False, True], ids=["", "subnormals are zero"])
-def test_few_tokens_have_the_bits_of_many_whatever_the_scale(flush: bool) -> None:
-    codes = torch.arange(40 * 128).mul(37).remainder(256).to(torch.uint8) & 0xF7  # no NaN, every subnormal
-    w, threads = codes.view(40, 128).view(torch.float8_e4m3fn), torch.get_num_threads()
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("kind", ["fp4", "fp8"])
+def test_few_tokens_have_the_bits_of_many_whatever_the_scale(kind: str, dtype: torch.dtype, flush: bool) -> None:
+    codes = torch.arange(40 * 128).mul(37).remainder(256).to(torch.uint8)
+    if kind == "fp8":
+        w, scales = (codes & 0xF7).view(40, 128).view(torch.float8_e4m3fn), (1, 1)  # no NaN, every subnormal
+    else:
+        w, scales = codes[: 40 * 64].view(40, 64).view(torch.int8), (40, 4)
+    linear, threads = getattr(ops, f"{kind}_linear"), torch.get_num_threads()
     torch.set_num_threads(1)  # the mode is a thread's own
     if flush and not torch.set_flush_denormal(True):
         pytest.skip("this machine has no such mode")
     try:
-        for code in (1, 20, 100, 127, 133, 134, 135, 140, 200, 239, 240, 250):
-            scale = torch.full((1, 1), code, dtype=torch.uint8).view(torch.float8_e8m0fnu)
-            for power in (-110, -30, 0, 12, 90):
-                x = Draw(F32, code).normal(6, 128) * 2.0**power
-                many = ops.fp8_linear(x, None, w, scale, F32)
-                for n in (1, 2, 3, 4):
-                    assert torch.equal(bits(ops.fp8_linear(x[:n], None, w, scale, F32)), bits(many[:n]))
+        for code in (0, 1, 20, 100, 127, 133, 134, 135, 140, 200, 239, 240, 250, 254):
+            scale = torch.full(scales, code, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+            for power in (-128, -110, -30, 0, 12, 90):
+                x = (Draw(F32, code).normal(40, 128) * 2.0**power).to(dtype)
+                x[0, ::5], x[1] = 0, 0
+                many = linear(x, None, w, scale, F32)
+                for n in (1, 2, 3, 4, 5):
+                    assert torch.equal(bits(linear(x[:n], None, w, scale, F32)), bits(many[:n]))
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
+
+
+def test_a_code_that_is_no_number_reaches_the_few_tokens_of_its_own_row() -> None:
+    codes = torch.full((64, 128), 0x38, dtype=torch.uint8)
+    codes[37, 101] = 0x7F
+    w, scale = codes.view(torch.float8_e4m3fn), torch.full((1, 1), 127, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+    for n in (1, 4, 5, 40):
+        got = ops.fp8_linear(torch.ones(n, 128, dtype=BF16), None, w, scale, BF16)
+        assert got[:, 37].isnan().all() and got.isnan().sum() == n and got[0, 0] == 128
 
 
 @pytest.mark.parametrize("dtypes", [(BF16, BF16, F32), (F32, BF16, F32), (BF16, F32, BF16), (F32, F32, BF16)], ids=str)

@@ -18,6 +18,11 @@ template <int kTile>
 V4NPU_INLINE void tile_load(const void* p, int64_t stride) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(p), "r"(stride), "i"(kTile) : "memory");
 }
+// Likewise of what is read once: it leaves the first cache to others.
+template <int kTile>
+V4NPU_INLINE void tile_stream(const void* p, int64_t stride) {
+  asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(p), "r"(stride), "i"(kTile) : "memory");
+}
 template <int kTile>
 V4NPU_INLINE void tile_store(void* p, int64_t stride) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(p), "r"(stride), "i"(kTile) : "memory");
