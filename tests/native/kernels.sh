@@ -7,13 +7,15 @@ set -eu
 cd "$(dirname "$0")/../.."
 jobs=${JOBS:-2}
 
+# The instructions come from where the build has them.
+flags_of() { sed -n "s/^set(flags_$1 \([^)]*\)).*/\1/p" backends/cpu/kernels.cmake; }
+
 # build <folder> <compiler> <instruction set> <flags>: leaves <folder>/kernels.
 build() {
   folder=build/native/$1 cxx=$2 isa=$3
   shift 3
   mkdir -p "$folder"
-  # The instructions come from where the build has them.
-  allowed=$(sed -n "s/^set(flags_$isa \([^)]*\)).*/\1/p" backends/cpu/kernels.cmake)
+  allowed=$(flags_of "$isa" | sed "s/\${flags_avx512}/$(flags_of avx512)/")
   for source in backends/cpu/ops/*_kernel.cpp backends/cpu/scratch.cpp tests/native/*.cpp; do
     echo "$cxx -std=c++20 -g1 -ffp-contract=off -fno-math-errno -Wno-maybe-uninitialized -Wno-uninitialized" \
       "-DV4NPU_ISA=$isa -Icsrc/include -Ibackends/cpu $allowed $* -c $source -o $folder/$(basename "$source" .cpp).o"
@@ -27,6 +29,7 @@ case ${1:-} in
     if [ "$(uname -m)" = aarch64 ]; then isas="neon $isas"; fi
     if grep -q ' avx2 ' /proc/cpuinfo; then isas="avx2 $isas"; fi
     if grep -q ' avx512_bf16 ' /proc/cpuinfo && grep -q ' avx512vbmi ' /proc/cpuinfo; then isas="avx512 $isas"; fi
+    if grep -q ' amx_bf16 ' /proc/cpuinfo; then isas="amx $isas"; fi
     for sanitizer in address,undefined thread; do
       if [ $sanitizer = thread ]; then isas=${isas%% *}; fi  # what threads share is the same in each
       for isa in $isas; do
