@@ -149,6 +149,11 @@ void products(Dtype dtype) {
   linear_of(3, 130, 1060, dtype);
   quantised("fp8_linear", &kernels::fp8_linear, 3, 130, 1060, 130 * 1060, 2 * 9, dtype);
   quantised("fp4_linear", &kernels::fp4_linear, 3, 130, 1056, 130 * 1056 / 2, 130 * 1056 / 32, dtype);
+  for (const int64_t t : {1, 2, 3, 4, 5}) {  // few tokens by rows of whole cache lines
+    linear_of(t, 67, 192, dtype);
+    quantised("fp8_linear", &kernels::fp8_linear, t, 67, 192, 67 * 192, 2, dtype);
+    quantised("fp4_linear", &kernels::fp4_linear, t, 67, 256, 67 * 128, 67 * 8, dtype);
+  }
   linear_of(35, 33, 40, dtype);                          // a second block of tokens
   experts_of(kGroupPairs / 6 + 5, 32, 32, 5, 6, dtype);  // and a second group of pairs
 }
