@@ -56,12 +56,13 @@ V4NPU_INLINE void load_turned(const uint8_t* p, int64_t row_bytes, __m512i (&v)[
   transpose(v);
 }
 
-// What 16 rows have two lines on, into the first cache, and one line of the next 16 rows, in the order in which they
-// lie, into the second: one alone of the two waits for memory.
+// What a row has some lines on, into the first cache, and one line of the rows behind these, in the order in which they
+// lie, into the second: of the two one alone waits for memory, unless rows are long enough for the hardware to follow.
 V4NPU_INLINE void fetch_lines(const uint8_t* row, const uint8_t* next) {
   __builtin_prefetch(row + 128, 0, 3);
   __builtin_prefetch(next, 0, 2);
 }
+constexpr int64_t kLongRow = 2048;
 
 template <int TOKENS>
 struct RowSums {
@@ -104,7 +105,10 @@ bool sum_rows(const E4m3Rows& w, int64_t row0, const Activations& x, float* c) {
     RowSums<TOKENS> sums;
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
-      fetch_lines(p + k0 + i * w.k, next + 16 * k0 + 64 * i);
+      if (w.k < kLongRow)
+        fetch_lines(p + k0 + i * w.k, next + 16 * k0 + 64 * i);
+      else
+        __builtin_prefetch(p + k0 + i * w.k + 256, 0, 3);
       if (i % 8 == 0) sums.clear();
       const __m512i low = _mm512_permutex2var_epi8(low0, v[i], low1);
       const __m512i magnitude = _mm512_permutex2var_epi8(high0, v[i], high1);
