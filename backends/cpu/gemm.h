@@ -6,7 +6,8 @@
 //
 // Order of a sum: it depends on k alone, so that one token gets the same bits alone and in any batch.
 //   float32   16 lanes, lane i sums k = i mod 16 of 1024 values; lanes are halved (reduce_add); these in order of k
-//   bfloat16  with AMX 32 values at a time, in order of k (gemm_amx.h); on AVX-512 16 lanes, lane i sums k = 2i and
+//   bfloat16  with AMX 32 values at a time, in order of k, even and odd ones apart (gemm_amx.h); on AVX-512 16 lanes,
+//   lane i sums k = 2i and
 //             2i + 1 mod 32 of 2048 values, then as float32 (gemm_pairs.h); elsewhere not at all
 // Products go to bfloat16 where both operands are exact in it, else to float32.
 #pragma once
@@ -293,15 +294,15 @@ void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t co
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
 
-// Weight rows that block() takes: more of few tokens where it decodes some while it multiplies others.
+// Weight rows that block() takes.
 #ifdef V4NPU_HAS_AMX
-constexpr bool kDecodesAhead = true;
+constexpr bool kWidens = true;  // few tokens, once for all rows of a call
 #else
-constexpr bool kDecodesAhead = false;
+constexpr bool kWidens = false;
 #endif
 template <class E>
 V4NPU_INLINE int64_t rows_at_once(int64_t tokens) {
-  return kDecodesAhead && sizeof(E) == 2 && tokens <= kTile ? kFewRows : kBlockRows;
+  return kWidens && sizeof(E) == 2 && tokens <= kTile ? kFewRows : kBlockRows;
 }
 
 // f(E()) with the type to compute in.

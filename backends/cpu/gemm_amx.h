@@ -1,7 +1,10 @@
 // gemm.h in bfloat16 on AMX tiles. The weights are the left operand, as they lie; the activations the right one, packed
 // once:
 //   packed [tile of 16 tokens][k / 32][16 pairs of k][16 tokens][2]     1 KB per step of 32
-// so that one token costs the same instructions as sixteen, in the same order.
+// Five tokens cost the same instructions as sixteen. One to four come cheaper without tiles: gemm_amx_rows.h.
+//
+// A tile product and vector shuffles share a port, so decoding does not hide behind products. What does not fit the
+// first cache beside the decoded rows are the tokens: they are streamed past it.
 #pragma once
 
 #include "gemm_amx_rows.h"

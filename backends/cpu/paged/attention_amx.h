@@ -6,11 +6,12 @@
 // Everything a tile instruction touches lies in tiles of 16 rows of 64 bytes, one after the other. Sums of a group of
 // 16 heads are scaled in memory when the maximum of one of them has grown, which soon becomes rare; scaling by one is
 // no change, so that a head's result knows nothing of its neighbours. Scratch for 64 heads of 512: q 64 KiB, rows
-// 64 KiB, interleaved rows 64 KiB, sums 128 KiB, scores 16 KiB, probabilities 8 KiB.
+// 32 KiB, interleaved rows 64 KiB, sums 128 KiB, scores 16 KiB, probabilities 8 KiB.
 #pragma once
 
 namespace v4npu::cpu::V4NPU_ISA {
 
+constexpr int64_t kTileRows = 32;         // of the 64 that are decoded, scored and interleaved at a time
 constexpr int64_t kTileValues = 16 * 32;  // of bf16
 constexpr int64_t kTileSums = 16 * 16;    // of float
 
@@ -28,7 +29,7 @@ struct TileWorker {
   const Attention& a;
   int64_t lanes, groups, steps;  // heads in whole vectors, and how many; groups of 32 dims
   bf16* q;                       // [groups, steps] tiles of 16 pairs of dims by 16 heads
-  bf16* rows;                    // [4, steps] tiles of 16 keys by 32 dims
+  bf16* rows;                    // [kTileRows / 16, steps] tiles of 16 keys by 32 dims
   bf16* pairs;                   // [2 * steps, 2] tiles of 16 pairs of keys by 16 dims
   bf16* p;                       // [groups, 2] tiles of 16 heads by 32 keys
   float* sums;                   // [groups, 2 * steps] tiles of 16 heads by 16 dims
@@ -37,7 +38,7 @@ struct TileWorker {
 
   V4NPU_INLINE int64_t bytes(const Attention& a, int64_t group) {
     const int64_t lanes = whole_vectors(group), steps = (a.head_dim + 31) / 32;
-    const int64_t values = lanes * steps * 32 + 2 * kPlaces * steps * 32 + lanes * kPlaces;
+    const int64_t values = (lanes + kTileRows + kPlaces) * steps * 32 + lanes * kPlaces;
     return 2 * values + 4 * (lanes * steps * 32 + kPlaces * lanes + 2 * lanes + steps * 32);
   }
   V4NPU_MEMBER TileWorker(const Attention& attention, int64_t group, void* memory)
@@ -45,7 +46,7 @@ struct TileWorker {
     const int64_t dims = steps * 32;
     q = static_cast<bf16*>(memory);
     rows = q + lanes * dims;
-    pairs = rows + kPlaces * dims;
+    pairs = rows + kTileRows * dims;
     p = pairs + kPlaces * dims;
     sums = reinterpret_cast<float*>(p + lanes * kPlaces);
     scores = sums + lanes * dims;
@@ -75,9 +76,9 @@ struct TileWorker {
     }
   }
 
-  // 2 gather kv, as gather in attention.h.
+  // 2 gather kv, as gather in attention.h: row n of the block.
   V4NPU_MEMBER void load_row(RowAt row, int64_t n) const {
-    bf16* to = rows + n / 16 * steps * kTileValues + n % 16 * 32;
+    bf16* to = rows + n % kTileRows / 16 * steps * kTileValues + n % 16 * 32;
     if (!a.packed) return copy_groups(reinterpret_cast<const bf16*>(row.payload), a.head_dim, to);
     const int64_t keep = a.head_dim - a.rope_dim;
     bool done = keep % kFp8Block == 0;
@@ -95,11 +96,11 @@ struct TileWorker {
     }
   }
 
-  // Rows 2i and 2i + 1 side by side, up to a multiple of 32 rows, those from n on zero. Within a quarter of a register:
-  // a tile of 16 dims has the lower or the upper four of every eight; `store_out` knows.
-  V4NPU_MEMBER void interleave(int64_t n) const {
-    for (int64_t i = 0; 2 * i < (n + 31) / 32 * 32; ++i) {
-      const bf16* from = rows + 2 * i / 16 * steps * kTileValues + 2 * i % 16 * 32;
+  // The last of the block's n rows, from `first` on: 2i and 2i + 1 side by side, those from n on zero. Within a quarter
+  // of a register: a tile of 16 dims has the lower or the upper four of every eight; `store_out` knows.
+  V4NPU_MEMBER void interleave(int64_t first, int64_t n) const {
+    for (int64_t i = first / 2; i < (first + kTileRows) / 2; ++i) {
+      const bf16* from = rows + 2 * i % kTileRows / 16 * steps * kTileValues + 2 * i % 16 * 32;
       bf16* to = pairs + i / 16 * kTileValues + i % 16 * 32;
       for (int64_t s = 0; s < steps; ++s, from += kTileValues, to += 4 * kTileValues) {
         const __m512i even = 2 * i < n ? _mm512_loadu_si512(from) : _mm512_setzero_si512();
@@ -110,35 +111,33 @@ struct TileWorker {
     }
   }
 
-  // 3 scores of all heads and n rows, of whose last tiles the rest is anything.
-  V4NPU_MEMBER void score(int64_t n) const {
+  // 3 scores of all heads and the rows of the block from `first` on; where there are none they are anything.
+  V4NPU_MEMBER void score(int64_t first) const {
     const int64_t row = steps * kTileValues, next = lanes * kLanes;  // from one tile of rows or scores to the next
-    for (int64_t k = 0; k < n; k += 32) {
-      for (int64_t g = 0; g < groups; g += 2) {
-        const bf16 *left = rows + k / 16 * row, *right = q + g * row;
-        const bool two = g + 1 < groups;
-        tile_zero<0>();
-        tile_zero<1>();
-        tile_zero<2>();
-        tile_zero<3>();
-        for (int64_t s = 0; s < steps; ++s, left += kTileValues, right += kTileValues) {
-          tile_load<4>(left, 64);
-          tile_load<5>(left + row, 64);
-          tile_load<6>(right, 64);
-          tile_dot<0, 4, 6>();
-          tile_dot<1, 5, 6>();
-          if (!two) continue;
-          tile_load<7>(right + row, 64);
-          tile_dot<2, 4, 7>();
-          tile_dot<3, 5, 7>();
-        }
-        float* to = scores + k * lanes + g * kLanes;
-        tile_store<0>(to, lanes * 4);
-        tile_store<1>(to + next, lanes * 4);
+    for (int64_t g = 0; g < groups; g += 2) {
+      const bf16 *left = rows, *right = q + g * row;
+      const bool two = g + 1 < groups;
+      tile_zero<0>();
+      tile_zero<1>();
+      tile_zero<2>();
+      tile_zero<3>();
+      for (int64_t s = 0; s < steps; ++s, left += kTileValues, right += kTileValues) {
+        tile_load<4>(left, 64);
+        tile_load<5>(left + row, 64);
+        tile_load<6>(right, 64);
+        tile_dot<0, 4, 6>();
+        tile_dot<1, 5, 6>();
         if (!two) continue;
-        tile_store<2>(to + kLanes, lanes * 4);
-        tile_store<3>(to + next + kLanes, lanes * 4);
+        tile_load<7>(right + row, 64);
+        tile_dot<2, 4, 7>();
+        tile_dot<3, 5, 7>();
       }
+      float* to = scores + first * lanes + g * kLanes;
+      tile_store<0>(to, lanes * 4);
+      tile_store<1>(to + next, lanes * 4);
+      if (!two) continue;
+      tile_store<2>(to + kLanes, lanes * 4);
+      tile_store<3>(to + next + kLanes, lanes * 4);
     }
   }
 
@@ -240,11 +239,18 @@ struct TileWorker {
     bool first = true;
     for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
       int64_t n = 0;
-      each_row(l, begin, begin + kPlaces, [&](RowAt row) __attribute__((always_inline)) { load_row(row, n++); });
+      const auto take = [&] {
+        const int64_t last = (n - 1) / kTileRows * kTileRows;
+        interleave(last, n);
+        score(last);
+      };
+      each_row(l, begin, begin + kPlaces, [&](RowAt row) __attribute__((always_inline)) {
+        load_row(row, n++);
+        if (n % kTileRows == 0) take();
+      });
       fetch_rows(a, l, begin + kPlaces, begin + 2 * kPlaces);
       if (n == 0) continue;
-      interleave(n);
-      score(n);
+      if (n % kTileRows != 0) take();
       for (int64_t g = 0; g < groups; ++g) weigh(g, n, first);
       accumulate(n, first);
       first = false;
