@@ -1,7 +1,8 @@
 // gemm.h in bfloat16 on AMX tiles. The weights are the left operand, as they lie; the activations the right one, packed
 // once:
 //   packed [tile of 16 tokens][k / 32][16 pairs of k][16 tokens][2]     1 KB per step of 32
-// Five tokens cost the same instructions as sixteen. One to four come cheaper without tiles: gemm_amx_rows.h.
+// Five tokens cost the same instructions as sixteen. One to four come cheaper without tiles (gemm_amx_rows.h), which
+// finds them widened behind those that are packed.
 //
 // A tile product and vector shuffles share a port, so decoding does not hide behind products. What does not fit the
 // first cache beside the decoded rows are the tokens: they are streamed past it.
@@ -35,6 +36,9 @@ void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t le
 #pragma GCC unroll 16
       for (int j = 0; j < 16; ++j) _mm512_mask_storeu_epi32(step + j * columns * 2, lanes, v[j]);
     }
+  }
+  if constexpr (kWidened<W>) {
+    if (least <= kByRows) widen(out, m, columns, kp);
   }
 }
 
@@ -160,30 +164,21 @@ V4NPU_INLINE void few_in_place(const bf16* w, int64_t stride, const bf16* x, int
   take_sums(c);
 }
 
-// Any number of rows by one tile of tokens.
-template <class W>
-void few(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t columns, int64_t kp, float* c) {
-  alignas(64) float wide[kMostWide];
-  const Activations plain(x, fits_rows(w, tokens) ? tokens : 0, columns, kp, wide);
-  for (int64_t r = 0; r < rows; r += kBlockRows, c += kBlockRows * kTile) {
-    const int64_t row = row0 + r, n = rows - r < kBlockRows ? rows - r : kBlockRows;
-    const bf16* at = n == kBlockRows ? in_place(w, row) : nullptr;
-    if (at != nullptr) {
-      few_in_place(at, in_place(w, row + 1) - at, x, columns, kp, c);
-    } else if (n < kBlockRows || !by_rows(w, row, plain, c) || !by_rows(w, row + kTile, plain, c + kTile * kTile)) {
-      few_tiles(w, row, n, x, columns, kp, c);
-    }
-  }
-}
-
 // As block in gemm.h.
 template <class W>
 void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t least, int64_t kp, float* c,
            int64_t row_tiles) {
   const int64_t columns = wide_enough(least), tiles = (tokens + kTile - 1) / kTile;
+  if constexpr (kWidened<W>) {
+    if (least <= kByRows && rows == kBlockRows && few_by_rows(w, row0, x, tokens, columns, kp, c)) return;
+  }
   tile_configure(static_cast<int>(columns));
   if (tiles == 1) {
-    few(w, row0, rows, x, tokens, columns, kp, c);
+    const bf16* at = rows == kBlockRows ? in_place(w, row0) : nullptr;
+    if (at != nullptr)
+      few_in_place(at, in_place(w, row0 + 1) - at, x, columns, kp, c);
+    else
+      few_tiles(w, row0, rows, x, columns, kp, c);
     return tile_release();
   }
   alignas(64) bf16 a[kBlockRows * kDecoded];

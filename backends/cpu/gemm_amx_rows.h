@@ -8,42 +8,48 @@
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
 
-constexpr int64_t kByRows = 4;        // tokens
-constexpr int64_t kMostWide = 65536;  // values
+constexpr int64_t kByRows = 4;  // tokens
 
-// Packed tokens of gemm_amx.h, widened: of every 32 values the even ones, then the odd ones. And the exponents of the
-// least and greatest of them, zeros apart.
-struct Activations {
-  const float* x;  // [tokens, kp]
-  int64_t tokens, kp;
-  int least, most;  // biased; least > most: all zero
-
-  Activations(const bf16* packed, int64_t num_tokens, int64_t columns, int64_t k, float* wide)
-      : x(wide), tokens(num_tokens * k <= kMostWide ? num_tokens : 0), kp(k) {
-    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i apart = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(columns)));
-    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000)), exponent = _mm512_set1_epi32(0x7f800000);
-    __m512i low = _mm512_set1_epi32(255 << 23), high = _mm512_setzero_si512();
-    for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t i = 0; i < kp; i += 32) {
-        const __m512i pairs = _mm512_i32gather_epi32(apart, packed + i * columns + 2 * t, 4);
-        const __m512i both[2] = {_mm512_slli_epi32(pairs, 16), _mm512_and_si512(pairs, upper)};
-        for (int j = 0; j < 2; ++j) {
-          const __mmask16 normal = _mm512_test_epi32_mask(both[j], exponent);
-          const __m512i power = _mm512_and_si512(both[j], exponent);
-          low = _mm512_mask_min_epu32(low, normal, low, power);
-          high = _mm512_max_epu32(high, power);
-          _mm512_storeu_si512(wide + t * kp + i + 16 * j, _mm512_maskz_mov_epi32(normal, both[j]));
-        }
+// Tokens that are packed for tiles with room for `columns`, widened behind them: [tokens, kp] floats, of every 32
+// values the even ones, then the odd ones; then the biased exponents of the least and greatest of all, zeros apart.
+V4NPU_INLINE void widen(bf16* packed, int64_t tokens, int64_t columns, int64_t kp) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i apart = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(columns)));
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000)), exponent = _mm512_set1_epi32(0x7f800000);
+  __m512i low = _mm512_set1_epi32(255 << 23), high = _mm512_setzero_si512();
+  auto* wide = reinterpret_cast<float*>(packed + columns * kp);
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t i = 0; i < kp; i += 32) {
+      const __m512i pairs = _mm512_i32gather_epi32(apart, packed + i * columns + 2 * t, 4);
+      const __m512i both[2] = {_mm512_slli_epi32(pairs, 16), _mm512_and_si512(pairs, upper)};
+      for (int j = 0; j < 2; ++j, wide += kLanes) {
+        const __mmask16 normal = _mm512_test_epi32_mask(both[j], exponent);
+        const __m512i power = _mm512_and_si512(both[j], exponent);
+        low = _mm512_mask_min_epu32(low, normal, low, power);
+        high = _mm512_max_epu32(high, power);
+        _mm512_storeu_si512(wide, _mm512_maskz_mov_epi32(normal, both[j]));
       }
     }
-    least = static_cast<int>(_mm512_reduce_min_epu32(low) >> 23);
-    most = static_cast<int>(_mm512_reduce_max_epu32(high) >> 23);
+  }
+  const uint32_t range[2] = {_mm512_reduce_min_epu32(low) >> 23, _mm512_reduce_max_epu32(high) >> 23};
+  std::memcpy(wide, range, sizeof range);
+}
+
+// What `widen` has left.
+struct WideTokens {
+  const float* x;
+  int64_t tokens, kp;
+  uint32_t range[2];  // the least above the greatest: all are zero
+
+  WideTokens(const bf16* packed, int64_t num_tokens, int64_t columns, int64_t k)
+      : x(reinterpret_cast<const float*>(packed + columns * k)), tokens(num_tokens), kp(k) {
+    std::memcpy(range, x + tokens * kp, sizeof range);
   }
   // Whether products with multiples of 2^(scale - 127 - below) up to 2^(scale - 127 + above), and sums of them, are
   // zero or normal.
   bool fits(int scale, int below, int above) const {
     constexpr int kMantissa = 7, kLength = 20;  // log2 of the greatest k
+    const int least = static_cast<int>(range[0]), most = static_cast<int>(range[1]);
     if (least > most) return scale != 255;
     return scale + least - below - kMantissa > 128 && scale + most + above + kLength < 380;
   }
@@ -73,7 +79,7 @@ struct RowSums {
     for (int t = 0; t < TOKENS; ++t) even[t] = odd[t] = zero();
   }
   // Value k0 + k of each row; k0 is a multiple of 32.
-  V4NPU_MEMBER void add(const Activations& x, int64_t k0, int k, __m512i w) {
+  V4NPU_MEMBER void add(const WideTokens& x, int64_t k0, int k, __m512i w) {
 #pragma GCC unroll 4
     for (int t = 0; t < TOKENS; ++t) {
       f32x16& sum = k % 2 != 0 ? odd[t] : even[t];
@@ -85,7 +91,7 @@ struct RowSums {
 
 // False, and c is to be computed anew, where a value is not exact in bfloat16.
 template <int TOKENS>
-bool sum_rows(const E4m3Rows& w, int64_t row0, const Activations& x, float* c) {
+bool sum_rows(const E4m3Rows& w, int64_t row0, const WideTokens& x, float* c) {
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), low_bytes = _mm512_set1_epi32(0x00ff00ff);
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
   const uint8_t *p = w.codes + row0 * w.k, *next = p + 16 * w.k;
@@ -133,7 +139,7 @@ bool sum_rows(const E4m3Rows& w, int64_t row0, const Activations& x, float* c) {
 
 // The scale of 32 values is a power of two, so it may follow their sum, if that is normal without it too.
 template <int TOKENS>
-bool sum_rows(const E2m1Rows& w, int64_t row0, const Activations& x, float* c) {
+bool sum_rows(const E2m1Rows& w, int64_t row0, const WideTokens& x, float* c) {
   const __m512 values = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
   const int64_t row_bytes = w.k / 2, row_scales = w.k / 32;
   const uint8_t *p = w.codes + row0 * row_bytes, *next = p + 16 * row_bytes, *scales = w.scale + row0 * row_scales;
@@ -181,32 +187,34 @@ bool sum_rows(const E2m1Rows& w, int64_t row0, const Activations& x, float* c) {
   return low > 1 && high < 253 && x.fits(kE8m0Bias, 1, 3) && x.fits(low, 1, 3) && x.fits(high, 1, 3);
 }
 
-// Whether rows are so long that 16 of them can be summed so.
-template <class W>
-V4NPU_INLINE bool fits_rows(const W& /*w*/, int64_t /*tokens*/) {
-  return false;
-}
-V4NPU_INLINE bool fits_rows(const E4m3Rows& w, int64_t tokens) { return tokens <= kByRows && w.k % 64 == 0; }
-V4NPU_INLINE bool fits_rows(const E2m1Rows& w, int64_t tokens) {
-  return tokens <= kByRows && w.k % 128 == 0 && w.k < int64_t{1} << 26;
-}
-
-// False if not done.
-template <int TOKENS, class W>
-V4NPU_INLINE bool sum_rows(const W& /*w*/, int64_t /*row0*/, const Activations& /*x*/, float* /*c*/) {
-  return false;
-}
-
 // Rows [row0, row0 + 16) to c [16 tokens, 16 rows]; false if not done.
 template <class W>
-bool by_rows(const W& w, int64_t row0, const Activations& x, float* c) {
+V4NPU_INLINE bool by_rows(const W& w, int64_t row0, const WideTokens& x, float* c) {
   switch (x.tokens) {
-    case 0: return false;
     case 1: return sum_rows<1>(w, row0, x, c);
     case 2: return sum_rows<2>(w, row0, x, c);
     case 3: return sum_rows<3>(w, row0, x, c);
   }
   return sum_rows<4>(w, row0, x, c);
+}
+
+// Whether tokens are widened for rows of this kind, and these are as long as is wanted.
+template <class W>
+constexpr bool kWidened = false;
+template <>
+constexpr bool kWidened<E4m3Rows> = true;
+template <>
+constexpr bool kWidened<E2m1Rows> = true;
+V4NPU_INLINE bool whole_lines(const E4m3Rows& w) { return w.k % 64 == 0; }
+V4NPU_INLINE bool whole_lines(const E2m1Rows& w) { return w.k % 128 == 0 && w.k < int64_t{1} << 26; }
+
+// 32 rows of one to four tokens.
+template <class W>
+V4NPU_INLINE bool few_by_rows(const W& w, int64_t row0, const bf16* x, int64_t tokens, int64_t columns, int64_t kp,
+                              float* c) {
+  if (!whole_lines(w)) return false;
+  const WideTokens wide(x, tokens, columns, kp);
+  return by_rows(w, row0, wide, c) && by_rows(w, row0 + kTile, wide, c + kTile * kTile);
 }
 
 }  // namespace
