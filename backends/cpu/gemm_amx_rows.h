@@ -45,13 +45,13 @@ struct WideTokens {
       : x(reinterpret_cast<const float*>(packed + columns * k)), tokens(num_tokens), kp(k) {
     std::memcpy(range, x + tokens * kp, sizeof range);
   }
-  // Whether products with multiples of 2^(scale - 127 - below) up to 2^(scale - 127 + above), and sums of them, are
-  // zero or normal.
+  // Whether all are finite, and products with multiples of 2^(scale - 127 - below) up to 2^(scale - 127 + above), and
+  // sums of them, are zero or normal.
   bool fits(int scale, int below, int above) const {
     constexpr int kMantissa = 7, kLength = 20;  // log2 of the greatest k
     const int least = static_cast<int>(range[0]), most = static_cast<int>(range[1]);
     if (least > most) return scale != 255;
-    return scale + least - below - kMantissa > 128 && scale + most + above + kLength < 380;
+    return most < 255 && scale + least - below - kMantissa > 128 && scale + most + above + kLength < 380;
   }
 };
 
