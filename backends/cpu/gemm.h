@@ -7,7 +7,8 @@
 // Order of a sum: it depends on k alone, so that one token gets the same bits alone and in any batch.
 //   float32   16 lanes, lane i sums k = i mod 16 of 1024 values; lanes are halved (reduce_add); these in order of k
 //   bfloat16  with AMX 32 values at a time, in order of k, even and odd ones apart (gemm_amx.h); on AVX-512 16 lanes,
-//             lane i sums k = 2i and 2i + 1 mod 32 of 2048 values, then as float32 (gemm_pairs.h); elsewhere not at all
+//   lane i sums k = 2i and
+//             2i + 1 mod 32 of 2048 values, then as float32 (gemm_pairs.h); elsewhere not at all
 // Products go to bfloat16 where both operands are exact in it, else to float32.
 #pragma once
 
@@ -216,7 +217,7 @@ V4NPU_INLINE void fetch_segment(const W& w, int64_t row, int64_t k0) {
   for (int64_t line = 0; line < W::kSegmentBytes; line += 64) __builtin_prefetch(p + line, 0, 2);
 }
 
-// c(t, r) for weight rows row0 .. row0 + rows (at most kBlockRows) and packed tokens x, in tiles that have room for
+// c(t, r) for weight rows row0 .. row0 + rows (at most rows_at_once) and packed tokens x, in tiles that have room for
 // `columns`.
 template <class W>
 void block(const W& w, int64_t row0, int64_t rows, const float* x, int64_t tokens, int64_t columns, int64_t kp,
@@ -293,6 +294,17 @@ void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t co
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
 
+// Weight rows that block() takes: where it must configure tiles, which halts everything, many of few tokens.
+#ifdef V4NPU_HAS_AMX
+constexpr bool kConfigures = true;
+#else
+constexpr bool kConfigures = false;
+#endif
+template <class E>
+V4NPU_INLINE int64_t rows_at_once(int64_t tokens) {
+  return kConfigures && sizeof(E) == 2 && tokens <= kTile ? kFewRows : kBlockRows;
+}
+
 // f(E()) with the type to compute in.
 template <class F>
 V4NPU_INLINE void with_element(bool exact_in_bf16, const F& f) {
@@ -320,7 +332,7 @@ V4NPU_INLINE int64_t tokens_at_once(int64_t tokens, const int64_t (&block_tokens
 
 // Blocks of rows to a work item. Memory is the limit of few tokens, and likes to be read from end to end.
 V4NPU_INLINE int64_t blocks_per_item(int64_t tokens, int64_t row_blocks, int64_t workers) {
-  constexpr int64_t kMost = 32;
+  constexpr int64_t kMost = kFewRows / kBlockRows;
   const int64_t share = tokens > kTile ? 1 : row_blocks / (2 * workers);
   return share < 1 ? 1 : share < kMost ? share : kMost;
 }
@@ -345,6 +357,7 @@ void product(const XOf& x_of, int64_t begin, int64_t end, const W& w, int64_t ro
   const int64_t item_rows = blocks_per_item(tokens, (end - begin) * row_blocks, p.num_workers) * kBlockRows;
   const int64_t row_items = (rows + item_rows - 1) / item_rows, items = (tokens + step - 1) / step * row_items;
   const int64_t workers = workers_for((tokens + 8) * (end - begin) * rows * kp, p.num_workers);
+  const int64_t together = rows_at_once<E>(tokens);
   each_item((end - begin) * items, workers, [&](int64_t i, int64_t worker) {
     const int64_t group = i / items, t0 = i % items / row_items * step, first = i % row_items * item_rows;
     const int64_t m = tokens - t0 < step ? tokens - t0 : step;
@@ -352,12 +365,12 @@ void product(const XOf& x_of, int64_t begin, int64_t end, const W& w, int64_t ro
     const E* x = packed + (group * tiles * kTile + t0) * kp;
     float* c = sums + worker * kBlockTokens * kBlockRows;
     if (kp == 0) std::memset(c, 0, static_cast<size_t>(kBlockTokens * kBlockRows) * sizeof(float));
-    for (int64_t r0 = first; r0 < last; r0 += kBlockRows) {
-      const int64_t row = (begin + group) * rows + r0, n = last - r0 < kBlockRows ? last - r0 : kBlockRows;
-      block(w, row, n, x, m, columns, kp, c, kBlockRows / kTile);
+    for (int64_t r0 = first; r0 < last; r0 += together) {
+      const int64_t row = (begin + group) * rows + r0, n = last - r0 < together ? last - r0 : together;
+      block(w, row, n, x, m, columns, kp, c, together / kTile);
       for (int64_t t = 0; t < m; ++t) {
         for (int64_t r = 0; r < n; r += kLanes)
-          store_upto(out + (t0 + t) * ld + row + r, load(at(c, kBlockRows / kTile, t, r)), n - r);
+          store_upto(out + (t0 + t) * ld + row + r, load(at(c, together / kTile, t, r)), n - r);
       }
     }
   });

@@ -164,21 +164,28 @@ V4NPU_INLINE void few_in_place(const bf16* w, int64_t stride, const bf16* x, int
   take_sums(c);
 }
 
+// 32 rows or fewer by one tile of tokens, in whichever way is quickest.
+template <class W>
+V4NPU_INLINE void few(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t least, int64_t kp,
+                      float* c) {
+  const int64_t columns = wide_enough(least);
+  if constexpr (kWidened<W>) {
+    if (least <= kByRows && rows == kBlockRows && few_by_rows(w, row0, x, tokens, columns, kp, c)) return;
+  }
+  const bf16* at = rows == kBlockRows ? in_place(w, row0) : nullptr;
+  if (at == nullptr) return few_tiles(w, row0, rows, x, columns, kp, c);
+  few_in_place(at, in_place(w, row0 + 1) - at, x, columns, kp, c);
+}
+
 // As block in gemm.h.
 template <class W>
 void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t least, int64_t kp, float* c,
            int64_t row_tiles) {
   const int64_t columns = wide_enough(least), tiles = (tokens + kTile - 1) / kTile;
-  if constexpr (kWidened<W>) {
-    if (least <= kByRows && rows == kBlockRows && few_by_rows(w, row0, x, tokens, columns, kp, c)) return;
-  }
   tile_configure(static_cast<int>(columns));
   if (tiles == 1) {
-    const bf16* at = rows == kBlockRows ? in_place(w, row0) : nullptr;
-    if (at != nullptr)
-      few_in_place(at, in_place(w, row0 + 1) - at, x, columns, kp, c);
-    else
-      few_tiles(w, row0, rows, x, columns, kp, c);
+    for (int64_t r = 0; r < rows; r += kBlockRows, c += kBlockRows * kTile)
+      few(w, row0 + r, rows - r < kBlockRows ? rows - r : kBlockRows, x, tokens, least, kp, c);
     return tile_release();
   }
   alignas(64) bf16 a[kBlockRows * kDecoded];

@@ -11,6 +11,7 @@ namespace v4npu::cpu {
 constexpr int64_t kTile = 16;          // tokens, or weight rows, of a tile
 constexpr int64_t kBlockTokens = 480;  // at most, per work item: a multiple of 6 and of 32
 constexpr int64_t kBlockRows = 32;     // weight rows per work item
+constexpr int64_t kFewRows = kBlockTokens / kTile * kBlockRows;  // as many sums of one tile of tokens
 constexpr int64_t kExpertRows = 128;   // of an expert: one FP8 scale of its intermediate
 constexpr int64_t kSegment = 128;      // values that are decoded at a time
 constexpr int64_t kGroupPairs = 4096;  // (token, expert) pairs that are in flight together

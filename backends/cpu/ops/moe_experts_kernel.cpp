@@ -231,13 +231,13 @@ struct Call {
     const W w1 = rows_of(p.w1, p.w1_scale, e.index, p.rows_apart[0], width, d);
     const W w3 = rows_of(p.w3, p.w3_scale, e.index, p.rows_apart[0], width, d);
     float *a = sums_of(worker), *u = a + kBlockTokens * kExpertRows;
-    const int64_t step = tokens_at_once<E>(e.count, p.block_tokens);
+    const int64_t step = tokens_at_once<E>(e.count, p.block_tokens), together = rows_at_once<E>(e.count);
     for (int64_t t0 = 0; t0 < e.count; t0 += step) {
       const int64_t m = e.count - t0 < step ? e.count - t0 : step;
       const E* x = packed + (e.tile * kTile + t0) * dp;
       if (d == 0) std::memset(a, 0, static_cast<size_t>(2 * kBlockTokens * kExpertRows) * sizeof(float));
-      for (int64_t r = 0; r < n; r += kBlockRows) {  // 2
-        const int64_t rows = n - r < kBlockRows ? n - r : kBlockRows;
+      for (int64_t r = 0; r < n; r += together) {  // 2
+        const int64_t rows = n - r < together ? n - r : together;
         block(w1, r0 + r, rows, x, m, e.columns(), dp, at(a, kRowTiles, 0, r), kRowTiles);
         block(w3, r0 + r, rows, x, m, e.columns(), dp, at(u, kRowTiles, 0, r), kRowTiles);
       }
@@ -262,15 +262,15 @@ struct Call {
 
   // Steps 5 and 6 for all pairs of an expert and the rows [begin, end) of w2.
   void down_rows(const Expert& e, int64_t begin, int64_t end, float* c) const {
-    constexpr int64_t kRowTiles = kBlockRows / kTile;
+    const int64_t together = rows_at_once<E>(e.count), row_tiles = together / kTile;
     const int64_t wp = round_up(width, 32), step = tokens_at_once<E>(e.count, p.block_tokens);
     const W w2 = rows_of(p.w2, p.w2_scale, e.index, p.rows_apart[1], d, width);
     for (int64_t t0 = 0; t0 < e.count; t0 += step) {
       const int64_t m = e.count - t0 < step ? e.count - t0 : step;
       const E* h = packed + (e.tile * kTile + t0) * wp;
-      for (int64_t r0 = begin; r0 < end; r0 += kBlockRows) {
-        const int64_t rows = end - r0 < kBlockRows ? end - r0 : kBlockRows;
-        block(w2, r0, rows, h, m, e.columns(), wp, c, kRowTiles);  // 5
+      for (int64_t r0 = begin; r0 < end; r0 += together) {
+        const int64_t rows = end - r0 < together ? end - r0 : together;
+        block(w2, r0, rows, h, m, e.columns(), wp, c, row_tiles);  // 5
         for (int64_t t = 0; t < m; ++t) {                          // 6
           const int64_t later = e.first + t0 + (t + kTokensAhead < m ? t + kTokensAhead : m - 1);
           const float* next = totals + plan.token[later] * d + r0;
@@ -278,7 +278,7 @@ struct Call {
           float* out = totals + plan.token[e.first + t0 + t] * d + r0;
           for (int64_t r = 0; r < rows; r += kLanes) {
             T y[kLanes];
-            store(y, load(at(c, kRowTiles, t, r)));
+            store(y, load(at(c, row_tiles, t, r)));
             store_upto(out + r, load_upto(out + r, rows - r) + load(y), rows - r);
           }
         }
