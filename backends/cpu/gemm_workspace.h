@@ -11,10 +11,12 @@ namespace v4npu::cpu {
 constexpr int64_t kTile = 16;          // tokens, or weight rows, of a tile
 constexpr int64_t kBlockTokens = 480;  // at most, per work item: a multiple of 6 and of 32
 constexpr int64_t kBlockRows = 32;     // weight rows per work item
-constexpr int64_t kFewRows = kBlockTokens / kTile * kBlockRows;  // as many sums of one tile of tokens
 constexpr int64_t kExpertRows = 128;   // of an expert: one FP8 scale of its intermediate
 constexpr int64_t kSegment = 128;      // values that are decoded at a time
 constexpr int64_t kGroupPairs = 4096;  // (token, expert) pairs that are in flight together
+
+// Weight rows by one tile of tokens, with as many sums as kBlockRows by kBlockTokens.
+constexpr int64_t kFewRows = kBlockTokens / kTile * kBlockRows;
 
 // Packed activations, in float32 at worst.
 constexpr int64_t packed_bytes(int64_t tokens, int64_t k) { return round_up(tokens, kTile) * round_up(k, 32) * 4; }
