@@ -7,8 +7,8 @@
 // Order of a sum: it depends on k alone, so that one token gets the same bits alone and in any batch.
 //   float32   16 lanes, lane i sums k = i mod 16 of 1024 values; lanes are halved (reduce_add); these in order of k
 //   bfloat16  with AMX 32 values at a time, in order of k, even and odd ones apart (gemm_amx.h); on AVX-512 16 lanes,
-//   lane i sums k = 2i and
-//             2i + 1 mod 32 of 2048 values, then as float32 (gemm_pairs.h); elsewhere not at all
+//             of which lane i sums k = 2i and 2i + 1 mod 32 of 2048 values, then as float32 (gemm_pairs.h);
+//             elsewhere not at all
 // Products go to bfloat16 where both operands are exact in it, else to float32.
 #pragma once
 

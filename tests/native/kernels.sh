@@ -2,7 +2,7 @@
 # kernels.sh sanitize   builds the CPU kernels and their driver with the address and undefined-behaviour sanitizers for
 #                       every instruction set of this machine, then with the thread sanitizer for the best, and runs them
 # kernels.sh neon       builds them for Arm, runs them under an emulator, and wants the digests of AVX2 (on x86-64)
-# JOBS compilers at a time; about a minute and a half on two.
+# JOBS compilers at a time; about a minute and a half on two, three minutes where one has AMX.
 set -eu
 cd "$(dirname "$0")/../.."
 jobs=${JOBS:-2}
