@@ -10,11 +10,16 @@ namespace {
 
 constexpr int64_t kByRows = 4;  // tokens
 
+// Lane i: i times n.
+V4NPU_INLINE __m512i multiples(int64_t n) {
+  return _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                            _mm512_set1_epi32(static_cast<int>(n)));
+}
+
 // Tokens that are packed for tiles with room for `columns`, widened behind them: [tokens, kp] floats, of every 32
 // values the even ones, then the odd ones; then the biased exponents of the least and greatest of all, zeros apart.
 V4NPU_INLINE void widen(bf16* packed, int64_t tokens, int64_t columns, int64_t kp) {
-  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i apart = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(columns)));
+  const __m512i apart = multiples(columns);
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000)), exponent = _mm512_set1_epi32(0x7f800000);
   __m512i low = _mm512_set1_epi32(255 << 23), high = _mm512_setzero_si512();
   auto* wide = reinterpret_cast<float*>(packed + columns * kp);
@@ -92,6 +97,7 @@ struct RowSums {
 // False, and c is to be computed anew, where a value is not exact in bfloat16.
 template <int TOKENS>
 bool sum_rows(const E4m3Rows& w, int64_t row0, const WideTokens& x, float* c) {
+  if (row0 >> w.row_shift != (row0 + 15) >> w.row_shift) return false;  // rows of two scales
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), low_bytes = _mm512_set1_epi32(0x00ff00ff);
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
   const uint8_t *p = w.codes + row0 * w.k, *next = p + 16 * w.k;
@@ -99,7 +105,6 @@ bool sum_rows(const E4m3Rows& w, int64_t row0, const WideTokens& x, float* c) {
   f32x16 total[TOKENS];
 #pragma GCC unroll 4
   for (int t = 0; t < TOKENS; ++t) total[t] = zero();
-  if (row0 >> w.row_shift != (row0 + 15) >> w.row_shift) return false;
   for (int64_t k0 = 0; k0 < w.k; k0 += 64) {
     const uint8_t scale = w.scale_of(row0, k0);
     if (!x.fits(scale, 9, 9)) return false;
@@ -143,8 +148,7 @@ bool sum_rows(const E2m1Rows& w, int64_t row0, const WideTokens& x, float* c) {
   const __m512 values = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
   const int64_t row_bytes = w.k / 2, row_scales = w.k / 32;
   const uint8_t *p = w.codes + row0 * row_bytes, *next = p + 16 * row_bytes, *scales = w.scale + row0 * row_scales;
-  const __m512i rows = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                                          _mm512_set1_epi32(static_cast<int>(row_scales)));
+  const __m512i rows = multiples(row_scales);
   __m512i least = _mm512_set1_epi8(static_cast<char>(0xff)), most = _mm512_setzero_si512();
   f32x16 total[TOKENS];
 #pragma GCC unroll 4
