@@ -1,19 +1,48 @@
 // gemm.h in bfloat16 on AMX tiles. The weights are the left operand, as they lie; the activations the right one, packed
 // once:
 //   packed [tile of 16 tokens][k / 32][16 pairs of k][16 tokens][2]     1 KB per step of 32
-// Five tokens cost the same instructions as sixteen. One to four come cheaper without tiles (gemm_amx_rows.h), which
-// finds them widened behind those that are packed.
+// Five tokens cost the same instructions as sixteen. One to four come cheaper without tiles (gemm_amx_rows.h and
+// gemm_amx_fp4.h), which find them in another form behind those that are packed.
 //
 // A tile product and vector shuffles share a port, so decoding does not hide behind products. What does not fit the
 // first cache beside the decoded rows are the tokens: they are streamed past it.
 #pragma once
 
-#include "gemm_amx_rows.h"
+#include "gemm_amx_fp4.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
 
 constexpr int64_t kTileElements = 16 * 32;  // of bfloat16
+
+// The rows that one to four tokens are multiplied with in vectors, the form of the tokens, and the length of such rows.
+template <class W>
+struct ByRows {
+  using Tokens = void;
+};
+template <>
+struct ByRows<E4m3Rows> {
+  using Tokens = WideTokens;
+  V4NPU_INLINE bool whole_lines(int64_t k) { return k % 64 == 0; }
+};
+template <>
+struct ByRows<E2m1Rows> {
+  using Tokens = NumberedTokens;
+  V4NPU_INLINE bool whole_lines(int64_t k) { return k % 128 == 0 && k < int64_t{1} << 26; }
+};
+template <class W>
+constexpr bool kByRowsOf = !__is_same(typename ByRows<W>::Tokens, void);
+
+// Rows [row0, row0 + 16) to c [16 tokens, 16 rows]; false if not done.
+template <class W, class Tokens>
+V4NPU_INLINE bool by_rows(const W& w, int64_t row0, const Tokens& x, float* c) {
+  switch (x.tokens) {
+    case 1: return sum_rows<1>(w, row0, x, c);
+    case 2: return sum_rows<2>(w, row0, x, c);
+    case 3: return sum_rows<3>(w, row0, x, c);
+  }
+  return sum_rows<4>(w, row0, x, c);
+}
 
 // Rows of a tile that are no longer than 4 bytes take a long time to load.
 V4NPU_INLINE int64_t wide_enough(int64_t columns) { return columns < 4 ? 4 : columns; }
@@ -37,8 +66,8 @@ void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t le
       for (int j = 0; j < 16; ++j) _mm512_mask_storeu_epi32(step + j * columns * 2, lanes, v[j]);
     }
   }
-  if constexpr (kWidened<W>) {
-    if (least <= kByRows) widen(out, m, columns, kp);
+  if constexpr (kByRowsOf<W>) {
+    if (least <= kByRows) ByRows<W>::Tokens::make(out, m, columns, kp);
   }
 }
 
@@ -154,10 +183,10 @@ V4NPU_INLINE const bf16* in_place(const PlainRows<bf16>& w, int64_t row0) {
 
 // They are multiplied there.
 V4NPU_INLINE void few_in_place(const bf16* w, int64_t stride, const bf16* x, int64_t columns, int64_t kp, float* c) {
-  const bf16* next = w + kBlockRows * stride;
   zero_sums();
+  const bf16* next = w + kBlockRows * stride;
   for (int64_t i = 0; i < kp / 32; ++i) {
-    for (int64_t r = 0; r < kBlockRows; ++r, next += 32)
+    for (int64_t r = 0; r < kBlockRows && stride * 2 <= kLongRow; ++r, next += 32)
       fetch_lines(reinterpret_cast<const uint8_t*>(w + r * stride + i * 32), reinterpret_cast<const uint8_t*>(next));
     dots<false>({w, 32, stride, kTile * stride}, x, 0, columns, i);
   }
@@ -169,8 +198,11 @@ template <class W>
 V4NPU_INLINE void few(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t least, int64_t kp,
                       float* c) {
   const int64_t columns = wide_enough(least);
-  if constexpr (kWidened<W>) {
-    if (least <= kByRows && rows == kBlockRows && few_by_rows(w, row0, x, tokens, columns, kp, c)) return;
+  if constexpr (kByRowsOf<W>) {
+    if (least <= kByRows && rows == kBlockRows && ByRows<W>::whole_lines(w.k)) {
+      const typename ByRows<W>::Tokens few(x, tokens, columns, kp);
+      if (by_rows(w, row0, few, c) && by_rows(w, row0 + kTile, few, c + kTile * kTile)) return;
+    }
   }
   const bf16* at = rows == kBlockRows ? in_place(w, row0) : nullptr;
   if (at == nullptr) return few_tiles(w, row0, rows, x, columns, kp, c);

@@ -16,47 +16,68 @@ V4NPU_INLINE __m512i multiples(int64_t n) {
                             _mm512_set1_epi32(static_cast<int>(n)));
 }
 
-// Tokens that are packed for tiles with room for `columns`, widened behind them: [tokens, kp] floats, of every 32
-// values the even ones, then the odd ones; then the biased exponents of the least and greatest of all, zeros apart.
-V4NPU_INLINE void widen(bf16* packed, int64_t tokens, int64_t columns, int64_t kp) {
-  const __m512i apart = multiples(columns);
-  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000)), exponent = _mm512_set1_epi32(0x7f800000);
-  __m512i low = _mm512_set1_epi32(255 << 23), high = _mm512_setzero_si512();
-  auto* wide = reinterpret_cast<float*>(packed + columns * kp);
-  for (int64_t t = 0; t < tokens; ++t) {
-    for (int64_t i = 0; i < kp; i += 32) {
-      const __m512i pairs = _mm512_i32gather_epi32(apart, packed + i * columns + 2 * t, 4);
-      const __m512i both[2] = {_mm512_slli_epi32(pairs, 16), _mm512_and_si512(pairs, upper)};
-      for (int j = 0; j < 2; ++j, wide += kLanes) {
-        const __mmask16 normal = _mm512_test_epi32_mask(both[j], exponent);
-        const __m512i power = _mm512_and_si512(both[j], exponent);
-        low = _mm512_mask_min_epu32(low, normal, low, power);
-        high = _mm512_max_epu32(high, power);
-        _mm512_storeu_si512(wide, _mm512_maskz_mov_epi32(normal, both[j]));
-      }
-    }
-  }
-  const uint32_t range[2] = {_mm512_reduce_min_epu32(low) >> 23, _mm512_reduce_max_epu32(high) >> 23};
-  std::memcpy(wide, range, sizeof range);
-}
+// What is behind packed tokens begins with the biased exponents of the least and greatest of all values, zeros apart.
+struct Range {
+  uint32_t least, most;  // the least above the greatest: all are zero
 
-// What `widen` has left.
-struct WideTokens {
-  const float* x;
-  int64_t tokens, kp;
-  uint32_t range[2];  // the least above the greatest: all are zero
-
-  WideTokens(const bf16* packed, int64_t num_tokens, int64_t columns, int64_t k)
-      : x(reinterpret_cast<const float*>(packed + columns * k)), tokens(num_tokens), kp(k) {
-    std::memcpy(range, x + tokens * kp, sizeof range);
-  }
   // Whether all are finite, and products with multiples of 2^(scale - 127 - below) up to 2^(scale - 127 + above), and
   // sums of them, are zero or normal.
   bool fits(int scale, int below, int above) const {
     constexpr int kMantissa = 7, kLength = 20;  // log2 of the greatest k
-    const int least = static_cast<int>(range[0]), most = static_cast<int>(range[1]);
-    if (least > most) return scale != 255;
-    return most < 255 && scale + least - below - kMantissa > 128 && scale + most + above + kLength < 380;
+    const int low = static_cast<int>(least), high = static_cast<int>(most);
+    if (low > high) return scale != 255;
+    return high < 255 && scale + low - below - kMantissa > 128 && scale + high + above + kLength < 380;
+  }
+};
+constexpr int64_t kRangeBytes = 64;
+
+// For each token and every 32 values each(token, i, even, odd), of those that are packed for tiles with room for
+// `columns`: subnormal ones become zero there too, as which tiles take them.
+template <class Each>
+V4NPU_INLINE Range walk_packed(bf16* packed, int64_t tokens, int64_t columns, int64_t kp, const Each& each) {
+  const __m512i apart = multiples(columns);
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000)), exponent = _mm512_set1_epi32(0x7f800000);
+  __m512i low = _mm512_set1_epi32(255 << 23), high = _mm512_setzero_si512();
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t i = 0; i < kp; i += 32) {
+      bf16* const at = packed + i * columns + 2 * t;
+      const __m512i pairs = _mm512_i32gather_epi32(apart, at, 4);
+      __m512i both[2] = {_mm512_slli_epi32(pairs, 16), _mm512_and_si512(pairs, upper)};
+      __mmask16 subnormal = 0;
+      for (__m512i& v : both) {
+        const __mmask16 normal = _mm512_test_epi32_mask(v, exponent);
+        const __m512i power = _mm512_and_si512(v, exponent);
+        low = _mm512_mask_min_epu32(low, normal, low, power);
+        high = _mm512_max_epu32(high, power);
+        subnormal |= _mm512_mask_test_epi32_mask(static_cast<__mmask16>(~normal), v, v);
+        v = _mm512_maskz_mov_epi32(normal, v);
+      }
+      if (subnormal != 0)
+        _mm512_i32scatter_epi32(at, apart, _mm512_or_si512(_mm512_srli_epi32(both[0], 16), both[1]), 4);
+      each(t, i, both[0], both[1]);
+    }
+  }
+  return {_mm512_reduce_min_epu32(low) >> 23, _mm512_reduce_max_epu32(high) >> 23};
+}
+
+// Packed tokens widened: [tokens, kp] floats, of every 32 values the even ones, then the odd ones.
+struct WideTokens {
+  int64_t tokens, kp;
+  Range range;
+  const float* x;
+
+  V4NPU_MEMBER WideTokens(const bf16* packed, int64_t num_tokens, int64_t columns, int64_t k)
+      : tokens(num_tokens), kp(k), range(*reinterpret_cast<const Range*>(packed + columns * k)) {
+    x = reinterpret_cast<const float*>(packed + columns * k) + kRangeBytes / 4;
+  }
+  V4NPU_MEMBER static void make(bf16* packed, int64_t tokens, int64_t columns, int64_t kp) {
+    auto* behind = reinterpret_cast<Range*>(packed + columns * kp);
+    float* wide = reinterpret_cast<float*>(behind) + kRangeBytes / 4;
+    *behind = walk_packed(packed, tokens, columns, kp,
+                          [&](int64_t t, int64_t i, __m512i even, __m512i odd) __attribute__((always_inline)) {
+                            _mm512_storeu_si512(wide + t * kp + i, even);
+                            _mm512_storeu_si512(wide + t * kp + i + kLanes, odd);
+                          });
   }
 };
 
@@ -73,7 +94,7 @@ V4NPU_INLINE void fetch_lines(const uint8_t* row, const uint8_t* next) {
   __builtin_prefetch(row + 128, 0, 3);
   __builtin_prefetch(next, 0, 2);
 }
-constexpr int64_t kLongRow = 2048;
+constexpr int64_t kLongRow = 2048;  // bytes
 
 template <int TOKENS>
 struct RowSums {
@@ -83,14 +104,15 @@ struct RowSums {
 #pragma GCC unroll 4
     for (int t = 0; t < TOKENS; ++t) even[t] = odd[t] = zero();
   }
-  // Value k0 + k of each row; k0 is a multiple of 32.
+  // Value k of each row.
+  V4NPU_MEMBER void add(int t, int k, __m512i w, f32x16 x) {
+    f32x16& sum = k % 2 != 0 ? odd[t] : even[t];
+    sum = fma(f32x16{_mm512_castsi512_ps(w)}, x, sum);
+  }
+  // k0 is a multiple of 32.
   V4NPU_MEMBER void add(const WideTokens& x, int64_t k0, int k, __m512i w) {
 #pragma GCC unroll 4
-    for (int t = 0; t < TOKENS; ++t) {
-      f32x16& sum = k % 2 != 0 ? odd[t] : even[t];
-      const float value = x.x[t * x.kp + k0 + k / 32 * 32 + k % 2 * 16 + k % 32 / 2];
-      sum = fma(f32x16{_mm512_castsi512_ps(w)}, set1(value), sum);
-    }
+    for (int t = 0; t < TOKENS; ++t) add(t, k, w, set1(x.x[t * x.kp + k0 + k / 32 * 32 + k % 2 * 16 + k % 32 / 2]));
   }
 };
 
@@ -107,7 +129,7 @@ bool sum_rows(const E4m3Rows& w, int64_t row0, const WideTokens& x, float* c) {
   for (int t = 0; t < TOKENS; ++t) total[t] = zero();
   for (int64_t k0 = 0; k0 < w.k; k0 += 64) {
     const uint8_t scale = w.scale_of(row0, k0);
-    if (!x.fits(scale, 9, 9)) return false;
+    if (!x.range.fits(scale, 9, 9)) return false;
     const auto& table = kE4m3Scaled.of[scale];
     const __m512i low0 = _mm512_load_si512(table.low), low1 = _mm512_load_si512(table.low + 64);
     const __m512i high0 = _mm512_load_si512(table.high), high1 = _mm512_load_si512(table.high + 64);
@@ -116,7 +138,7 @@ bool sum_rows(const E4m3Rows& w, int64_t row0, const WideTokens& x, float* c) {
     RowSums<TOKENS> sums;
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
-      if (w.k < kLongRow)
+      if (w.k <= kLongRow)
         fetch_lines(p + k0 + i * w.k, next + 16 * k0 + 64 * i);
       else
         __builtin_prefetch(p + k0 + i * w.k + 256, 0, 3);
@@ -140,85 +162,6 @@ bool sum_rows(const E4m3Rows& w, int64_t row0, const WideTokens& x, float* c) {
 #pragma GCC unroll 4
   for (int t = 0; t < TOKENS; ++t) store(c + t * kTile, total[t]);
   return _mm512_cmpeq_epi8_mask(greatest, _mm512_set1_epi8(0x7f)) == 0;
-}
-
-// The scale of 32 values is a power of two, so it may follow their sum, if that is normal without it too.
-template <int TOKENS>
-bool sum_rows(const E2m1Rows& w, int64_t row0, const WideTokens& x, float* c) {
-  const __m512 values = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
-  const int64_t row_bytes = w.k / 2, row_scales = w.k / 32;
-  const uint8_t *p = w.codes + row0 * row_bytes, *next = p + 16 * row_bytes, *scales = w.scale + row0 * row_scales;
-  const __m512i rows = multiples(row_scales);
-  __m512i least = _mm512_set1_epi8(static_cast<char>(0xff)), most = _mm512_setzero_si512();
-  f32x16 total[TOKENS];
-#pragma GCC unroll 4
-  for (int t = 0; t < TOKENS; ++t) total[t] = zero();
-  for (int64_t k0 = 0; k0 < w.k; k0 += 128) {
-    __m512i v[16];
-    load_turned(p + k0 / 2, row_bytes, v);
-    const __m512i four_scales = _mm512_i32gather_epi32(rows, scales + k0 / 32, 1);
-    least = _mm512_min_epu8(least, four_scales);
-    most = _mm512_max_epu8(most, four_scales);
-    RowSums<TOKENS> sums;
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-      fetch_lines(p + k0 / 2 + i * row_bytes, next + 8 * k0 + 64 * i);
-      if (i % 4 == 0) sums.clear();
-#pragma GCC unroll 8
-      for (int j = 0; j < 8; ++j) {
-        const __m512i code = _mm512_srli_epi32(v[i], static_cast<unsigned>(4 * j));
-        sums.add(x, k0, 8 * i + j, _mm512_castps_si512(_mm512_permutexvar_ps(code, values)));
-      }
-      if (i % 4 != 3) continue;
-      const __m512i byte =
-          _mm512_and_si512(_mm512_srli_epi32(four_scales, static_cast<unsigned>(i / 4 * 8)), _mm512_set1_epi32(0xff));
-      const f32x16 scale{_mm512_castsi512_ps(_mm512_slli_epi32(byte, 23))};
-#pragma GCC unroll 4
-      for (int t = 0; t < TOKENS; ++t) total[t] = fma(sums.even[t] + sums.odd[t], scale, total[t]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int t = 0; t < TOKENS; ++t) store(c + t * kTile, total[t]);
-  alignas(64) uint8_t lows[64], highs[64];
-  _mm512_store_si512(lows, least);
-  _mm512_store_si512(highs, most);
-  int low = 255, high = 0;
-  for (int i = 0; i < 64; ++i) {
-    low = lows[i] < low ? lows[i] : low;
-    high = highs[i] > high ? highs[i] : high;
-  }
-  // From a scale of 2 to one of 252 every weight is zero or normal.
-  return low > 1 && high < 253 && x.fits(kE8m0Bias, 1, 3) && x.fits(low, 1, 3) && x.fits(high, 1, 3);
-}
-
-// Rows [row0, row0 + 16) to c [16 tokens, 16 rows]; false if not done.
-template <class W>
-V4NPU_INLINE bool by_rows(const W& w, int64_t row0, const WideTokens& x, float* c) {
-  switch (x.tokens) {
-    case 1: return sum_rows<1>(w, row0, x, c);
-    case 2: return sum_rows<2>(w, row0, x, c);
-    case 3: return sum_rows<3>(w, row0, x, c);
-  }
-  return sum_rows<4>(w, row0, x, c);
-}
-
-// Whether tokens are widened for rows of this kind, and these are as long as is wanted.
-template <class W>
-constexpr bool kWidened = false;
-template <>
-constexpr bool kWidened<E4m3Rows> = true;
-template <>
-constexpr bool kWidened<E2m1Rows> = true;
-V4NPU_INLINE bool whole_lines(const E4m3Rows& w) { return w.k % 64 == 0; }
-V4NPU_INLINE bool whole_lines(const E2m1Rows& w) { return w.k % 128 == 0 && w.k < int64_t{1} << 26; }
-
-// 32 rows of one to four tokens.
-template <class W>
-V4NPU_INLINE bool few_by_rows(const W& w, int64_t row0, const bf16* x, int64_t tokens, int64_t columns, int64_t kp,
-                              float* c) {
-  if (!whole_lines(w)) return false;
-  const WideTokens wide(x, tokens, columns, kp);
-  return by_rows(w, row0, wide, c) && by_rows(w, row0 + kTile, wide, c + kTile * kTile);
 }
 
 }  // namespace

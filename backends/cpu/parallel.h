@@ -33,17 +33,26 @@ inline __attribute__((always_inline)) void parallel_rows(int64_t rows, int64_t e
       const_cast<Body*>(&body));
 }
 
-// item(i, worker) for every i below n, each taken by the thread that is free. Its order is not fixed: an item writes
-// what no other writes.
+// item(i, worker) for every i below n. A worker takes those of its own range in turn, so that what they read lies one
+// behind the other, and then what is left of others'. The order is not fixed: an item writes what no other writes.
 template <class Item>
 inline __attribute__((always_inline)) void each_item(int64_t n, int64_t workers, const Item& item) {
-  int64_t next = 0;
-  parallel_rows(workers < n ? workers : n, kGrainElements, [&](int64_t begin, int64_t end) {
+  constexpr int64_t kMost = 32;
+  struct alignas(64) Range {
+    int64_t next, end;
+  };
+  const int64_t count = workers < n ? workers : n, ranges = count < kMost ? count : kMost;
+  Range range[kMost];
+  for (int64_t i = 0; i < ranges; ++i) range[i] = {i * n / ranges, (i + 1) * n / ranges};
+  parallel_rows(count, kGrainElements, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker) {
-      for (;;) {
-        const int64_t i = __atomic_fetch_add(&next, int64_t{1}, __ATOMIC_RELAXED);
-        if (i >= n) break;
-        item(i, worker);
+      for (int64_t turn = 0; turn < ranges; ++turn) {
+        Range& from = range[(worker + turn) % ranges];
+        for (;;) {
+          const int64_t i = __atomic_fetch_add(&from.next, int64_t{1}, __ATOMIC_RELAXED);
+          if (i >= from.end) break;
+          item(i, worker);
+        }
       }
     }
   });
