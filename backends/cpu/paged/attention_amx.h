@@ -3,9 +3,9 @@
 //   scores [keys, heads] = rows (left operand) times q (right, turned once per query)
 //   sums [heads, dims] += probabilities (left, turned per block) times rows (right, neighbours interleaved)
 //
-// Everything a tile instruction touches lies in tiles of 16 rows of 64 bytes, one after the other. Sums of a group of
-// 16 heads are scaled in memory when the maximum of one of them has grown, which soon becomes rare; scaling by one is
-// no change, so that a head's result knows nothing of its neighbours. Scratch for 64 heads of 512: q 64 KiB, rows
+// Everything a tile instruction touches lies in tiles of 16 rows of 64 bytes, one after the other. Sums of a head are
+// scaled in memory when its maximum has grown, which soon becomes rare. Of the operands the first cache holds no more
+// than the rows that are scored: q and sums are streamed past it. Scratch for 64 heads of 512: q 64 KiB, rows
 // 32 KiB, interleaved rows 64 KiB, sums 128 KiB, scores 16 KiB, probabilities 8 KiB.
 #pragma once
 
@@ -124,11 +124,11 @@ struct TileWorker {
       for (int64_t s = 0; s < steps; ++s, left += kTileValues, right += kTileValues) {
         tile_load<4>(left, 64);
         tile_load<5>(left + row, 64);
-        tile_load<6>(right, 64);
+        tile_stream<6>(right, 64);
         tile_dot<0, 4, 6>();
         tile_dot<1, 5, 6>();
         if (!two) continue;
-        tile_load<7>(right + row, 64);
+        tile_stream<7>(right + row, 64);
         tile_dot<2, 4, 7>();
         tile_dot<3, 5, 7>();
       }
@@ -170,11 +170,15 @@ struct TileWorker {
     }
     store(peak + g * kLanes, most);
     store(total + g * kLanes, sum);
-    if (first || _mm512_cmp_ps_mask(factor.v, _mm512_set1_ps(1.0f), _CMP_NEQ_UQ) == 0) return;
+    if (first) return;
     alignas(64) float factors[kLanes];
     store(factors, factor);
-    float* row = sums + g * 2 * steps * kTileSums;
-    for (int64_t i = 0; i < 2 * steps * kLanes; ++i, row += kLanes) store(row, load(row) * set1(factors[i % kLanes]));
+    unsigned grown = _mm512_cmp_ps_mask(factor.v, _mm512_set1_ps(1.0f), _CMP_NEQ_UQ);
+    for (; grown != 0; grown &= grown - 1) {
+      const int head = __builtin_ctz(grown);
+      float* row = sums + g * 2 * steps * kTileSums + head * kLanes;
+      for (int64_t i = 0; i < 2 * steps; ++i, row += kTileSums) store(row, load(row) * set1(factors[head]));
+    }
   }
 
   // 5 accumulate
@@ -189,10 +193,10 @@ struct TileWorker {
           tile_zero<2>();
           tile_zero<3>();
         } else {
-          tile_load<0>(to, 64);
-          tile_load<1>(to + kTileSums, 64);
-          if (two) tile_load<2>(other, 64);
-          if (two) tile_load<3>(other + kTileSums, 64);
+          tile_stream<0>(to, 64);
+          tile_stream<1>(to + kTileSums, 64);
+          if (two) tile_stream<2>(other, 64);
+          if (two) tile_stream<3>(other + kTileSums, 64);
         }
         for (int64_t s = 0; s < (n + 31) / 32; ++s) {
           const bf16 *left = p + (2 * g + s) * kTileValues, *right = pairs + (2 * d + s) * kTileValues;
