@@ -337,6 +337,14 @@ V4NPU_INLINE int64_t blocks_per_item(int64_t tokens, int64_t row_blocks, int64_t
   return share < 1 ? 1 : share < kMost ? share : kMost;
 }
 
+// The sums of a block: m tokens by n rows. A function of its own, so that its loops have the registers to themselves.
+template <class Out>
+__attribute__((noinline)) void store_sums(float* c, int64_t row_tiles, int64_t m, int64_t n, Out* out, int64_t ld) {
+  for (int64_t t = 0; t < m; ++t) {
+    for (int64_t r = 0; r < n; r += kLanes) store_upto(out + t * ld + r, load(at(c, row_tiles, t, r)), n - r);
+  }
+}
+
 // out[t * ld + n] for the groups [begin, end): of each, x_of(group) times its own weight rows n = group * rows and on.
 template <class E, class XOf, class W, class Out, class Params>
 void product(const XOf& x_of, int64_t begin, int64_t end, const W& w, int64_t rows, Out* out, int64_t ld,
@@ -368,10 +376,7 @@ void product(const XOf& x_of, int64_t begin, int64_t end, const W& w, int64_t ro
     for (int64_t r0 = first; r0 < last; r0 += together) {
       const int64_t row = (begin + group) * rows + r0, n = last - r0 < together ? last - r0 : together;
       block(w, row, n, x, m, columns, kp, c, together / kTile);
-      for (int64_t t = 0; t < m; ++t) {
-        for (int64_t r = 0; r < n; r += kLanes)
-          store_upto(out + (t0 + t) * ld + row + r, load(at(c, together / kTile, t, r)), n - r);
-      }
+      store_sums(c, together / kTile, m, n, out + t0 * ld + row, ld);
     }
   });
 }
