@@ -193,10 +193,11 @@ V4NPU_INLINE void few_in_place(const bf16* w, int64_t stride, const bf16* x, int
   take_sums(c);
 }
 
-// 32 rows or fewer by one tile of tokens, in whichever way is quickest.
+// 32 rows or fewer by one tile of tokens, in whichever way is quickest. Configuring tiles takes a while: only when some
+// are needed.
 template <class W>
 V4NPU_INLINE void few(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t least, int64_t kp,
-                      float* c) {
+                      float* c, bool& configured) {
   const int64_t columns = wide_enough(least);
   if constexpr (kByRowsOf<W>) {
     if (least <= kByRows && rows == kBlockRows && ByRows<W>::whole_lines(w.k)) {
@@ -204,6 +205,8 @@ V4NPU_INLINE void few(const W& w, int64_t row0, int64_t rows, const bf16* x, int
       if (by_rows(w, row0, few, c) && by_rows(w, row0 + kTile, few, c + kTile * kTile)) return;
     }
   }
+  if (!configured) tile_configure(static_cast<int>(columns));
+  configured = true;
   const bf16* at = rows == kBlockRows ? in_place(w, row0) : nullptr;
   if (at == nullptr) return few_tiles(w, row0, rows, x, columns, kp, c);
   few_in_place(at, in_place(w, row0 + 1) - at, x, columns, kp, c);
@@ -213,13 +216,15 @@ V4NPU_INLINE void few(const W& w, int64_t row0, int64_t rows, const bf16* x, int
 template <class W>
 void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t least, int64_t kp, float* c,
            int64_t row_tiles) {
-  const int64_t columns = wide_enough(least), tiles = (tokens + kTile - 1) / kTile;
-  tile_configure(static_cast<int>(columns));
+  const int64_t tiles = (tokens + kTile - 1) / kTile;
   if (tiles == 1) {
+    bool configured = false;
     for (int64_t r = 0; r < rows; r += kBlockRows, c += kBlockRows * kTile)
-      few(w, row0 + r, rows - r < kBlockRows ? rows - r : kBlockRows, x, tokens, least, kp, c);
-    return tile_release();
+      few(w, row0 + r, rows - r < kBlockRows ? rows - r : kBlockRows, x, tokens, least, kp, c, configured);
+    if (configured) tile_release();
+    return;
   }
+  tile_configure(kTile);
   alignas(64) bf16 a[kBlockRows * kDecoded];
   if (rows < kBlockRows) std::memset(a, 0, sizeof a);
   for (int64_t k0 = 0; k0 < kp; k0 += kDecoded) {
