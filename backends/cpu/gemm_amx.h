@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kTileElements = 16 * 32;  // of bfloat16
 
-// The rows that one to four tokens are multiplied with in vectors, the form of the tokens, and the length of such rows.
+// The rows that one to four tokens are multiplied with in vectors: the form of the tokens, and whether lengths will do.
 template <class W>
 struct ByRows {
   using Tokens = void;

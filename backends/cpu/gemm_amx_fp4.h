@@ -1,6 +1,6 @@
-// FP4 rows by one to four tokens, a lane to a row as in gemm_amx_rows.h, but in integers: where of 32 values of a token
-// each is a multiple of one power of two, and less than 2^15 times it, sums are exact in any order, so in the tiles'
-// too.
+// FP4 rows by one to four tokens, a lane to a row as in gemm_amx_rows.h, but in integers. Where each of 32 values of a
+// token is a multiple of one power of two, and less than 2^15 times it, sums of products are below 2^24 times half of
+// it: exact in float32 in any order, and so in the tiles'.
 //   weights      twice the value and 12, so 0 to 24, an unsigned byte
 //   tokens       256 high + low, signed bytes
 //   sum          of four products a lane at a time, from -12 times the sum of the token's
