@@ -183,10 +183,11 @@ V4NPU_INLINE const bf16* in_place(const PlainRows<bf16>& w, int64_t row0) {
 
 // They are multiplied there.
 V4NPU_INLINE void few_in_place(const bf16* w, int64_t stride, const bf16* x, int64_t columns, int64_t kp, float* c) {
-  zero_sums();
+  const int64_t fetched = stride * 2 <= kLongRow ? kBlockRows : 0;
   const bf16* next = w + kBlockRows * stride;
+  zero_sums();
   for (int64_t i = 0; i < kp / 32; ++i) {
-    for (int64_t r = 0; r < kBlockRows && stride * 2 <= kLongRow; ++r, next += 32)
+    for (int64_t r = 0; r < fetched; ++r, next += 32)
       fetch_lines(reinterpret_cast<const uint8_t*>(w + r * stride + i * 32), reinterpret_cast<const uint8_t*>(next));
     dots<false>({w, 32, stride, kTile * stride}, x, 0, columns, i);
   }
