@@ -99,7 +99,7 @@ clean:
 # The checkout is importable too: its Python is the one under work, so tests run on it.
 .venv/built: .venv/torch pyproject.toml CMakeLists.txt $(wildcard backends/*/*.cmake) $(CXX_SOURCES) $(DEVICE_SOURCES) $(PACKAGE)
 	$(INSTALL) --no-build-isolation .
-	@ln -sf $$(cd / && $(CURDIR)/$(BIN)/python -c 'import torch, v4npu; print(v4npu._C.__file__)') v4npu/
+	@ln -sf $$($(CURDIR)/$(BIN)/python -I -c 'import torch, v4npu; print(v4npu._C.__file__)') v4npu/
 	@touch $@
 
 # nvcc as wheels; it finds its parts by where it lies.

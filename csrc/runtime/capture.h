@@ -32,12 +32,15 @@ class Capture {
 
   void add(std::function<void()> launch) { launches_.push_back(std::move(launch)); }
   void keep(const torch::stable::Tensor& made) { kept_.push_back(made); }
+  // What one launch needs for itself, free for the next; undefined at first.
+  torch::stable::Tensor& workspace() { return workspace_; }
   // Called where an operator does anything but launch a kernel: a replay would leave that out.
   void miss() { whole_ = false; }
 
  private:
   std::vector<std::function<void()>> launches_;
   std::vector<torch::stable::Tensor> kept_;
+  torch::stable::Tensor workspace_;
   bool whole_ = true;
 };
 

@@ -191,7 +191,7 @@ def test_what_is_no_kernel_alone_is_not_captured() -> None:
 
 def test_graphs_of_a_store_are_few(nano: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "MAX_GRAPHS", 1)
-    caches = [nano.new_cache(1) for _ in range(2)]
+    caches = [nano.new_cache(1, store=nano.new_store()) for _ in range(2)]
     assert torch.equal(decode(nano, caches[0], 0, 20), plain(nano, caches[1], 0, 20, monkeypatch))
     assert len(caches[0].store.graphs) == 1
 

@@ -28,7 +28,9 @@ class Cache:
         if not store.fits(model, draft):
             raise ValueError("store: it was made for another model, or for the other of forward() and draft()")
         self.model = weakref.ref(model)
-        self.store, self.sequences, self.max_tokens, self.draft = store, sequences, max_tokens, draft
+        self.store, self.max_tokens, self.draft = store, max_tokens, draft
+        self.sequences = sequences
+        store.caches += 1
 
     @property
     def batch(self) -> int:
@@ -112,5 +114,7 @@ class Cache:
                 )
 
     def __del__(self) -> None:  # without the lock, for it runs anywhere: letting go of a block is safe at any time
-        for s in getattr(self, "sequences", ()):
-            s.release()
+        if "sequences" in self.__dict__:
+            for s in self.sequences:
+                s.release()
+            self.store.leave()

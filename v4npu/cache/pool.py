@@ -27,12 +27,14 @@ class Budget:
     used: int = 0
 
 
-def reserve(nbytes: int, device: torch.device) -> Tensor:
-    """uint8 [nbytes]. On a Linux host nothing is committed before it is touched; elsewhere all of it is allocated."""
+def reserve(nbytes: int, device: torch.device) -> tuple[Tensor, mmap.mmap | None]:
+    """uint8 [nbytes]. On a Linux host nothing is committed before it is touched, and the mapping can give it back;
+    elsewhere all of it is allocated."""
     if device.type == "cpu" and hasattr(mmap, "MAP_ANONYMOUS") and nbytes:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         try:
-            return torch.frombuffer(mmap.mmap(-1, nbytes, flags=flags), dtype=torch.uint8)
+            mapping = mmap.mmap(-1, nbytes, flags=flags)
+            return torch.frombuffer(mapping, dtype=torch.uint8), mapping
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise
@@ -40,7 +42,7 @@ def reserve(nbytes: int, device: torch.device) -> Tensor:
                 f"v4npu: {nbytes:,} bytes of address space for a cache are not there (ulimit -v); fewer max_tokens take"
                 " fewer"
             ) from None
-    return torch.empty(nbytes, dtype=torch.uint8, device=device)
+    return torch.empty(nbytes, dtype=torch.uint8, device=device), None
 
 
 class Pool:
@@ -53,10 +55,13 @@ class Pool:
         if device.type == "cpu":  # address space costs nothing: as much of it as the machine has memory
             capacity = -(-min(budget.limit, _memory()) // block_bytes) if block_bytes else 0
         self.block_bytes, self.budget, self.poison = block_bytes, budget, poison
+        self.bounded = device.type != "cpu"  # has no more room than was asked for
         try:
-            self.bytes = reserve(capacity * block_bytes, device).view(capacity, block_bytes)
-        except CacheFull:  # address space is limited here: no more than was asked for, then
-            self.bytes = reserve(blocks * block_bytes, device).view(blocks, block_bytes)
+            memory, self._mapping = reserve(capacity * block_bytes, device)
+        except CacheFull:  # address space is limited here
+            self.bounded, capacity = True, blocks
+            memory, self._mapping = reserve(capacity * block_bytes, device)
+        self.bytes = memory.view(capacity, block_bytes)
         self.refs: list[int] = []  # of the blocks used so far; 0 = free
         self.free: list[int] = []
 
@@ -72,8 +77,18 @@ class Pool:
     def grow(self) -> None:
         """Twice the capacity, in other memory: pages are to be made anew."""
         used, old = len(self.refs), self.bytes
-        self.bytes = reserve(2 * old.numel(), old.device).view(2 * len(old), self.block_bytes)
+        memory, self._mapping = reserve(2 * old.numel(), old.device)
+        self.bytes = memory.view(2 * len(old), self.block_bytes)
         self.bytes[:used] = old[:used]
+
+    def clear(self) -> None:
+        """Gives the memory of all blocks back, if nobody holds one."""
+        if self.held or not self.refs:
+            return
+        if self._mapping is not None:
+            touched = -(-len(self.refs) * self.block_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+            self._mapping.madvise(mmap.MADV_DONTNEED, 0, min(touched, len(self._mapping)))
+        self.refs, self.free = [], []
 
     def allocate(self) -> int:
         """A block of undefined content."""

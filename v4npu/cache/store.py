@@ -121,6 +121,8 @@ class Store:
         self.layers = [self._layer(i) for i in range(len(ratios))]
         self.lock = threading.RLock()  # passes of caches that share pools and captured steps take turns
         self.graphs: OrderedDict[Hashable, Any] = OrderedDict()  # steps captured over these pools: v4npu/model/graph.py
+        self.caches = 0  # that use it
+        self.kept = False  # by its model, for the next cache: kept.py
 
     @property
     def nbytes(self) -> int:
@@ -148,6 +150,17 @@ class Store:
             pool.grow()
         self.layers = [self._layer(i) for i in range(len(self.ratios))]
         self.graphs.clear()  # they know where the pages were
+
+    def leave(self) -> None:
+        """One cache less. What is kept for the next one gives its memory back first, unless somebody is busy here."""
+        self.caches -= 1
+        if self.kept and not self.caches and self.lock.acquire(blocking=False):
+            try:
+                if not self.caches:  # none came meanwhile; one that comes now waits for the lock before it allocates
+                    for pool in (self.entry_pool, self.window_pool, self.state_pool):
+                        pool.clear()
+            finally:
+                self.lock.release()
 
     def bytes_for(self, num_tokens: int) -> int:
         """Upper bound of what one sequence of `num_tokens` holds between calls: entries, live windows, open state."""

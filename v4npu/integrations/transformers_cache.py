@@ -50,7 +50,7 @@ class State(CacheLayerMixin):
         batch, length = check_ids("input_ids", input_ids, model.config.vocab_size)
         cache = self.cache
         if cache is None:
-            store = model.new_store(sequences=batch, max_tokens=ROOM)
+            store = model.stores.get(model, batch, ROOM)
             cache, before = model.new_cache(batch, UNLIMITED, store=store), self.real.new_empty(batch, 0)
         elif cache.batch != batch:
             raise ValueError(f"input_ids must have the {cache.batch} sequences of past_key_values, got {batch}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from v4npu.cache import Cache, Sequence, Store
+from v4npu.cache import Cache, KeptStores, Sequence, Store
 from v4npu.device import fixed_order
 from v4npu.generate import generate
 from v4npu.model.block import Block, MTPBlock
@@ -61,7 +61,7 @@ class Model(Module):
             raise ValueError(f"dtype must be bfloat16, float32 or float64, got {dtype}")
         self.config, self.numerics, self.dtype, self.device = config, numerics, dtype, torch.device(device)
         self.strict = strict
-        self.memory = WeightMemory(self.device)
+        self.memory, self.stores = WeightMemory(self.device), KeptStores()
         # Kernels with a fixed order of summation are strict by themselves. Elsewhere the layers take one token of one
         # sequence at a time, so that every product has the same shape whatever else is in the batch.
         self.one_by_one = strict and not fixed_order(self.device, dtype)
@@ -204,7 +204,7 @@ class Model(Module):
         limit = self.config.max_position_embeddings if max_tokens is None else max_tokens
         integer("batch", batch, (1, MAX_BATCH))
         integer("max_tokens", limit, LIMITS["max_position_embeddings"])
-        store = store if store is not None else self.new_store(draft=draft, sequences=batch, max_tokens=limit)
+        store = store if store is not None else self.stores.get(self, batch, limit, draft)
         return Cache(self, store, [Sequence(store) for _ in range(batch)], limit, draft)
 
     def new_store(self, *, draft: bool = False, **options: Any) -> Store:

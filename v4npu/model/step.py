@@ -111,6 +111,7 @@ class Tables:
     def own(self, ratios: Iterable[int], columns: int) -> Tables:
         """The same tables in tensors that nothing else refers to, a multiple of `columns` wide."""
         tables = copy.copy(self)
+        tables._sequences = []  # else what keeps these tables would keep the sequences, and they their store
         shape = (len(self.block_table), -(-self.block_table.shape[1] // columns) * columns)
         tables.block_table, tables.window_table = (self.block_table.new_full(shape, -1) for _ in range(2))
         tables.window_slots, tables.state_slots = self.window_slots.clone(), self.state_slots.clone()
