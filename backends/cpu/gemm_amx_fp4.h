@@ -133,7 +133,7 @@ bool sum_rows(const E2m1Rows& w, int64_t row0, const NumberedTokens& x, float* c
     __builtin_prefetch(scales + 32 * row_scales + k0 / 2);  // a line of those of the rows behind the next ones
     least = _mm512_min_epu8(least, four_scales);
     most = _mm512_max_epu8(most, four_scales);
-#pragma GCC unroll 4
+#pragma GCC unroll 1
     for (int g = 0; g < 4; ++g) {
       __m512i codes[8];
 #pragma GCC unroll 4

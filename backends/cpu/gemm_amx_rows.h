@@ -1,6 +1,9 @@
 // One to four tokens by 16 weight rows in vector registers, a lane to a row, with the bits of the tiles in gemm_amx.h:
 //   tile_dot sums even and odd k apart in chains of 16 fused multiply-adds from zero, and adds their sum to c
 // Tiles take subnormal numbers for zero, vectors do not: so only where none can occur, else the tiles do it.
+//
+// Loops stay loops: a step of decoding is many small products, between which their instructions leave the caches, and
+// some KB of them take longer to come than the loops take.
 #pragma once
 
 #include "gemm_rows.h"
@@ -109,10 +112,10 @@ struct RowSums {
     f32x16& sum = k % 2 != 0 ? odd[t] : even[t];
     sum = fma(f32x16{_mm512_castsi512_ps(w)}, x, sum);
   }
-  // k0 is a multiple of 32.
-  V4NPU_MEMBER void add(const WideTokens& x, int64_t k0, int k, __m512i w) {
+  // Of the four values that begin at `values` in WideTokens the k-th, of each token.
+  V4NPU_MEMBER void add(const float* values, int64_t kp, int k, __m512i w) {
 #pragma GCC unroll 4
-    for (int t = 0; t < TOKENS; ++t) add(t, k, w, set1(x.x[t * x.kp + k0 + k / 32 * 32 + k % 2 * 16 + k % 32 / 2]));
+    for (int t = 0; t < TOKENS; ++t) add(t, k, w, set1(values[t * kp + k % 2 * 16 + k / 2]));
   }
 };
 
@@ -122,8 +125,10 @@ bool sum_rows(const E4m3Rows& w, int64_t row0, const WideTokens& x, float* c) {
   if (row0 >> w.row_shift != (row0 + 15) >> w.row_shift) return false;  // rows of two scales
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), low_bytes = _mm512_set1_epi32(0x00ff00ff);
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
-  const uint8_t *p = w.codes + row0 * w.k, *next = p + 16 * w.k;
-  __m512i greatest = _mm512_setzero_si512();
+  // The hardware follows long rows: what is fetched of them is one line twice, which costs nothing.
+  const bool followed = w.k > kLongRow;
+  const int64_t further = followed ? 128 : 0, next_column = followed ? 1 : 16, next_line = followed ? w.k : 64;
+  const uint8_t *p = w.codes + row0 * w.k, *next = followed ? p + 256 : p + 16 * w.k;
   f32x16 total[TOKENS];
 #pragma GCC unroll 4
   for (int t = 0; t < TOKENS; ++t) total[t] = zero();
@@ -135,33 +140,37 @@ bool sum_rows(const E4m3Rows& w, int64_t row0, const WideTokens& x, float* c) {
     const __m512i high0 = _mm512_load_si512(table.high), high1 = _mm512_load_si512(table.high + 64);
     __m512i v[16];
     load_turned(p + k0, w.k, v);
-    RowSums<TOKENS> sums;
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-      if (w.k <= kLongRow)
-        fetch_lines(p + k0 + i * w.k, next + 16 * k0 + 64 * i);
-      else
-        __builtin_prefetch(p + k0 + i * w.k + 256, 0, 3);
-      if (i % 8 == 0) sums.clear();
-      const __m512i low = _mm512_permutex2var_epi8(low0, v[i], low1);
-      const __m512i magnitude = _mm512_permutex2var_epi8(high0, v[i], high1);
-      greatest = _mm512_max_epu8(greatest, magnitude);
-      const __m512i high = _mm512_ternarylogic_epi32(magnitude, v[i], sign, 0xf8);
-      // Codes 0 and 2, and 1 and 3, in bfloat16.
-      const __m512i even = _mm512_ternarylogic_epi32(low_bytes, low, _mm512_slli_epi32(high, 8), 0xca);
-      const __m512i odd = _mm512_ternarylogic_epi32(low_bytes, _mm512_srli_epi32(low, 8), high, 0xca);
-      sums.add(x, k0, 4 * i, _mm512_slli_epi32(even, 16));
-      sums.add(x, k0, 4 * i + 1, _mm512_slli_epi32(odd, 16));
-      sums.add(x, k0, 4 * i + 2, _mm512_and_si512(even, upper));
-      sums.add(x, k0, 4 * i + 3, _mm512_and_si512(odd, upper));
-      if (i % 8 != 7) continue;
+#pragma GCC unroll 1
+    for (int64_t half = 0; half < 2; ++half) {
+      RowSums<TOKENS> sums;
+      sums.clear();
+      const float* values = x.x + k0 + 32 * half;
+#pragma GCC unroll 1
+      for (int64_t i = 8 * half; i < 8 * half + 8; ++i, values += 2) {
+        fetch_lines(p + k0 + i * w.k + further, next + next_column * k0 + next_line * i);
+        const __m512i codes = v[i];
+        const __m512i low = _mm512_permutex2var_epi8(low0, codes, low1);
+        const __m512i magnitude = _mm512_permutex2var_epi8(high0, codes, high1);
+        const __m512i high = _mm512_ternarylogic_epi32(magnitude, codes, sign, 0xf8);
+        // Codes 0 and 2, and 1 and 3, in bfloat16.
+        const __m512i even = _mm512_ternarylogic_epi32(low, low_bytes, _mm512_slli_epi32(high, 8), 0xe2);
+        const __m512i odd = _mm512_ternarylogic_epi32(_mm512_srli_epi32(low, 8), low_bytes, high, 0xe2);
+        sums.add(values, x.kp, 0, _mm512_slli_epi32(even, 16));
+        sums.add(values, x.kp, 1, _mm512_slli_epi32(odd, 16));
+        sums.add(values, x.kp, 2, _mm512_and_si512(even, upper));
+        sums.add(values, x.kp, 3, _mm512_and_si512(odd, upper));
+      }
 #pragma GCC unroll 4
       for (int t = 0; t < TOKENS; ++t) total[t] = total[t] + (sums.even[t] + sums.odd[t]);
     }
   }
+  bool exact = true;  // what is not is NaN in the table
 #pragma GCC unroll 4
-  for (int t = 0; t < TOKENS; ++t) store(c + t * kTile, total[t]);
-  return _mm512_cmpeq_epi8_mask(greatest, _mm512_set1_epi8(0x7f)) == 0;
+  for (int t = 0; t < TOKENS; ++t) {
+    store(c + t * kTile, total[t]);
+    exact = exact && _mm512_cmp_ps_mask(total[t].v, total[t].v, _CMP_UNORD_Q) == 0;
+  }
+  return exact;
 }
 
 }  // namespace
