@@ -123,6 +123,7 @@ def test_a_model_that_differs_in_pieces_gets_no_time(v4npu_command, monkeypatch)
         (["model", "--prompts", "9,9999999"], "--prompts and --new need 10000031 positions, the model has 1048576"),
     ],
 )
-def test_what_is_refused(v4npu_command, arguments, said):
+def test_what_is_refused_before_anything_is_measured(v4npu_command, monkeypatch, arguments, said):
+    monkeypatch.setattr("v4npu.bench.timing.peaks", lambda *_: pytest.fail("measured first"))
     status, out, err = v4npu_command("bench", *arguments)
     assert (status, out) == (2, "") and said in err and err.count("\n") == 1

@@ -208,3 +208,11 @@ def test_refusals(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "b", CONFIG, tensors)
     with pytest.raises(ValueError, match=r"tid2eid must hold expert ids 0\.\.3, got 0\.\.4"):
         v4npu.load(tmp_path / "b")
+
+
+def test_an_empty_model_says_so() -> None:
+    model = v4npu.model.Model(CONFIG)
+    ids = torch.zeros(1, 2, dtype=torch.int64)
+    for call in (lambda: model(ids), lambda: model(ids, cache=model.new_cache()), lambda: next(model.generate([0]))):
+        with pytest.raises(ValueError, match="the model has no weights"):
+            call()

@@ -223,6 +223,7 @@ def model(
     lengths = numbers("--prompts", prompts, 0)
     if not lengths or (enable and transformers):
         raise ValueError("--prompts must name a length, and --enable and --transformers go one without the other")
+    whole.config_of(name, lengths, new)  # what is wrong with it is said before anything is measured
     with measuring(device, threads, isa) as clock:
         first = environment(clock, peaks(clock, getattr(torch, dtype)))
         load = {"device": str(clock.device), "dtype": dtype, "numerics": numerics, "strict": strict}

@@ -111,13 +111,7 @@ def measure(
 
     Args:
         engines: each made ready before each of its runs.
-
-    Raises:
-        ValueError: a prompt is too long for the model.
     """
-    if (most := max(prompts) + new) > config.max_position_embeddings:
-        has = config.max_position_embeddings
-        raise ValueError(f"--prompts and --new need {most} positions, the model has {has}")
     dtype = getattr(torch, where["dtype"])
     found = {name: complaint(ready(), config, dtype) for name, ready in engines.items()}
     bad = {name: text for name, text in found.items() if text}
@@ -127,6 +121,19 @@ def measure(
         for name in [*runs] * repeats:
             runs[name].append(once(engines[name](), config, length, new))
         yield [row for name, each in runs.items() for row in rows_of({"engine": name, **where}, length, new, each)]
+
+
+def config_of(name: str, prompts: list[int], new: int) -> Config:
+    """The configuration of a model by its name.
+
+    Raises:
+        FileNotFoundError, ValueError, NotImplementedError: there is none that can be run.
+        ValueError: a prompt and what is decoded behind it are too long for it.
+    """
+    config = SMALL if name == "random" else Config.from_file(NANO if name == "nano" else name)
+    if (most := max(prompts) + new) > (has := config.max_position_embeddings):
+        raise ValueError(f"--prompts and --new need {most} positions, the model has {has}")
+    return config
 
 
 def rows_of_v4npu(name: str, load: Row, prompts: list[int], new: int, repeats: int) -> Iterator[list[Row]]:
@@ -145,7 +152,7 @@ def rows_of_transformers(
     name: str, load: Row, prompts: list[int], new: int, repeats: int, enable: bool = False
 ) -> Iterator[list[Row]]:
     """The same for transformers' model of that shape; with `enable`, by turns without and with v4npu.enable."""
-    config = SMALL if name == "random" else Config.from_file((NANO if name == "nano" else Path(name)) / "config.json")
+    config = config_of(name, prompts, new)
     model = their_model(config, load["device"], getattr(torch, load["dtype"]))
     call = theirs(model)
 

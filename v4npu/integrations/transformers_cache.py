@@ -47,7 +47,7 @@ class State(CacheLayerMixin):
         Padding gets the hidden state of the token before it, so that the last column is always about the sequence's
         last token, and 0 where there is none.
         """
-        batch, length = check_ids("input_ids", input_ids, model.config.vocab_size)
+        batch, length = check_ids("input_ids", input_ids, model)
         cache = self.cache
         if cache is None:
             store = model.stores.get(model, batch, ROOM)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from v4npu.model import Model
 
-def check_ids(name: str, ids: Tensor, vocab_size: int) -> tuple[int, int]:
-    """Batch and length of ids int64 [batch, num_tokens]; ValueError when they are anything else."""
+
+def check_ids(name: str, ids: Tensor, model: Model) -> tuple[int, int]:
+    """Batch and length of ids int64 [batch, num_tokens]; ValueError when they are anything else, or the model empty."""
     if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.dim() != 2:
         got = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
         raise ValueError(f"{name} must be int64 [batch, num_tokens], got {got}")
@@ -19,8 +24,10 @@ def check_ids(name: str, ids: Tensor, vocab_size: int) -> tuple[int, int]:
     if torch.compiler.is_compiling():  # no value is known yet, and asking for one would break the graph
         return batch, length
     low, high = _range(ids)
-    if low < 0 or high >= vocab_size:
-        raise ValueError(f"{name} must be in 0..{vocab_size - 1}, got {low}..{high}")
+    if low < 0 or high >= model.config.vocab_size:
+        raise ValueError(f"{name} must be in 0..{model.config.vocab_size - 1}, got {low}..{high}")
+    if model.embed.weight.is_meta:
+        raise ValueError("the model has no weights: v4npu.load fills one, or install() with each of missing()")
     return batch, length
 
 

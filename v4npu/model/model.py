@@ -167,7 +167,7 @@ class Model(Module):
         if not self.mtp:
             raise ValueError("draft: this checkpoint has no MTP layer")
         layer: MTPBlock = self.mtp[0]  # type: ignore[assignment]
-        batch, length = check_ids("next_ids", next_ids, self.config.vocab_size)
+        batch, length = check_ids("next_ids", next_ids, self)
         check_streams(streams, [batch, length, self.config.hc_mult, self.config.hidden_size])
         packed = streams.flatten(0, 1)
         with unchanged(cache):
@@ -249,7 +249,7 @@ class Model(Module):
         last_only: bool = False,
     ) -> Tensor:
         """Streams [batch, num_tokens, m, d]; [batch, 1, m, d] with last_only, of the last that is no padding."""
-        batch, length = check_ids("input_ids", input_ids, self.config.vocab_size)
+        batch, length = check_ids("input_ids", input_ids, self)
         if cache is None and attention_mask is None and not self.one_by_one:
             step = Step(input_ids.to(self.device).flatten(), [length] * batch, [0] * batch, trace)
             streams = self._layers(step, None).unflatten(0, (batch, length))
