@@ -140,8 +140,8 @@ def test_a_call_that_fails_behind_the_layers_changes_nothing(model, call: str, m
     model(text[:, :21], cache=cache)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         if call == "streams":
-            patch.setattr(torch, "cat", lambda _: bytearray(1 << 60))
-            model.streams(text[:, 21:], cache=cache)
+            patch.setattr(torch.Tensor, "new_zeros", lambda *_: bytearray(1 << 60))
+            model.streams(text[:, 21:], cache=cache, attention_mask=mask)
         else:
             hook = model.norm.register_forward_pre_hook(lambda *_: bytearray(1 << 60))
             try:

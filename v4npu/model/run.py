@@ -95,7 +95,8 @@ def _advance(
         for s, n in running:
             s.failed(n)
         raise
-    result = torch.cat([part for parts in done for part in parts])
+    found = [part for parts in done for part in parts]
+    result = found[0] if len(found) == 1 else torch.cat(found)
     if model.device.type == "cpu" and sum(map(len, rows)) >= LARGE_CALL:
         _C.release_free_heap()
     return result
