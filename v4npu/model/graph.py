@@ -113,6 +113,8 @@ def run_step(model: Model, step: Step, store: Store, layers: Layers) -> Tensor:
         return layers(step)
     graphs: Any = store.graphs
     if key not in graphs:
+        for old in [old for old in graphs if old[-1] != key[-1]]:
+            del graphs[old]  # of weights that are no more, which it would keep
         graphs[key] = None
         if len(graphs) > MAX_GRAPHS:
             graphs.popitem(last=False)
@@ -127,8 +129,8 @@ def run_step(model: Model, step: Step, store: Store, layers: Layers) -> Tensor:
     return graph.replay(step).clone() if graph else layers(step)
 
 
-def _key(model: Model, step: Step, store: Store) -> Hashable:
-    """Whatever the launches of a step depend on; None where it is to be run as it is."""
+def _key(model: Model, step: Step, store: Store) -> tuple[Hashable, ...] | None:
+    """Whatever the launches of a step depend on, weights last; None where it is to be run as it is."""
     tokens = len(step.lengths)
     if model.device.type != "cpu" or tokens > MAX_TOKENS or any(n != 1 for n in step.lengths):
         return None
