@@ -20,7 +20,7 @@ template <class Params>
 Tensor reserve(Params& p, const Tensor& x, int64_t tokens, int64_t k, int64_t groups = 1) {
   p.num_workers = num_threads();
   plan_blocks(p, k);
-  Tensor workspace = bytes(x, gemm_workspace(tokens, k, p.num_workers, groups));
+  Tensor workspace = workspace_of(x, gemm_workspace(tokens, k, p.num_workers, groups));
   p.workspace = workspace.mutable_data_ptr();
   return workspace;
 }

@@ -8,6 +8,20 @@
 #include "runtime/capture.h"
 #include "torch/csrc/stable/library.h"
 
+namespace v4npu::cpu {
+
+// All the memory that a launch needs for itself. Launches of a capture follow each other and share it: what one wrote
+// to is still in the processor's caches when the next one wants it.
+inline Tensor workspace_of(const Tensor& like, int64_t count) {
+  Capture* const capture = Capture::current();
+  if (capture == nullptr) return bytes(like, count);
+  Tensor& shared = capture->workspace();
+  if (!shared.defined() || shared.numel() < count) shared = bytes(like, count);
+  return shared;
+}
+
+}  // namespace v4npu::cpu
+
 // Those that kernels.cmake adds to `portable`.
 #if defined(__x86_64__)
 #define V4NPU_CPU_EACH_ISA(X, op, Params) X(amx, op, Params) X(avx512, op, Params) X(avx2, op, Params)

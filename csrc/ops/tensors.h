@@ -47,15 +47,8 @@ inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnly
 }
 inline Tensor uninitialised_like(const Tensor& t) { return uninitialised(t, t.sizes()); }
 
-// Memory for a kernel's own use, on the device of `like`. Launches of a capture follow each other and share it: what
-// one wrote to is still in the processor's caches when the next one wants it.
-inline Tensor bytes(const Tensor& like, int64_t count) {
-  Capture* const capture = Capture::current();
-  if (capture == nullptr) return uninitialised(like, {count}, ScalarType::Byte);
-  torch::stable::Tensor& shared = capture->workspace();
-  if (!shared.defined() || shared.numel() < count) shared = uninitialised(like, {count}, ScalarType::Byte);
-  return shared;
-}
+// Memory for a kernel's own use, on the device of `like`.
+inline Tensor bytes(const Tensor& like, int64_t count) { return uninitialised(like, {count}, ScalarType::Byte); }
 
 // Contiguous; named so that it does not meet torch::stable::contiguous.
 inline Tensor dense(const Tensor& t) {

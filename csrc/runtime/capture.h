@@ -32,7 +32,7 @@ class Capture {
 
   void add(std::function<void()> launch) { launches_.push_back(std::move(launch)); }
   void keep(const torch::stable::Tensor& made) { kept_.push_back(made); }
-  // What one launch needs for itself, free for the next; undefined at first.
+  // What a launch needs for itself is free for the next one; undefined at first.
   torch::stable::Tensor& workspace() { return workspace_; }
   // Called where an operator does anything but launch a kernel: a replay would leave that out.
   void miss() { whole_ = false; }

@@ -47,7 +47,7 @@ Tensor launch_moe_experts(const Tensor& x_, const Tensor& topk_indices_, const T
   p.num_workers = num_threads();
   plan_blocks(p, p.hidden_size > p.intermediate_size ? p.hidden_size : p.intermediate_size);
   p.shared = pointer<void>(shared);
-  Tensor workspace = bytes(x, MoeWorkspace(p).size);
+  Tensor workspace = workspace_of(x, MoeWorkspace(p).size);
   p.workspace = workspace.mutable_data_ptr();
   Tensor out = uninitialised(x, {p.num_tokens, p.hidden_size}, shared ? x.scalar_type() : ScalarType::Float);
   p.out = out.mutable_data_ptr();
