@@ -200,7 +200,7 @@ class Engine:
 
     def _sampled(self, r: _Request, logits: Tensor) -> Event:
         try:
-            token, _ = r.sampling.next(logits)
+            token = r.sampling.next(logits)
         except RuntimeError as error:
             raise RuntimeError(f"Engine: request {r.id}: {error}") from error
         r.remaining -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from v4npu.model import Model
     from v4npu.speculative import Acceptance
+
+
+NOT_FINITE = "generate: the model's logits are not finite"
 
 
 class Sampling:
@@ -33,10 +37,10 @@ class Sampling:
     def probs(self, logits: Tensor) -> Tensor:
         """What a token is drawn from, float32 [vocab_size]: all on the largest logit (the smaller id on ties) when
         temperature is 0."""
-        if not bool(torch.isfinite(logits).all()):
-            raise RuntimeError("generate: the model's logits are not finite")
         if self.temperature == 0:
-            return torch.zeros_like(logits).index_fill(0, (logits == logits.max()).nonzero()[0], 1.0)
+            return torch.zeros_like(logits).index_fill(0, _greedy(logits), 1.0)
+        if not bool(torch.isfinite(logits).all()):
+            raise RuntimeError(NOT_FINITE)
         probs = (logits / max(self.temperature, 1e-5)).softmax(-1)
         if self.top_p < 1:
             ordered, order = probs.sort(descending=True, stable=True)
@@ -47,13 +51,22 @@ class Sampling:
 
     def draw(self, probs: Tensor) -> int:
         """One id from probabilities, or any positive weights [vocab_size]."""
+        if self.temperature == 0:
+            return int(probs.argmax())
         noise = torch.empty_like(probs).exponential_(generator=self.generator)
         return int((probs / noise).argmax())
 
-    def next(self, logits: Tensor) -> tuple[int, Tensor]:
-        """One id from float32 logits [vocab_size], and what it was drawn from."""
-        probs = self.probs(logits)
-        return (int(probs.argmax()) if self.temperature == 0 else self.draw(probs)), probs
+    def next(self, logits: Tensor) -> int:
+        """One id from float32 logits [vocab_size]."""
+        return int(_greedy(logits)) if self.temperature == 0 else self.draw(self.probs(logits))
+
+
+def _greedy(logits: Tensor) -> Tensor:
+    """The id of the largest logit, the smaller one on ties, int64 [1]."""
+    low, high = logits.min(), logits.max()
+    if not (math.isfinite(low) and math.isfinite(high)):  # both are NaN where one logit is
+        raise RuntimeError(NOT_FINITE)
+    return (logits == high).nonzero()[0]
 
 
 def prompt_ids(model: Model, prompt: str | Sequence[int] | Tensor, max_new_tokens: int = 0) -> list[int]:
@@ -147,7 +160,7 @@ def _tokens(model: Model, ids: list[int], count: int, sampling: Sampling, stop: 
     for _ in range(count):
         with torch.inference_mode():
             logits = model(pending, cache=cache, last_only=True)
-            token, _ = sampling.next(logits[0, -1])
+            token = sampling.next(logits[0, -1])
         if token in stop:
             return
         yield token

@@ -92,7 +92,7 @@ def _speculate(
     draft = model.new_cache(1, limit, draft=True)
     draft.sequences[0].skip(begin)
     known = ids[begin + 1 :]  # what follows each of `streams`, but for the last
-    token, _ = sampling.next(logits)
+    token = sampling.next(logits)
     while True:
         if token in stop:
             return
@@ -141,9 +141,8 @@ class _Guesses:
         seen = self.cache.num_tokens + len(next_ids)
         for _ in range(self.count):
             logits, out = self.model.draft(streams, torch.tensor([next_ids], device="cpu"), cache=self.cache)
-            token, probs = self.sampling.next(logits[0, -1])
-            self.ids.append(token)
-            self.probs.append(probs)
+            self.probs.append(self.sampling.probs(logits[0, -1]))
+            self.ids.append(token := self.sampling.draw(self.probs[-1]))
             streams, next_ids = out[:, -1:], [token]
         self.cache.rollback(seen)  # rows of guesses are not rows of tokens
 
@@ -159,4 +158,4 @@ class _Guesses:
                 continue
             rest = (p - q).clamp_min(0)
             return i, self.sampling.draw(rest if rest.any() else p)  # p and q alike but for rounding: p will do
-        return len(self.ids), self.sampling.next(logits[-1])[0]
+        return len(self.ids), self.sampling.next(logits[-1])

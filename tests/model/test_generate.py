@@ -86,12 +86,13 @@ def test_stops_at_eos():
 
 def test_greedy_ties_go_to_the_smaller_id():
     assert list(generate(Counter([0, 1, 5, 5, 5] + [0] * 11), [0], max_new_tokens=2)) == [2, 2]
+    assert list(generate(Counter([-3e38, 0, 3e38] + [0] * 13), [0], max_new_tokens=1)) == [2]
 
 
 def test_sampling_follows_the_softmax():
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
     sampling = Sampling(torch.device("cpu"), 0.7, 1.0, 0)
-    picks = torch.tensor([sampling.next(logits)[0] for _ in range(4000)])
+    picks = torch.tensor([sampling.next(logits) for _ in range(4000)])
     share = torch.bincount(picks, minlength=4) / 4000
     assert torch.allclose(share, (logits / 0.7).softmax(0), atol=0.03)
 
@@ -100,7 +101,7 @@ def test_top_p_keeps_the_token_that_crosses_it():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     for top_p, kept in ((0.01, {0}), (0.5, {0}), (0.51, {0, 1}), (0.9, {0, 1, 2}), (1.0, {0, 1, 2, 3})):
         sampling = Sampling(torch.device("cpu"), 1.0, top_p, 1)
-        assert {sampling.next(logits)[0] for _ in range(400)} == kept
+        assert {sampling.next(logits) for _ in range(400)} == kept
 
 
 def test_the_seed_decides_and_the_global_generator_does_not():
