@@ -1,8 +1,8 @@
-// FP4 rows by one to four tokens, a lane to a row as in gemm_amx_rows.h, but in integers. Where each of 32 values of a
-// token is a multiple of one power of two, and less than 2^15 times it, sums of products are below 2^24 times half of
-// it: exact in float32 in any order, and so in the tiles'.
+// FP4 rows by one to four tokens, a lane to a row as in gemm_amx_rows.h, but in integers. Where 32 values of a token
+// are multiples of one power of two, whose magnitudes add up to less than 2^24 / 12 of it, sums of products are below
+// 2^24 times half of it: exact in float32 in any order, and so in the tiles'.
 //   weights      twice the value and 12, so 0 to 24, an unsigned byte
-//   tokens       256 high + low, signed bytes
+//   tokens       256 high + low, signed bytes; of some groups 65536 top + 256 high + low
 //   sum          of four products a lane at a time, from -12 times the sum of the token's
 // Quantised activations are so but for a few groups; these have fused multiply-adds.
 #pragma once
@@ -12,17 +12,20 @@
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
 
-constexpr int kMostNumber = 127 * 256 + 127;
+constexpr int kTwoDigits = 127 * 256 + 127;
 constexpr int kOffset = 12;
+constexpr int kMostSum = (1 << 24) / kOffset;
 
-// Of 32 values: what a sum begins with, and the exponent of its unit, if it is to be one of integers.
+// Of 32 values: what a sum begins with, the exponent of its unit, and how many digits each number has; 0 where the sum
+// is not to be one of integers.
 struct NumberGroup {
-  int32_t start, power;
-  V4NPU_MEMBER bool whole() const { return start != INT32_MIN; }
+  int32_t start;
+  int16_t power, digits;
 };
 
-// Packed tokens in digits: [tokens, kp / 32] times 64 of them, the low ones of even values, of odd ones, the high ones
-// of even values, of odd ones; and as many groups.
+// Packed tokens in digits: [tokens, kp / 32] times 96 of them, the low ones of even values, of odd ones, and likewise
+// the high and the top ones; and as many groups.
+constexpr int64_t kGroupDigits = 96;
 struct NumberedTokens {
   const bf16* packed;
   int64_t tokens, columns, kp;
@@ -33,17 +36,17 @@ struct NumberedTokens {
   V4NPU_MEMBER NumberedTokens(const bf16* x, int64_t num_tokens, int64_t room, int64_t k)
       : packed(x), tokens(num_tokens), columns(room), kp(k), range(*reinterpret_cast<const Range*>(x + room * k)) {
     digits = reinterpret_cast<const int8_t*>(x + room * k) + kRangeBytes;
-    groups = reinterpret_cast<const NumberGroup*>(digits + tokens * kp * 2);
+    groups = reinterpret_cast<const NumberGroup*>(digits + tokens * (kp / 32) * kGroupDigits);
   }
   V4NPU_MEMBER static void make(bf16* packed, int64_t tokens, int64_t columns, int64_t kp) {
     auto* behind = reinterpret_cast<Range*>(packed + columns * kp);
     auto* to = reinterpret_cast<int8_t*>(behind) + kRangeBytes;
-    auto* group = reinterpret_cast<NumberGroup*>(to + tokens * kp * 2);
+    auto* group = reinterpret_cast<NumberGroup*>(to + tokens * (kp / 32) * kGroupDigits);
     *behind = walk_packed(packed, tokens, columns, kp,
                           [&](int64_t /*t*/, int64_t /*i*/, __m512i even, __m512i odd) __attribute__((always_inline)) {
                             const __m512i both[2] = {even, odd};
                             *group++ = number(both, to);
-                            to += 64;
+                            to += kGroupDigits;
                           });
   }
 
@@ -62,32 +65,43 @@ struct NumberedTokens {
     const int least = _mm512_reduce_min_epi32(_mm512_min_epi32(last_bits(v[0]), last_bits(v[1])));
     const int power = least == kOfZero ? 0 : least;
     const __m512 up = _mm512_set1_ps(static_cast<float>(-power));
-    __m512 greatest = _mm512_setzero_ps();
+    __m512 greatest = _mm512_setzero_ps(), magnitudes = _mm512_setzero_ps();
     __m512i sum = _mm512_setzero_si512();
     for (int i = 0; i < 2; ++i) {
-      const __m512 x = _mm512_scalef_ps(_mm512_castsi512_ps(v[i]), up);
-      greatest = _mm512_max_ps(greatest, _mm512_abs_ps(x));
-      const __m512i n = _mm512_cvtps_epi32(x), low = _mm512_srai_epi32(_mm512_slli_epi32(n, 24), 24);
-      const __m512i high = _mm512_srai_epi32(_mm512_sub_epi32(n, low), 8);
+      const __m512 x = _mm512_scalef_ps(_mm512_castsi512_ps(v[i]), up), magnitude = _mm512_abs_ps(x);
+      greatest = _mm512_max_ps(greatest, magnitude);
+      magnitudes = _mm512_add_ps(magnitudes, magnitude);
+      __m512i n = _mm512_cvtps_epi32(x);
       sum = _mm512_add_epi32(sum, n);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * i), _mm512_cvtepi32_epi8(low));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 32 + 16 * i), _mm512_cvtepi32_epi8(high));
+      for (int digit = 0; digit < 3; ++digit) {
+        const __m512i last = _mm512_srai_epi32(_mm512_slli_epi32(n, 24), 24);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 32 * digit + 16 * i), _mm512_cvtepi32_epi8(last));
+        n = _mm512_srai_epi32(_mm512_sub_epi32(n, last), 8);
+      }
     }
-    if (!(_mm512_reduce_max_ps(greatest) <= kMostNumber)) return {INT32_MIN, 0};
-    return {-kOffset * _mm512_reduce_add_epi32(sum), power - 1};
+    // Exact as long as it matters: of less than 2^24.
+    if (!(_mm512_reduce_add_ps(magnitudes) < kMostSum)) return {0, 0, 0};
+    const int16_t digits = _mm512_reduce_max_ps(greatest) <= kTwoDigits ? 2 : 3;
+    return {-kOffset * _mm512_reduce_add_epi32(sum), static_cast<int16_t>(power - 1), digits};
   }
 };
 
-// 32 values of 16 rows, which lie as load_turned leaves them, by a token's.
-V4NPU_INLINE f32x16 sum_numbers(const __m512i (&codes)[8], const int8_t* digits, int32_t start) {
-  __m512i low = _mm512_set1_epi32(start), high = _mm512_setzero_si512();
+// 32 values of 16 rows, which lie as load_turned leaves them, by digits of a token's.
+V4NPU_INLINE __m512i sum_digits(const __m512i (&codes)[8], const int8_t* digits, __m512i sum) {
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
-    int32_t four[2];
-    std::memcpy(&four[0], digits + i % 2 * 16 + i / 2 * 4, 4);
-    std::memcpy(&four[1], digits + i % 2 * 16 + i / 2 * 4 + 32, 4);
-    low = _mm512_dpbusd_epi32(low, codes[i], _mm512_set1_epi32(four[0]));
-    high = _mm512_dpbusd_epi32(high, codes[i], _mm512_set1_epi32(four[1]));
+    int32_t four;
+    std::memcpy(&four, digits + i % 2 * 16 + i / 2 * 4, 4);
+    sum = _mm512_dpbusd_epi32(sum, codes[i], _mm512_set1_epi32(four));
+  }
+  return sum;
+}
+V4NPU_INLINE f32x16 sum_numbers(const __m512i (&codes)[8], const int8_t* digits, NumberGroup group) {
+  const __m512i low = sum_digits(codes, digits, _mm512_set1_epi32(group.start));
+  __m512i high = sum_digits(codes, digits + 32, _mm512_setzero_si512());
+  if (group.digits == 3) {
+    const __m512i top = sum_digits(codes, digits + 64, _mm512_setzero_si512());
+    high = _mm512_add_epi32(high, _mm512_slli_epi32(top, 8));
   }
   return {_mm512_cvtepi32_ps(_mm512_add_epi32(low, _mm512_slli_epi32(high, 8)))};
 }
@@ -148,9 +162,9 @@ bool sum_rows(const E2m1Rows& w, int64_t row0, const NumberedTokens& x, float* c
       for (int t = 0; t < TOKENS; ++t) {
         const int64_t i = t * (x.kp / 32) + k0 / 32 + g;
         const NumberGroup group = x.groups[i];
-        const f32x16 sum = group.whole() ? sum_numbers(codes, x.digits + 64 * i, group.start)
-                                         : sum_values(v[4 * g], v[4 * g + 1], v[4 * g + 2], v[4 * g + 3],
-                                                      x.packed + (k0 + 32 * g) * x.columns + 2 * t, x.columns);
+        const f32x16 sum = group.digits != 0 ? sum_numbers(codes, x.digits + kGroupDigits * i, group)
+                                             : sum_values(v[4 * g], v[4 * g + 1], v[4 * g + 2], v[4 * g + 3],
+                                                          x.packed + (k0 + 32 * g) * x.columns + 2 * t, x.columns);
         const __m512i exponent = _mm512_add_epi32(byte, _mm512_set1_epi32(group.power));
         total[t] = fma(sum, f32x16{_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))}, total[t]);
       }

@@ -99,6 +99,8 @@ def test_few_tokens_have_the_bits_of_many_whatever_the_scale(kind: str, dtype: t
             for power in (-128, -110, -30, 0, 12, 90):
                 x = (Draw(F32, code).normal(40, 128) * 2.0**power).to(dtype)
                 x[0, ::5], x[1], x[2, 32:64] = 0, 0, 0
+                x[2, 64:] *= 2.0 ** -torch.arange(64).mul(5).remainder(19)  # further apart than integers hold
+                x[3] *= 2.0 ** -torch.arange(128).mul(7).remainder(11)
                 for given in ((x, None), act_quant(x, 128)):
                     many = linear(*given, w, scale, F32)
                     for n in (1, 2, 3, 4, 5):
