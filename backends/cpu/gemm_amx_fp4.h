@@ -23,9 +23,10 @@ struct NumberGroup {
   int16_t power, digits;
 };
 
+constexpr int64_t kGroupDigits = 96;
+
 // Packed tokens in digits: [tokens, kp / 32] times 96 of them, the low ones of even values, of odd ones, and likewise
 // the high and the top ones; and as many groups.
-constexpr int64_t kGroupDigits = 96;
 struct NumberedTokens {
   const bf16* packed;
   int64_t tokens, columns, kp;

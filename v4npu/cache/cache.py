@@ -28,8 +28,7 @@ class Cache:
         if not store.fits(model, draft):
             raise ValueError("store: it was made for another model, or for the other of forward() and draft()")
         self.model = weakref.ref(model)
-        self.store, self.max_tokens, self.draft = store, max_tokens, draft
-        self.sequences = sequences
+        self.store, self.sequences, self.max_tokens, self.draft = store, sequences, max_tokens, draft
         store.caches += 1
 
     @property

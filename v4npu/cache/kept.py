@@ -31,7 +31,7 @@ class KeptStores:
             if not store.caches and not store.nbytes and store.fits(model, draft):
                 return store
         store = model.new_store(draft=draft, sequences=sequences, max_tokens=max_tokens)
-        store.kept = not any(pool.bounded for pool in (store.entry_pool, store.window_pool, store.state_pool))
+        store.kept = not any(pool.bounded for pool in store.pools)
         if store.kept:
             self._kept = [*self._kept, store][-MOST:]
         return store

@@ -101,10 +101,9 @@ class Sequence:
         """Makes room for `count` more tokens; CacheFull leaves everything as it was."""
         store, block, end = self.store, self.store.block_tokens, self.computed + count
         needed = self.blocks_needed(count)
-        pools = (store.entry_pool, store.window_pool, store.state_pool)
-        size = sum(n * pool.block_bytes for n, pool in zip(needed, pools, strict=True))
+        size = sum(n * pool.block_bytes for n, pool in zip(needed, store.pools, strict=True))
         if store.budget.used + size > store.budget.limit or any(
-            n > p.room() for n, p in zip(needed, pools, strict=True)
+            n > p.room() for n, p in zip(needed, store.pools, strict=True)
         ):
             raise CacheFull(
                 f"v4npu: {count} more tokens need {size:,} bytes, and {store.budget.used:,} of the cache's "

@@ -125,6 +125,10 @@ class Store:
         self.kept = False  # by its model, for the next cache: kept.py
 
     @property
+    def pools(self) -> tuple[Pool, Pool, Pool]:
+        return self.entry_pool, self.window_pool, self.state_pool
+
+    @property
     def nbytes(self) -> int:
         """Bytes allocated now."""
         return self.budget.used
@@ -146,7 +150,7 @@ class Store:
 
     def grow(self) -> None:
         """Twice the room, for a device that cannot reserve address space."""
-        for pool in (self.entry_pool, self.window_pool, self.state_pool):
+        for pool in self.pools:
             pool.grow()
         self.layers = [self._layer(i) for i in range(len(self.ratios))]
         self.graphs.clear()  # they know where the pages were
@@ -157,7 +161,7 @@ class Store:
         if self.kept and not self.caches and self.lock.acquire(blocking=False):
             try:
                 if not self.caches:  # none came meanwhile; one that comes now waits for the lock before it allocates
-                    for pool in (self.entry_pool, self.window_pool, self.state_pool):
+                    for pool in self.pools:
                         pool.clear()
             finally:
                 self.lock.release()
