@@ -24,6 +24,20 @@ V4NPU_INLINE float* at(float* c, int64_t row_tiles, int64_t token, int64_t row) 
   return c + (token / kTile * row_tiles + row / kTile) * (kTile * kTile) + token % kTile * kTile + row % kTile;
 }
 
+// Where a tile of tokens is packed: in a block of so many, which block() takes at once.
+template <class E>
+struct Packed {
+  E* block;
+  int64_t tile, tiles;
+
+  // Of tokens packed from `all` on, `step` in each block, the tile that token t begins.
+  V4NPU_MEMBER Packed(E* all, int64_t tokens, int64_t step, int64_t t, int64_t kp)
+      : block(all + t / step * step * kp), tile(t % step / kTile) {
+    const int64_t left = tokens - t / step * step;
+    tiles = ((left < step ? left : step) + kTile - 1) / kTile;
+  }
+};
+
 // ---- float32
 
 // A chunk of n values lies in memory by the parts of its 16 lanes: the first part of every 16, then the second of every
@@ -268,8 +282,10 @@ void block(const W& w, int64_t row0, int64_t rows, const float* x, int64_t token
 
 // Tokens `index[0..m)` (or first, first + 1, ... without an index) into one tile, arranged as the rows of W.
 template <class W, class X>
-void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t columns, int64_t kp, float* out) {
+void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t columns, int64_t kp,
+          Packed<float> to_tile) {
   const bool in_order = columns <= kFewTokens;
+  float* const out = to_tile.block + to_tile.tile * kTile * kp;
   for (int64_t t = 0; t < m; ++t) {
     for (int64_t k0 = 0; k0 < x.k; k0 += kSegment) {
       const int64_t chunk = k0 / kChunk * kChunk, n = kp - chunk < kChunk ? kp - chunk : kChunk;
@@ -294,7 +310,8 @@ void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t co
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
 
-// Weight rows that block() takes: where it must configure tiles, which halts everything, many of few tokens.
+// Weight rows that block() takes, on AMX more than are decoded at a time: of few tokens since to configure tiles halts
+// everything, of many since what of their values lies in the second cache meets all of these rows.
 #ifdef V4NPU_HAS_AMX
 constexpr bool kConfigures = true;
 #else
@@ -302,7 +319,8 @@ constexpr bool kConfigures = false;
 #endif
 template <class E>
 V4NPU_INLINE int64_t rows_at_once(int64_t tokens) {
-  return kConfigures && sizeof(E) == 2 && tokens <= kTile ? kFewRows : kBlockRows;
+  if (!kConfigures || sizeof(E) != 2) return kBlockRows;
+  return tokens <= kTile ? kFewRows : kManyRows;
 }
 
 // f(E()) with the type to compute in.
@@ -330,11 +348,13 @@ V4NPU_INLINE int64_t tokens_at_once(int64_t tokens, const int64_t (&block_tokens
   return blocks > 1 ? round_up((tokens + blocks - 1) / blocks, 2 * kTile) : most;
 }
 
-// Blocks of rows to a work item. Memory is the limit of few tokens, and likes to be read from end to end.
-V4NPU_INLINE int64_t blocks_per_item(int64_t tokens, int64_t row_blocks, int64_t workers) {
-  constexpr int64_t kMost = kFewRows / kBlockRows;
-  const int64_t share = tokens > kTile ? 1 : row_blocks / (2 * workers);
-  return share < 1 ? 1 : share < kMost ? share : kMost;
+// Weight rows of a work item, of so many blocks of them in all. Memory is the limit of few tokens, and likes to be read
+// from end to end; of many block() says how many it likes.
+template <class E>
+V4NPU_INLINE int64_t rows_per_item(int64_t tokens, int64_t row_blocks, int64_t workers) {
+  const int64_t most = (tokens <= kTile ? kFewRows : rows_at_once<E>(tokens)) / kBlockRows;
+  const int64_t share = row_blocks / (2 * workers);
+  return kBlockRows * (share < 1 ? 1 : share < most ? share : most);
 }
 
 // The sums of a block: m tokens by n rows. A function of its own, so that its loops have the registers to themselves.
@@ -354,16 +374,18 @@ void product(const XOf& x_of, int64_t begin, int64_t end, const W& w, int64_t ro
   auto* packed = reinterpret_cast<E*>(aligned(p.workspace));
   auto* sums = reinterpret_cast<float*>(aligned(p.workspace) + (end - begin) * packed_bytes(tokens, kp));
   const int64_t columns = tokens < kTile ? tokens : kTile;
+  const int64_t step = tokens_at_once<E>(tokens, p.block_tokens), row_blocks = (rows + kBlockRows - 1) / kBlockRows;
   parallel_rows((end - begin) * tiles, kTile * kp, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      const int64_t t = i % tiles * kTile, left = tokens - t;
-      pack<W>(x_of(begin + i / tiles), nullptr, t, left < kTile ? left : kTile, columns, kp, packed + i * kTile * kp);
+      const int64_t group = i / tiles, t = i % tiles * kTile, left = tokens - t;
+      pack<W>(x_of(begin + group), nullptr, t, left < kTile ? left : kTile, columns, kp,
+              Packed<E>(packed + group * tiles * kTile * kp, tokens, step, t, kp));
     }
   });
 
-  const int64_t step = tokens_at_once<E>(tokens, p.block_tokens), row_blocks = (rows + kBlockRows - 1) / kBlockRows;
-  const int64_t item_rows = blocks_per_item(tokens, (end - begin) * row_blocks, p.num_workers) * kBlockRows;
-  const int64_t row_items = (rows + item_rows - 1) / item_rows, items = (tokens + step - 1) / step * row_items;
+  const int64_t steps = (tokens + step - 1) / step;
+  const int64_t item_rows = rows_per_item<E>(tokens, (end - begin) * steps * row_blocks, p.num_workers);
+  const int64_t row_items = (rows + item_rows - 1) / item_rows, items = steps * row_items;
   const int64_t workers = workers_for((tokens + 8) * (end - begin) * rows * kp, p.num_workers);
   const int64_t together = rows_at_once<E>(tokens);
   each_item((end - begin) * items, workers, [&](int64_t i, int64_t worker) {
@@ -371,8 +393,8 @@ void product(const XOf& x_of, int64_t begin, int64_t end, const W& w, int64_t ro
     const int64_t m = tokens - t0 < step ? tokens - t0 : step;
     const int64_t last = rows - first < item_rows ? rows : first + item_rows;
     const E* x = packed + (group * tiles * kTile + t0) * kp;
-    float* c = sums + worker * kBlockTokens * kBlockRows;
-    if (kp == 0) std::memset(c, 0, static_cast<size_t>(kBlockTokens * kBlockRows) * sizeof(float));
+    float* c = sums + worker * sums_of_worker(tokens);
+    if (kp == 0) std::memset(c, 0, static_cast<size_t>(sums_of_worker(tokens)) * sizeof(float));
     for (int64_t r0 = first; r0 < last; r0 += together) {
       const int64_t row = (begin + group) * rows + r0, n = last - r0 < together ? last - r0 : together;
       block(w, row, n, x, m, columns, kp, c, together / kTile);

@@ -1,6 +1,6 @@
 // gemm.h in bfloat16 on AMX tiles. The weights are the left operand, as they lie; the activations the right one, packed
 // once:
-//   packed [tile of 16 tokens][k / 32][16 pairs of k][16 tokens][2]     1 KB per step of 32
+//   packed [k / 512][tile of 16 tokens of a block][16 steps of 32][16 pairs of k][16 tokens][2]     1 KB per step
 // Five tokens cost the same instructions as sixteen. One to four come cheaper without tiles (gemm_amx_rows.h and
 // gemm_amx_fp4.h), which find them in another form behind those that are packed.
 //
@@ -49,25 +49,27 @@ V4NPU_INLINE int64_t wide_enough(int64_t columns) { return columns < 4 ? 4 : col
 
 // `least`: tokens that a packed tile has room for, 16 but for a call of fewer; those beyond m are zero.
 template <class W, class X>
-void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t least, int64_t kp, bf16* out) {
+void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t least, int64_t kp, Packed<bf16> to) {
   const int64_t columns = wide_enough(least);
   alignas(64) bf16 rows[kTile * kSegment];
   std::memset(rows, 0, sizeof rows);
   const auto lanes = static_cast<__mmask16>((1u << columns) - 1);
   for (int64_t k0 = 0; k0 < kp; k0 += kSegment) {
+    const int64_t chunk = k0 / kDecoded * kDecoded, n = kp - chunk < kDecoded ? kp - chunk : kDecoded;
+    bf16* const out = to.block + (chunk * to.tiles + to.tile * n + k0 - chunk) * columns;
     for (int64_t t = 0; t < m; ++t) x.decode(index != nullptr ? index[t] : first + t, k0, rows + t * kSegment, 32);
     for (int64_t i = 0; i < kSegment && k0 + i < kp; i += 32) {
       __m512i v[16];
 #pragma GCC unroll 16
       for (int t = 0; t < 16; ++t) v[t] = _mm512_load_si512(rows + t * kSegment + i);
       transpose(v);
-      bf16* step = out + (k0 + i) * columns;
+      bf16* step = out + i * columns;
 #pragma GCC unroll 16
       for (int j = 0; j < 16; ++j) _mm512_mask_storeu_epi32(step + j * columns * 2, lanes, v[j]);
     }
   }
   if constexpr (kByRowsOf<W>) {
-    if (least <= kByRows) ByRows<W>::Tokens::make(out, m, columns, kp);
+    if (least <= kByRows) ByRows<W>::Tokens::make(to.block, m, columns, kp);
   }
 }
 
@@ -139,8 +141,7 @@ V4NPU_INLINE void take_sums(float* c) {
   turn(c + kTile * kTile);
 }
 
-constexpr int64_t kDecoded = 512;          // values of 32 rows that lie decoded in the first cache
-constexpr int64_t kDecodedFew = kSegment;  // of one tile of tokens
+constexpr int64_t kDecodedFew = kSegment;  // kDecoded of one tile of tokens
 
 // Values [k0, k0 + n) of `rows` rows, in tiles; as many bytes from `next` on are fetched, unless that is null.
 template <class W>
@@ -213,7 +214,20 @@ V4NPU_INLINE void few(const W& w, int64_t row0, int64_t rows, const bf16* x, int
   few_in_place(at, in_place(w, row0 + 1) - at, x, columns, kp, c);
 }
 
-// As block in gemm.h.
+// n values of 32 rows by one or two tiles of tokens at b.
+template <bool kTwo>
+V4NPU_INLINE void add_sums(const LeftTiles& a, const bf16* b, int64_t n, float* c, int64_t row_tiles, bool first) {
+  if (first) {
+    zero_sums();
+  } else {
+    move_sums<kTwo, true>(c, row_tiles);
+  }
+  for (int64_t i = 0; i < n / 32; ++i) dots<kTwo>(a, b, kTile * n, kTile, i);
+  move_sums<kTwo, false>(c, row_tiles);
+}
+
+// As block in gemm.h. Of many tokens the same values meet all rows before the next ones do: the second cache holds
+// them, whatever the length of a row.
 template <class W>
 void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t least, int64_t kp, float* c,
            int64_t row_tiles) {
@@ -227,33 +241,24 @@ void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens
   }
   tile_configure(kTile);
   alignas(64) bf16 a[kBlockRows * kDecoded];
-  if (rows < kBlockRows) std::memset(a, 0, sizeof a);
   for (int64_t k0 = 0; k0 < kp; k0 += kDecoded) {
-    const int64_t n = kp - k0 < kDecoded ? kp - k0 : kDecoded, steps = n / 32;
-    decode_rows(w, row0, rows, k0, n, a, nullptr);
-    const LeftTiles left{a, kTileElements, 32, kTile * n};
-    for (int64_t t = 0; t < tiles; t += 2) {
-      float* sums = c + t * row_tiles * kTile * kTile;
-      const bf16* b = x + (t * kp + k0) * kTile;
-      const bool two = t + 1 < tiles;
-      if (k0 == 0)
-        zero_sums();
-      else if (two)
-        move_sums<true, true>(sums, row_tiles);
-      else
-        move_sums<false, true>(sums, row_tiles);
-      if (two) {
-        for (int64_t i = 0; i < steps; ++i) dots<true>(left, b, kTile * kp, kTile, i);
-        move_sums<true, false>(sums, row_tiles);
-      } else {
-        for (int64_t i = 0; i < steps; ++i) dots<false>(left, b, 0, kTile, i);
-        move_sums<false, false>(sums, row_tiles);
+    const int64_t n = kp - k0 < kDecoded ? kp - k0 : kDecoded;
+    for (int64_t r = 0; r < rows; r += kBlockRows) {
+      const int64_t some = rows - r < kBlockRows ? rows - r : kBlockRows;
+      if (some < kBlockRows) std::memset(a, 0, sizeof a);
+      decode_rows(w, row0 + r, some, k0, n, a, nullptr);
+      const LeftTiles left{a, kTileElements, 32, kTile * n};
+      for (int64_t t = 0; t < tiles; t += 2) {
+        const bf16* b = x + (k0 * tiles + t * n) * kTile;
+        float* sums = c + (t * row_tiles + r / kTile) * kTile * kTile;
+        t + 1 < tiles ? add_sums<true>(left, b, n, sums, row_tiles, k0 == 0)
+                      : add_sums<false>(left, b, n, sums, row_tiles, k0 == 0);
       }
     }
   }
   tile_release();
   for (int64_t t = 0; t < tiles; ++t) {
-    for (int64_t r = 0; r < kBlockRows / kTile; ++r) turn(c + (t * row_tiles + r) * kTile * kTile);
+    for (int64_t r = 0; r < rows; r += kTile) turn(c + (t * row_tiles + r / kTile) * kTile * kTile);
   }
 }
 

@@ -8,11 +8,11 @@
 
 namespace v4npu::cpu {
 
-// The tokens that meet the same weight rows, rows of k.
+// The tokens that meet the same weight rows, rows of k; on AMX so many values of these at a time.
 template <class Params>
 void plan_blocks(Params& p, int64_t k) {
   p.block_tokens[0] = plan_cpu_block_tokens(k, 4, this_cpu());
-  p.block_tokens[1] = plan_cpu_block_tokens(k, 2, this_cpu());
+  p.block_tokens[1] = plan_cpu_block_tokens(isa() == Isa::amx && k > kDecoded ? kDecoded : k, 2, this_cpu());
 }
 
 // Sets workspace, num_workers and block_tokens for a product of these sizes; the result owns the memory.

@@ -11,7 +11,9 @@ constexpr int kPairRows = 4, kPairTokens = 6;
 constexpr int64_t kGroups = kSegment / 32;
 
 template <class W, class X>
-void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t /*columns*/, int64_t kp, bf16* out) {
+void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t /*columns*/, int64_t kp,
+          Packed<bf16> to) {
+  bf16* out = to.block + to.tile * kTile * kp;
   for (int64_t t = 0; t < m; ++t, out += kp) {
     for (int64_t k0 = 0; k0 < x.k; k0 += kSegment) x.decode(index != nullptr ? index[t] : first + t, k0, out + k0, 32);
   }

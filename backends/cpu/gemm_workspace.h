@@ -10,7 +10,9 @@ namespace v4npu::cpu {
 
 constexpr int64_t kTile = 16;          // tokens, or weight rows, of a tile
 constexpr int64_t kBlockTokens = 480;  // at most, per work item: a multiple of 6 and of 32
-constexpr int64_t kBlockRows = 32;     // weight rows per work item
+constexpr int64_t kBlockRows = 32;     // weight rows that are decoded at a time
+constexpr int64_t kManyRows = 256;     // at most, per work item of more than a tile of tokens
+constexpr int64_t kDecoded = 512;      // values of kBlockRows rows that AMX has decoded in the first cache
 constexpr int64_t kExpertRows = 128;   // of an expert: one FP8 scale of its intermediate
 constexpr int64_t kSegment = 128;      // values that are decoded at a time
 constexpr int64_t kGroupPairs = 4096;  // (token, expert) pairs that are in flight together
@@ -21,8 +23,11 @@ constexpr int64_t kFewRows = kBlockTokens / kTile * kBlockRows;
 // Packed activations, in float32 at worst.
 constexpr int64_t packed_bytes(int64_t tokens, int64_t k) { return round_up(tokens, kTile) * round_up(k, 32) * 4; }
 
+// A worker's sums.
+constexpr int64_t sums_of_worker(int64_t tokens) { return kBlockTokens * (tokens > kTile ? kManyRows : kBlockRows); }
+
 constexpr int64_t gemm_workspace(int64_t tokens, int64_t k, int64_t workers, int64_t groups = 1) {
-  return 64 + groups * packed_bytes(tokens, k) + workers * kBlockTokens * kBlockRows * 4;
+  return 64 + groups * packed_bytes(tokens, k) + workers * sums_of_worker(tokens) * 4;
 }
 
 // Of few tokens all groups are one piece of work for the threads; of many each is enough, and so is its memory.

@@ -3,7 +3,7 @@
 //   pack_pairs    tiles of 16 rows of x of one expert; step 1 was done once for each token
 //   up            item = (expert, 128 rows of w1 and w3): steps 2, 3, 4 while the sums are in cache
 //   pack_pairs    what up has made
-//   down          item = 32 rows of w2 of every expert in turn: steps 5, 6 into columns of the sums that are its own
+//   down          item = some rows of w2 of every expert in turn: steps 5, 6 into columns of the sums that are its own
 // and behind the last group
 //   add_shared    step 7
 // So each weight is read once per call (per block_tokens of the plan), and the sum over experts needs no atomics.
@@ -208,10 +208,11 @@ struct Call {
     parallel_rows(g.size(), g.count * kp / g.size(), [&](int64_t begin, int64_t end) {
       for (int64_t i = g.first + begin; i < g.first + end; ++i) {
         const Expert& e = plan.experts[i];
+        const int64_t step = tokens_at_once<E>(e.count, p.block_tokens);
         for (int64_t t = 0; t < e.count; t += kTile) {
           const int64_t left = e.count - t, pair = e.first + t;
           pack<W>(from, index == nullptr ? nullptr : index + pair, pair - g.base, left < kTile ? left : kTile,
-                  e.columns(), kp, packed + (e.tile + t / kTile) * kTile * kp);
+                  e.columns(), kp, Packed<E>(packed + e.tile * kTile * kp, e.count, step, t, kp));
         }
       }
     });
@@ -251,11 +252,11 @@ struct Call {
 
   void down(const Group& g) const {
     const int64_t row_blocks = (d + kBlockRows - 1) / kBlockRows;
-    const int64_t item_rows = blocks_per_item(p.num_tokens, row_blocks, workers) * kBlockRows;
+    const int64_t item_rows = rows_per_item<E>(p.num_tokens, row_blocks, workers);
     each_item((d + item_rows - 1) / item_rows, useful_workers(g, width, d), [&](int64_t item, int64_t worker) {
       const int64_t begin = item * item_rows, end = d - begin < item_rows ? d : begin + item_rows;
       float* c = sums_of(worker);
-      if (width == 0) std::memset(c, 0, static_cast<size_t>(kBlockTokens * kBlockRows) * sizeof(float));
+      if (width == 0) std::memset(c, 0, static_cast<size_t>(kBlockTokens * kManyRows) * sizeof(float));
       for (int64_t i = g.first; i < g.last; ++i) down_rows(plan.experts[i], begin, end, c);
     });
   }
