@@ -224,11 +224,11 @@ bool few(const E4m3Rows& w, int64_t row0, int64_t rows, const float* x, int64_t 
   return true;
 }
 
-// What the products of the rows before it leave memory time for.
-template <class W>
+// What the products of the rows before it leave memory time for; into the second cache, or the first (kLocality 3).
+template <int kLocality = 2, class W>
 V4NPU_INLINE void fetch_segment(const W& w, int64_t row, int64_t k0) {
   const char* p = static_cast<const char*>(w.begin(row)) + k0 / kSegment * W::kSegmentBytes;
-  for (int64_t line = 0; line < W::kSegmentBytes; line += 64) __builtin_prefetch(p + line, 0, 2);
+  for (int64_t line = 0; line < W::kSegmentBytes; line += 64) __builtin_prefetch(p + line, 0, kLocality);
 }
 
 // c(t, r) for weight rows row0 .. row0 + rows (at most rows_at_once) and packed tokens x, in tiles that have room for

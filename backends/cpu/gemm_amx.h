@@ -143,14 +143,14 @@ V4NPU_INLINE void take_sums(float* c) {
 
 constexpr int64_t kDecodedFew = kSegment;  // kDecoded of one tile of tokens
 
-// Values [k0, k0 + n) of `rows` rows, in tiles; as many bytes from `next` on are fetched, unless that is null.
-template <class W>
+// Values [k0, k0 + n) of `rows` rows, in tiles; fetch(r, k) goes with the segment k of row r.
+template <class W, class Fetch>
 V4NPU_INLINE void decode_rows(const W& w, int64_t row0, int64_t rows, int64_t k0, int64_t n, bf16* out,
-                              const char* next) {
+                              const Fetch& fetch) {
   for (int64_t r = 0; r < rows; ++r) {
     bf16* row = out + r / kTile * kTile * n + r % kTile * 32;
     for (int64_t j = 0; j < n; j += kSegment) {
-      for (int64_t i = 0; i < W::kSegmentBytes && next != nullptr; i += 64, next += 64) __builtin_prefetch(next, 0, 2);
+      fetch(r, k0 + j);
       w.decode(row0 + r, k0 + j, row + j * kTile, kTileElements);
     }
   }
@@ -166,7 +166,9 @@ void few_tiles(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t co
   zero_sums();
   for (int64_t k0 = 0; k0 < kp; k0 += kDecodedFew) {
     const int64_t n = kp - k0 < kDecodedFew ? kp - k0 : kDecodedFew;
-    decode_rows(w, row0, rows, k0, n, a, next + k0 / kSegment * kBlockRows * W::kSegmentBytes);
+    decode_rows(w, row0, rows, k0, n, a, [&](int64_t, int64_t) __attribute__((always_inline)) {
+      for (const char* end = next + W::kSegmentBytes; next < end; next += 64) __builtin_prefetch(next, 0, 2);
+    });
     for (int64_t i = 0; i < n / 32; ++i)
       dots<false>({a, kTileElements, 32, kTile * n}, x + k0 * columns, 0, columns, i);
   }
@@ -246,7 +248,11 @@ void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens
     for (int64_t r = 0; r < rows; r += kBlockRows) {
       const int64_t some = rows - r < kBlockRows ? rows - r : kBlockRows;
       if (some < kBlockRows) std::memset(a, 0, sizeof a);
-      decode_rows(w, row0 + r, some, k0, n, a, nullptr);
+      const bool last = r + kBlockRows >= rows;  // what comes next are other values of the first rows
+      const int64_t next = last ? row0 : row0 + r + kBlockRows, further = last ? kDecoded : 0;
+      decode_rows(w, row0 + r, some, k0, n, a, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+        fetch_segment(w, next + i, k + further);
+      });
       const LeftTiles left{a, kTileElements, 32, kTile * n};
       for (int64_t t = 0; t < tiles; t += 2) {
         const bf16* b = x + (k0 * tiles + t * n) * kTile;

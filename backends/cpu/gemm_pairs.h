@@ -7,6 +7,7 @@ namespace {
 
 constexpr int64_t kPairChunk = 2048;     // values to a sum
 constexpr int64_t kPairPrefetch = 4096;  // bytes
+constexpr int64_t kPairAhead = 512;      // bytes
 constexpr int kPairRows = 4, kPairTokens = 6;
 constexpr int64_t kGroups = kSegment / 32;
 
@@ -171,6 +172,7 @@ void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens
         const int64_t row = r + i < rows ? r + i : rows - 1;  // a row too many is the last one again
         for (int64_t j = 0; j < n; j += kSegment) {
           fetch_segment(w, row0 + row + kPairRows, k0 + j);
+          fetch_segment<3>(w, row0 + row, k0 + j + kPairAhead / W::kSegmentBytes * kSegment);
           w.decode(row0 + row, k0 + j, buffer + i * kPairChunk + j, 32);
         }
       }

@@ -100,8 +100,6 @@ struct PlainRows {
   }
 };
 
-constexpr int64_t kAhead = 512;  // bytes
-
 // float8_e4m3fn with one scale per 128 columns and 2^row_shift rows.
 struct E4m3Rows {
   const uint8_t* codes;
@@ -147,10 +145,6 @@ struct E4m3Rows {
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
     if constexpr (sizeof(E) == 2) {
-      // Rows are read a segment at a time, many at once: more streams than the hardware follows.
-      const uint8_t* p = codes + row * k + k0;
-      __builtin_prefetch(p + kAhead);
-      __builtin_prefetch(p + kAhead + 64);
       if (k - k0 >= kSegment && in_bf16(row, k0, to_groups(out, step))) return;
     }
     values(row, k0, in_groups(out, step));
@@ -242,7 +236,6 @@ struct E2m1Rows {
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t step) const {
     if constexpr (sizeof(E) == 2) {
-      __builtin_prefetch(segment(row, k0).p + kAhead);
       if (k - k0 >= kSegment && in_bf16(row, k0, to_groups(out, step))) return;
     }
     values(row, k0, in_groups(out, step));
