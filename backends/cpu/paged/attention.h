@@ -78,6 +78,7 @@ V4NPU_INLINE Attention with_entries(const Params& p) {
 struct List {
   RowSource window, entries;
   int64_t position, first, seen;  // of the window: its oldest position, and how many there are
+  int64_t left;                   // queries of its sequence from this one on
   int64_t width, places;          // of the window part, of the whole
   const int32_t* picks;
 };
@@ -85,7 +86,7 @@ struct List {
 V4NPU_INLINE List list_of(const Attention& a, int64_t token) {
   int64_t b = 0;
   while (token >= a.cu_seqlens_q[b + 1]) ++b;
-  List l{a.window_rows, a.entry_rows, 0, 0, 0, 0, 0, nullptr};
+  List l{a.window_rows, a.entry_rows, 0, 0, 0, a.cu_seqlens_q[b + 1] - token, 0, 0, nullptr};
   l.position = a.start_pos[b] + token - a.cu_seqlens_q[b];
   l.first = l.position - a.window + 1 > 0 ? l.position - a.window + 1 : 0;
   l.seen = l.position + 1 - l.first;
@@ -342,8 +343,10 @@ struct VectorWorker {
   }
 
   V4NPU_MEMBER void finish() const {}
+  V4NPU_INLINE int64_t most_together(const Attention& /*a*/, int64_t /*group*/) { return 1; }
+  V4NPU_MEMBER int64_t together(int64_t /*token*/, int64_t /*some*/) const { return 1; }
 
-  V4NPU_MEMBER void attend(int64_t token, int64_t head, int64_t heads) const {
+  V4NPU_MEMBER void attend(int64_t token, int64_t /*count*/, int64_t head, int64_t heads) const {
     const List l = list_of(a, token);
     load_q<T, L>(a, token, head, heads, s);
     start(s.lanes, s.peak, s.total);
@@ -383,25 +386,32 @@ template <class Worker>
 void attend_all(const Attention& a) {
   int64_t group = a.num_heads < a.head_group ? a.num_heads : a.head_group;
   const int64_t threads = num_threads();
-  if (a.num_tokens < 2 * threads && a.num_heads > kLanes) {
+  const bool few = a.num_tokens < 2 * threads;
+  if (few && a.num_heads > kLanes) {
     const int64_t share = whole_vectors((a.num_heads + threads - 1) / threads);
     group = share < group ? share : group;
   }
   if (group == 0 || a.num_tokens == 0) return;
-  const int64_t groups = (a.num_heads + group - 1) / group;
+  const int64_t groups = (a.num_heads + group - 1) / group, items = a.num_tokens * (few ? groups : 1);
+  const int64_t most = Worker::most_together(a, group), fair = a.num_tokens / (2 * threads);
+  const int64_t unit = few || fair < 1 ? 1 : most < fair ? most : fair;
   const int64_t places = a.window + (a.ratio > 0 ? a.max_blocks * a.entry_rows.block_size : a.topk);
-  parallel_shares(a.num_tokens * groups, (places < 1 << 20 ? places : 1 << 20) * a.head_dim,
+  parallel_shares((items + unit - 1) / unit, (places < 1 << 20 ? places : 1 << 20) * a.head_dim * unit,
                   [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
+                    const int64_t last = end * unit < items ? end * unit : items;
                     const int64_t own = Worker::bytes(a, group);
                     auto* memory = static_cast<uint8_t*>(scratch(Scratch::kBody, own + 8 * a.turned_dim));
                     const Worker worker(a, group, memory);
-                    for (int64_t i = begin; i < end; ++i) {
-                      const int64_t head = i % groups * group;
-                      const int64_t heads = a.num_heads - head < group ? a.num_heads - head : group;
-                      worker.attend(i / groups, head, heads);
-                      if (a.turned_dim == 0) continue;
-                      turn_back<typename Worker::Value>(a, i / groups, head, heads,
-                                                        reinterpret_cast<float*>(memory + own));
+                    for (int64_t i = begin * unit, count = 1; i < last; i += count) {
+                      const int64_t token = few ? i / groups : i, first = few ? i % groups * group : 0;
+                      count = few ? 1 : worker.together(token, last - i);
+                      for (int64_t head = first; head < (few ? first + 1 : a.num_heads); head += group) {
+                        const int64_t heads = a.num_heads - head < group ? a.num_heads - head : group;
+                        worker.attend(token, count, head, heads);
+                        for (int64_t t = token; t < token + count && a.turned_dim > 0; ++t) {
+                          turn_back<typename Worker::Value>(a, t, head, heads, reinterpret_cast<float*>(memory + own));
+                        }
+                      }
                     }
                     worker.finish();
                   });

@@ -3,10 +3,14 @@
 //   scores [keys, heads] = rows (left operand) times q (right, turned once per query)
 //   sums [heads, dims] += probabilities (left, turned per block) times rows (right, neighbours interleaved)
 //
-// Everything a tile instruction touches lies in tiles of 16 rows of 64 bytes, one after the other. Sums of a head are
-// scaled in memory when its maximum has grown, which soon becomes rare. Of the operands the first cache holds no more
-// than the rows that are scored: q and sums are streamed past it. Scratch for 64 heads of 512: q 64 KiB, rows
-// 32 KiB, interleaved rows 64 KiB, sums 128 KiB, scores 16 KiB, probabilities 8 KiB.
+// To decode and interleave a row takes more than half as long as to score and sum it for 64 heads. So neighbouring
+// queries of a sequence go together where they see the same rows: those of their windows, which lie decoded side by
+// side and of which each query takes its own, and every complete entry where no index picks. That shows in no result.
+//
+// Sums of a head are scaled in memory when its maximum has grown, which soon becomes rare. Of the operands the first
+// cache holds no more than the rows that are scored: q and sums are streamed past it. Scratch for 64 heads of 512: 34
+// KiB of rows and 66 of interleaved ones, or 137 and 266 for the windows of two queries; for each query q 64 KiB, sums
+// 128 KiB, scores 16 KiB, probabilities 8 KiB.
 #pragma once
 
 namespace v4npu::cpu::V4NPU_ISA {
@@ -14,48 +18,97 @@ namespace v4npu::cpu::V4NPU_ISA {
 constexpr int64_t kTileRows = 32;         // of the 64 that are decoded, scored and interleaved at a time
 constexpr int64_t kTileValues = 16 * 32;  // of bf16
 constexpr int64_t kTileSums = 16 * 16;    // of float
+constexpr int64_t kHeadsTogether = 128;   // of all queries that go together: q and sums are in the second cache
+constexpr int64_t kSharedWindow = 256;    // at most: likewise its rows
 
-// The n values at p and zeros behind them, in groups of 32, a tile apart.
+// The n values at p and zeros behind them, in groups of 32.
 V4NPU_INLINE void copy_groups(const bf16* p, int64_t n, bf16* out) {
-  for (int64_t i = 0; i < n; i += 32, out += kTileValues) {
+  for (int64_t i = 0; i < n; i += 32, out += 32) {
     const auto some = static_cast<__mmask32>(n - i >= 32 ? 0xffffffff : (1u << (n - i)) - 1);
     _mm512_storeu_si512(out, _mm512_maskz_loadu_epi16(some, p + i));
   }
 }
 
-// What attends on one thread: the heads [head, head + heads) of a token, at most `group` of them.
-struct TileWorker {
-  using Value = bf16;
+// Decoded rows, and beside them neighbours interleaved.
+struct TileRows {
+  const Attention& a;
+  int64_t steps;          // groups of 32 dims
+  int64_t row, pair_row;  // values from one row to the next, and from one pair of rows to the next
+  bf16* rows;             // [count, row]
+  bf16* pairs;            // [count, pair_row]: room for pairs that begin with even and with odd rows
+  float* wide;            // [dims]
+
+  // 64 bytes more than it needs: what lies one above the other in a tile is not to meet in one set of a cache.
+  V4NPU_INLINE int64_t row_of(int64_t steps) { return steps * 32 + 32; }
+  V4NPU_INLINE int64_t bytes(const Attention& a, int64_t count) {
+    const int64_t steps = (a.head_dim + 31) / 32;
+    return 2 * (count * row_of(steps) + count * row_of(2 * steps)) + 4 * steps * 32;
+  }
+  V4NPU_MEMBER TileRows(const Attention& attention, int64_t count, void* memory)
+      : a(attention), steps((a.head_dim + 31) / 32), row(row_of(steps)), pair_row(row_of(2 * steps)) {
+    rows = static_cast<bf16*>(memory);
+    pairs = rows + count * row;
+    wide = reinterpret_cast<float*>(pairs + count * pair_row);
+  }
+
+  // 2 gather kv, as gather in attention.h, into row n.
+  V4NPU_MEMBER void load_row(RowAt from, int64_t n) const {
+    bf16* to = rows + n * row;
+    if (!a.packed) return copy_groups(reinterpret_cast<const bf16*>(from.payload), a.head_dim, to);
+    const int64_t keep = a.head_dim - a.rope_dim;
+    bool done = keep % kFp8Block == 0;
+    for (int64_t i = 0; i < keep && done; i += kFp8Block) {
+      done = decode_e4m3<kFp8Block / 32>(from.payload + i, from.scales[i / kFp8Block],
+                                         [&](int group, bf16x32 v) { store(to + i + group * 32, v); });
+    }
+    if (done) {
+      const auto* turned = reinterpret_cast<const bf16*>(from.payload + keep);
+      return copy_groups(turned, a.rope_dim, to + keep);
+    }
+    widen_kv<bf16>(from, true, keep, 0, a.head_dim, wide);
+    for (int64_t d = 0; d < 32 * steps; d += kLanes) {
+      store(to + d, d < a.head_dim ? load(wide + d) : zero());
+    }
+  }
+
+  // Rows 2i and 2i + 1 of the n at `from` side by side, those from n on zero. Within a quarter of a register: a tile of
+  // 16 dims has the lower or the upper four of every eight; TileQuery::store_out knows.
+  V4NPU_MEMBER void interleave(const bf16* from, int64_t n, int64_t count, bf16* to) const {
+    for (int64_t i = 0; i < count; ++i, from += 2 * row, to += pair_row) {
+      for (int64_t s = 0; s < steps; ++s) {
+        const __m512i even = 2 * i < n ? _mm512_loadu_si512(from + 32 * s) : _mm512_setzero_si512();
+        const __m512i odd = 2 * i + 1 < n ? _mm512_loadu_si512(from + row + 32 * s) : _mm512_setzero_si512();
+        _mm512_storeu_si512(to + 64 * s, _mm512_unpacklo_epi16(even, odd));
+        _mm512_storeu_si512(to + 64 * s + 32, _mm512_unpackhi_epi16(even, odd));
+      }
+    }
+  }
+};
+
+// The heads [head, head + heads) of a token, at most `group` of them.
+struct TileQuery {
   const Attention& a;
   int64_t lanes, groups, steps;  // heads in whole vectors, and how many; groups of 32 dims
   bf16* q;                       // [groups, steps] tiles of 16 pairs of dims by 16 heads
-  bf16* rows;                    // [kTileRows / 16, steps] tiles of 16 keys by 32 dims
-  bf16* pairs;                   // [2 * steps, 2] tiles of 16 pairs of keys by 16 dims
   bf16* p;                       // [groups, 2] tiles of 16 heads by 32 keys
   float* sums;                   // [groups, 2 * steps] tiles of 16 heads by 16 dims
   float* scores;                 // [64, lanes]
-  float *peak, *total, *wide;    // [lanes], [lanes], [dims]
+  float *peak, *total;           // [lanes]
 
   V4NPU_INLINE int64_t bytes(const Attention& a, int64_t group) {
-    const int64_t lanes = whole_vectors(group), steps = (a.head_dim + 31) / 32;
-    const int64_t values = (lanes + kTileRows + kPlaces) * steps * 32 + lanes * kPlaces;
-    return 2 * values + 4 * (lanes * steps * 32 + kPlaces * lanes + 2 * lanes + steps * 32);
+    const int64_t lanes = whole_vectors(group), dims = (a.head_dim + 31) / 32 * 32;
+    return lanes * (2 * (dims + kPlaces) + 4 * (dims + kPlaces + 2));
   }
-  V4NPU_MEMBER TileWorker(const Attention& attention, int64_t group, void* memory)
+  V4NPU_MEMBER TileQuery(const Attention& attention, int64_t group, void* memory)
       : a(attention), lanes(whole_vectors(group)), groups(lanes / kLanes), steps((a.head_dim + 31) / 32) {
     const int64_t dims = steps * 32;
     q = static_cast<bf16*>(memory);
-    rows = q + lanes * dims;
-    pairs = rows + kTileRows * dims;
-    p = pairs + kPlaces * dims;
+    p = q + lanes * dims;
     sums = reinterpret_cast<float*>(p + lanes * kPlaces);
     scores = sums + lanes * dims;
     peak = scores + kPlaces * lanes;
     total = peak + lanes;
-    wide = total + lanes;
-    tile_configure(kLanes);
   }
-  V4NPU_MEMBER void finish() const { tile_release(); }
 
   // 1 load q
   V4NPU_MEMBER void load_q(const bf16* from, int64_t heads) const {
@@ -76,59 +129,25 @@ struct TileWorker {
     }
   }
 
-  // 2 gather kv, as gather in attention.h: row n of the block.
-  V4NPU_MEMBER void load_row(RowAt row, int64_t n) const {
-    bf16* to = rows + n % kTileRows / 16 * steps * kTileValues + n % 16 * 32;
-    if (!a.packed) return copy_groups(reinterpret_cast<const bf16*>(row.payload), a.head_dim, to);
-    const int64_t keep = a.head_dim - a.rope_dim;
-    bool done = keep % kFp8Block == 0;
-    for (int64_t i = 0; i < keep && done; i += kFp8Block) {
-      done = decode_e4m3<kFp8Block / 32>(row.payload + i, row.scales[i / kFp8Block],
-                                         [&](int group, bf16x32 v) { store(to + (i / 32 + group) * kTileValues, v); });
-    }
-    if (done) {
-      const auto* turned = reinterpret_cast<const bf16*>(row.payload + keep);
-      return copy_groups(turned, a.rope_dim, to + keep / 32 * kTileValues);
-    }
-    widen_kv<bf16>(row, true, keep, 0, a.head_dim, wide);
-    for (int64_t d = 0; d < 32 * steps; d += kLanes) {
-      store(to + d / 32 * kTileValues + d % 32, d < a.head_dim ? load(wide + d) : zero());
-    }
-  }
-
-  // The last of the block's n rows, from `first` on: 2i and 2i + 1 side by side, those from n on zero. Within a quarter
-  // of a register: a tile of 16 dims has the lower or the upper four of every eight; `store_out` knows.
-  V4NPU_MEMBER void interleave(int64_t first, int64_t n) const {
-    for (int64_t i = first / 2; i < (first + kTileRows) / 2; ++i) {
-      const bf16* from = rows + 2 * i % kTileRows / 16 * steps * kTileValues + 2 * i % 16 * 32;
-      bf16* to = pairs + i / 16 * kTileValues + i % 16 * 32;
-      for (int64_t s = 0; s < steps; ++s, from += kTileValues, to += 4 * kTileValues) {
-        const __m512i even = 2 * i < n ? _mm512_loadu_si512(from) : _mm512_setzero_si512();
-        const __m512i odd = 2 * i + 1 < n ? _mm512_loadu_si512(from + 32) : _mm512_setzero_si512();
-        _mm512_storeu_si512(to, _mm512_unpacklo_epi16(even, odd));
-        _mm512_storeu_si512(to + 2 * kTileValues, _mm512_unpackhi_epi16(even, odd));
-      }
-    }
-  }
-
-  // 3 scores of all heads and the rows of the block from `first` on; where there are none they are anything.
-  V4NPU_MEMBER void score(int64_t first) const {
-    const int64_t row = steps * kTileValues, next = lanes * kLanes;  // from one tile of rows or scores to the next
+  // 3 scores of all heads and 32 rows, `row` values apart, the block's from `first` on; where there are none
+  // they are anything.
+  V4NPU_MEMBER void score(const bf16* rows, int64_t row, int64_t first) const {
+    const int64_t other = steps * kTileValues, next = lanes * kLanes;  // from one tile of q or scores to the next
     for (int64_t g = 0; g < groups; g += 2) {
-      const bf16 *left = rows, *right = q + g * row;
+      const bf16 *left = rows, *right = q + g * other;
       const bool two = g + 1 < groups;
       tile_zero<0>();
       tile_zero<1>();
       tile_zero<2>();
       tile_zero<3>();
-      for (int64_t s = 0; s < steps; ++s, left += kTileValues, right += kTileValues) {
-        tile_load<4>(left, 64);
-        tile_load<5>(left + row, 64);
+      for (int64_t s = 0; s < steps; ++s, left += 32, right += kTileValues) {
+        tile_load<4>(left, row * 2);
+        tile_load<5>(left + 16 * row, row * 2);
         tile_stream<6>(right, 64);
         tile_dot<0, 4, 6>();
         tile_dot<1, 5, 6>();
         if (!two) continue;
-        tile_stream<7>(right + row, 64);
+        tile_stream<7>(right + other, 64);
         tile_dot<2, 4, 7>();
         tile_dot<3, 5, 7>();
       }
@@ -181,8 +200,8 @@ struct TileWorker {
     }
   }
 
-  // 5 accumulate
-  V4NPU_MEMBER void accumulate(int64_t n, bool first) const {
+  // 5 accumulate: n rows, which lie interleaved at `pairs`, `apart` values from pair to pair.
+  V4NPU_MEMBER void accumulate(const bf16* pairs, int64_t apart, int64_t n, bool first) const {
     for (int64_t g = 0; g < groups; g += 2) {
       const bool two = g + 1 < groups;
       for (int64_t d = 0; d < 2 * steps; d += 2) {
@@ -199,10 +218,10 @@ struct TileWorker {
           if (two) tile_stream<3>(other + kTileSums, 64);
         }
         for (int64_t s = 0; s < (n + 31) / 32; ++s) {
-          const bf16 *left = p + (2 * g + s) * kTileValues, *right = pairs + (2 * d + s) * kTileValues;
+          const bf16 *left = p + (2 * g + s) * kTileValues, *right = pairs + 16 * s * apart + 32 * d;
           tile_load<4>(left, 64);
-          tile_load<6>(right, 64);
-          tile_load<7>(right + 2 * kTileValues, 64);
+          tile_load<6>(right, apart * 2);
+          tile_load<7>(right + 32, apart * 2);
           tile_dot<0, 4, 6>();
           tile_dot<1, 4, 7>();
           if (!two) continue;
@@ -235,33 +254,115 @@ struct TileWorker {
     }
   }
 
-  V4NPU_MEMBER void attend(int64_t token, int64_t head, int64_t heads) const {
+  V4NPU_MEMBER void clear() const { std::memset(sums, 0, static_cast<size_t>(lanes * steps * 32) * sizeof(float)); }
+
+  // 4   5
+  V4NPU_MEMBER void take(const bf16* pairs, int64_t apart, int64_t n, bool first) const {
+    for (int64_t g = 0; g < groups; ++g) weigh(g, n, first);
+    accumulate(pairs, apart, n, first);
+  }
+};
+
+// What attends on one thread: `group` heads of one query, or of some that go together.
+struct TileWorker {
+  using Value = bf16;
+  const Attention& a;
+  const int64_t group, most;
+  const TileRows rows;
+  uint8_t* const queries;
+
+  // Queries that may go together.
+  V4NPU_INLINE int64_t most_together(const Attention& a, int64_t group) {
+    const int64_t fit = kHeadsTogether / whole_vectors(group), most = fit < a.num_tokens ? fit : a.num_tokens;
+    if (most < 1 || a.window % kPlaces != 0 || a.window > kSharedWindow) return 1;
+    return most;
+  }
+  V4NPU_INLINE int64_t rows_of_all(const Attention& a, int64_t most) {
+    return most > 1 ? a.window + most - 1 : kTileRows;
+  }
+  V4NPU_INLINE int64_t bytes(const Attention& a, int64_t group) {
+    const int64_t most = most_together(a, group);
+    return most * TileQuery::bytes(a, group) + TileRows::bytes(a, rows_of_all(a, most));
+  }
+  V4NPU_MEMBER TileWorker(const Attention& attention, int64_t heads, void* memory)
+      : a(attention),
+        group(heads),
+        most(most_together(a, group)),
+        rows(a, rows_of_all(a, most), static_cast<uint8_t*>(memory) + most * TileQuery::bytes(a, group)),
+        queries(static_cast<uint8_t*>(memory)) {
+    tile_configure(kLanes);
+  }
+  V4NPU_MEMBER void finish() const { tile_release(); }
+  V4NPU_MEMBER TileQuery query(int64_t i) const { return {a, group, queries + i * TileQuery::bytes(a, group)}; }
+
+  // How many of `some` tokens from this one on go together.
+  V4NPU_MEMBER int64_t together(int64_t token, int64_t some) const {
     const List l = list_of(a, token);
-    const int64_t at = (token * a.num_heads + head) * a.head_dim;
-    load_q(static_cast<const bf16*>(a.q) + at, heads);
-    start(lanes, peak, total);
-    bool first = true;
-    for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
+    if (l.seen < a.window) return 1;
+    int64_t count = some < most ? some : most;
+    count = count < l.left ? count : l.left;
+    if (a.ratio == 0) return count;
+    const int64_t alike = a.ratio - (l.position + 1) % a.ratio;  // until one entry more is complete
+    return count < alike ? count : alike;
+  }
+
+  // The window of each of `count` queries.
+  V4NPU_MEMBER void take_windows(const List& l, int64_t count) const {
+    const int64_t n = a.window + count - 1;
+    for (int64_t i = 0; i < n; ++i) rows.load_row(row_at(l.window, l.first + i), i);
+    bf16* const of_odd = rows.pairs + n / 2 * rows.pair_row;  // pairs that begin with an odd row
+    rows.interleave(rows.rows, n, n / 2, rows.pairs);
+    rows.interleave(rows.rows + rows.row, n - 1, (n - 1) / 2, of_odd);
+    for (int64_t i = 0; i < count; ++i) {
+      const TileQuery own = query(i);
+      for (int64_t at = i; at < i + a.window; at += kPlaces) {
+        for (int64_t k = 0; k < kPlaces; k += kTileRows) own.score(rows.rows + (at + k) * rows.row, rows.row, k);
+        own.take((at % 2 == 0 ? rows.pairs : of_odd) + at / 2 * rows.pair_row, rows.pair_row, kPlaces, at == i);
+      }
+    }
+  }
+
+  // The places [begin, end) of a list, which is that of the queries [i, last); `first`: of none of them came a row
+  // before. Whether that is still so.
+  V4NPU_MEMBER bool take_places(const List& l, int64_t begin, int64_t end, int64_t i, int64_t last, bool first) const {
+    for (; begin < end; begin += kPlaces) {
       int64_t n = 0;
-      const auto take = [&] {
-        const int64_t last = (n - 1) / kTileRows * kTileRows;
-        interleave(last, n);
-        score(last);
+      const auto score = [&] {
+        const int64_t from = (n - 1) / kTileRows * kTileRows;
+        rows.interleave(rows.rows, n - from, kTileRows / 2, rows.pairs + from / 2 * rows.pair_row);
+        for (int64_t k = i; k < last; ++k) query(k).score(rows.rows, rows.row, from);
       };
       each_row(l, begin, begin + kPlaces, [&](RowAt row) __attribute__((always_inline)) {
-        load_row(row, n++);
-        if (n % kTileRows == 0) take();
+        rows.load_row(row, n++ % kTileRows);
+        if (n % kTileRows == 0) score();
       });
       fetch_rows(a, l, begin + kPlaces, begin + 2 * kPlaces);
       if (n == 0) continue;
-      if (n % kTileRows != 0) take();
-      for (int64_t g = 0; g < groups; ++g) weigh(g, n, first);
-      accumulate(n, first);
+      if (n % kTileRows != 0) score();
+      for (int64_t k = i; k < last; ++k) query(k).take(rows.pairs, rows.pair_row, n, first);
       first = false;
     }
-    if (first) std::memset(sums, 0, static_cast<size_t>(lanes * steps * 32) * sizeof(float));
-    add_sink(a, head, heads, lanes, peak, total);
-    store_out(static_cast<bf16*>(a.out) + at, heads);
+    return first;
+  }
+
+  V4NPU_MEMBER void attend(int64_t token, int64_t count, int64_t head, int64_t heads) const {
+    const int64_t at = (token * a.num_heads + head) * a.head_dim, apart = a.num_heads * a.head_dim;
+    for (int64_t i = 0; i < count; ++i) {
+      const TileQuery own = query(i);
+      own.load_q(static_cast<const bf16*>(a.q) + at + i * apart, heads);
+      start(own.lanes, own.peak, own.total);
+    }
+    if (count > 1) take_windows(list_of(a, token), count);
+    const int64_t begin = count > 1 ? a.window : 0, alike = a.ratio > 0 ? count : 1;
+    for (int64_t i = 0; i < count; i += alike) {
+      const List l = list_of(a, token + i);
+      if (take_places(l, begin, l.places, i, i + alike, begin == 0)) query(i).clear();
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const TileQuery own = query(i);
+      add_sink(a, head, heads, own.lanes, own.peak, own.total);
+      own.store_out(static_cast<bf16*>(a.out) + at + i * apart, heads);
+    }
   }
 };
 
