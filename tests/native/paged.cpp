@@ -196,12 +196,13 @@ void indexer_of(const Batch& batch, int64_t heads, int64_t dim, KeyFormat key_fo
 struct Heads {
   int64_t count, dim, rope_dim;
   bool packed, official;
+  int64_t window = 11;
 };
 
 template <class Params>
 void attention(Case& c, Params& p, const Batch& batch, const Heads& h, Dtype dtype) {
   describe(c, p, batch);
-  p.window = 11, p.window_block = 4;
+  p.window = h.window, p.window_block = 4;
   std::vector<int64_t> first, end;
   for (size_t b = 0; b < batch.lengths.size(); ++b) {
     first.push_back(std::max<int64_t>(0, batch.starts[b] - p.window + 1));
@@ -273,9 +274,9 @@ void paged(Dtype dtype) {
   using Quant = CompressorParams::Quant;
   const bool narrow = dtype == Dtype::kBfloat16;
   // Nothing, a sequence of its own, a ragged batch, and contexts long enough for parts of
-  // keys, and for parts of a token's rows and dims.
+  // keys, and for parts of a token's rows and dims; queries enough to share their windows.
   const std::vector<Batch> batches = {{{0}, {0}}, {{1}, {6}}, {{3, 0, 9, 1, 37}, {0, 5, 130, 251, 2}}};
-  const Batch far = {{2}, {9000}}, decode = {{1}, {9000}};
+  const Batch far = {{2}, {9000}}, decode = {{1}, {9000}}, neighbours = {{37, 20}, {50, 251}};
   for (const int64_t t : {0, 1, 19}) {
     for (const bool official : {false, true}) {
       qkv_of(t, 3, 80, 16, official, official && narrow, dtype);
@@ -303,6 +304,7 @@ void paged(Dtype dtype) {
   indexer_of(far, 4, 32, narrow ? KeyFormat::kFp4 : KeyFormat::kPlain, true, dtype);
   attentions_of(far, {16, 64, 32, narrow, true}, dtype);
   attentions_of(decode, {5, 80, 16, narrow, true}, dtype);
+  attentions_of(neighbours, {3, 80, 16, narrow, true, 64}, dtype);
 }
 
 }  // namespace test

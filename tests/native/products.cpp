@@ -155,6 +155,7 @@ void products(Dtype dtype) {
     quantised("fp4_linear", &kernels::fp4_linear, t, 67, 256, 67 * 128, 67 * 8, dtype);
   }
   linear_of(35, 33, 40, dtype);                          // a second block of tokens
+  linear_of(20, 301, 524, dtype);                        // and a second piece of rows and of columns
   experts_of(kGroupPairs / 6 + 5, 32, 32, 5, 6, dtype);  // and a second group of pairs
 }
 
