@@ -1,6 +1,6 @@
 // The attention of one query over its own list of rows, shared by window_attention, csa_attention and hca_attention.
 //
-// A thread takes a query and a group of its heads, which are the lanes of the scores: all of them read a row once.
+// A thread takes a query (on AMX several) and a group of its heads, the lanes of the scores: all read a row once.
 // The list is walked in blocks of 64 places, in its own order, whoever else is in the batch; of a block the rows that
 // exist are gathered and widened into a tile, so that nothing else is ever touched. Scratch for 64 heads of 512:
 // q 128 KiB, tile 132 KiB, scores 16 KiB, sums 128 KiB; of pairs tile 68 KiB, pairs 264, scores 64 and sums 128.
