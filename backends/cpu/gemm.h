@@ -2,7 +2,7 @@
 //
 // Rows of either operand are a struct with decode(); activations are decoded once and packed in tiles of 16 tokens,
 // weights are decoded into a buffer in L1 at the moment of use, once per block of tokens, at most as many as the plan
-// says. Work items are (block of tokens, 32 weight rows), taken by whichever thread is free.
+// says. Work items are (block of tokens, 32 weight rows or more), taken by whichever thread is free.
 //
 // Order of a sum: it depends on k alone, so that one token gets the same bits alone and in any batch.
 //   float32   16 lanes, lane i sums k = i mod 16 of 1024 values; lanes are halved (reduce_add); these in order of k
