@@ -17,6 +17,7 @@ namespace {
 using Params = MoeExpertsParams;
 
 constexpr int64_t kTokensAhead = 8;  // whose sums are asked for: they lie anywhere
+static_assert(kManyRows <= 2 * kExpertRows, "down has the memory of the sums of w1 and w3");
 
 // kGroupPairs or fewer of an expert's pairs, which lie in the order of topk_indices.
 struct Expert {

@@ -394,7 +394,7 @@ void attend_all(const Attention& a) {
   if (group == 0 || a.num_tokens == 0) return;
   const int64_t groups = (a.num_heads + group - 1) / group, items = a.num_tokens * (few ? groups : 1);
   const int64_t most = Worker::most_together(a, group), fair = a.num_tokens / (2 * threads);
-  const int64_t unit = few || fair < 1 ? 1 : most < fair ? most : fair;
+  const int64_t unit = few ? 1 : most < fair ? most : fair;
   const int64_t places = a.window + (a.ratio > 0 ? a.max_blocks * a.entry_rows.block_size : a.topk);
   parallel_shares((items + unit - 1) / unit, (places < 1 << 20 ? places : 1 << 20) * a.head_dim * unit,
                   [&](int64_t begin, int64_t end) __attribute__((always_inline)) {

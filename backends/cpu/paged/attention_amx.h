@@ -29,6 +29,9 @@ V4NPU_INLINE void copy_groups(const bf16* p, int64_t n, bf16* out) {
   }
 }
 
+// Groups of 32 dims.
+V4NPU_INLINE int64_t steps_of(const Attention& a) { return (a.head_dim + 31) / 32; }
+
 // Decoded rows, and beside them neighbours interleaved.
 struct TileRows {
   const Attention& a;
@@ -41,11 +44,11 @@ struct TileRows {
   // 64 bytes more than it needs: what lies one above the other in a tile is not to meet in one set of a cache.
   V4NPU_INLINE int64_t row_of(int64_t steps) { return steps * 32 + 32; }
   V4NPU_INLINE int64_t bytes(const Attention& a, int64_t count) {
-    const int64_t steps = (a.head_dim + 31) / 32;
-    return 2 * (count * row_of(steps) + count * row_of(2 * steps)) + 4 * steps * 32;
+    const int64_t steps = steps_of(a);
+    return 2 * count * (row_of(steps) + row_of(2 * steps)) + 4 * steps * 32;
   }
   V4NPU_MEMBER TileRows(const Attention& attention, int64_t count, void* memory)
-      : a(attention), steps((a.head_dim + 31) / 32), row(row_of(steps)), pair_row(row_of(2 * steps)) {
+      : a(attention), steps(steps_of(a)), row(row_of(steps)), pair_row(row_of(2 * steps)) {
     rows = static_cast<bf16*>(memory);
     pairs = rows + count * row;
     wide = reinterpret_cast<float*>(pairs + count * pair_row);
@@ -96,11 +99,11 @@ struct TileQuery {
   float *peak, *total;           // [lanes]
 
   V4NPU_INLINE int64_t bytes(const Attention& a, int64_t group) {
-    const int64_t lanes = whole_vectors(group), dims = (a.head_dim + 31) / 32 * 32;
+    const int64_t lanes = whole_vectors(group), dims = steps_of(a) * 32;
     return lanes * (2 * (dims + kPlaces) + 4 * (dims + kPlaces + 2));
   }
   V4NPU_MEMBER TileQuery(const Attention& attention, int64_t group, void* memory)
-      : a(attention), lanes(whole_vectors(group)), groups(lanes / kLanes), steps((a.head_dim + 31) / 32) {
+      : a(attention), lanes(whole_vectors(group)), groups(lanes / kLanes), steps(steps_of(a)) {
     const int64_t dims = steps * 32;
     q = static_cast<bf16*>(memory);
     p = q + lanes * dims;
