@@ -1,8 +1,8 @@
 // gemm.h in bfloat16 on AMX tiles. The weights are the left operand, as they lie; the activations the right one, packed
 // once:
 //   packed [k / 512][tile of 16 tokens of a block][16 steps of 32][16 pairs of k][16 tokens][2]     1 KB per step
-// Five tokens cost the same instructions as sixteen. One to four come cheaper without tiles (gemm_amx_rows.h and
-// gemm_amx_fp4.h), which find them in another form behind those that are packed.
+// One token costs the same instructions as sixteen. One by short rows of FP8 and up to four by FP4 come cheaper without
+// tiles (gemm_amx_rows.h, gemm_amx_fp4.h), which find them in another form behind those that are packed.
 //
 // A tile product and vector shuffles share a port, so decoding does not hide behind products. What does not fit the
 // first cache beside the decoded rows are the tokens: they are streamed past it.
@@ -14,28 +14,31 @@ namespace v4npu::cpu::V4NPU_ISA {
 namespace {
 
 constexpr int64_t kTileElements = 16 * 32;  // of bfloat16
+constexpr int64_t kLongRow = 2048;          // bytes; the hardware alone follows longer ones
 
-// The rows that one to four tokens are multiplied with in vectors: the form of the tokens, and whether lengths will do.
+// The rows that up to kMost tokens are multiplied with in vectors: the form of the tokens, and rows of which lengths.
 template <class W>
 struct ByRows {
-  using Tokens = void;
+  static constexpr int64_t kMost = 0;
 };
 template <>
 struct ByRows<E4m3Rows> {
-  using Tokens = WideTokens;
-  V4NPU_INLINE bool whole_lines(int64_t k) { return k % 64 == 0; }
+  static constexpr int64_t kMost = 1;
+  using Tokens = WideToken;
+  V4NPU_INLINE bool takes(int64_t k) { return k % 64 == 0 && k <= kLongRow; }
 };
 template <>
 struct ByRows<E2m1Rows> {
+  static constexpr int64_t kMost = 4;
   using Tokens = NumberedTokens;
-  V4NPU_INLINE bool whole_lines(int64_t k) { return k % 128 == 0 && k < int64_t{1} << 26; }
+  V4NPU_INLINE bool takes(int64_t k) { return k % 128 == 0 && k < int64_t{1} << 26; }
 };
-template <class W>
-constexpr bool kByRowsOf = !__is_same(typename ByRows<W>::Tokens, void);
 
 // Rows [row0, row0 + 16) to c [16 tokens, 16 rows]; false if not done.
-template <class W, class Tokens>
-V4NPU_INLINE bool by_rows(const W& w, int64_t row0, const Tokens& x, float* c) {
+V4NPU_INLINE bool by_rows(const E4m3Rows& w, int64_t row0, const WideToken& x, float* c) {
+  return sum_rows(w, row0, x, c);
+}
+V4NPU_INLINE bool by_rows(const E2m1Rows& w, int64_t row0, const NumberedTokens& x, float* c) {
   switch (x.tokens) {
     case 1: return sum_rows<1>(w, row0, x, c);
     case 2: return sum_rows<2>(w, row0, x, c);
@@ -68,8 +71,8 @@ void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t le
       for (int j = 0; j < 16; ++j) _mm512_mask_storeu_epi32(step + j * columns * 2, lanes, v[j]);
     }
   }
-  if constexpr (kByRowsOf<W>) {
-    if (least <= kByRows) ByRows<W>::Tokens::make(to.block, m, columns, kp);
+  if constexpr (ByRows<W>::kMost > 0) {
+    if (least <= ByRows<W>::kMost && ByRows<W>::takes(kp)) ByRows<W>::Tokens::make(to.block, m, columns, kp);
   }
 }
 
@@ -175,6 +178,44 @@ void few_tiles(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t co
   take_sums(c);
 }
 
+// Likewise, of FP8 rows with one scale, a line of each row at a time: decoded while those before them are multiplied,
+// so that neither memory nor tiles wait. False, and c is to be computed anew, where rows are others or a value is not
+// exact in bfloat16.
+template <class W>
+V4NPU_INLINE bool few_lines(const W& /*w*/, int64_t /*row0*/, const bf16* /*x*/, int64_t /*columns*/, float* /*c*/) {
+  return false;
+}
+inline bool few_lines(const E4m3Rows& w, int64_t row0, const bf16* x, int64_t columns, float* c) {
+  constexpr int64_t kLine = 64, kSteps = kLine / 32, kRows = kBlockRows / kSteps;
+  if (w.k % kLine != 0 || row0 >> w.row_shift != (row0 + kBlockRows - 1) >> w.row_shift) return false;
+  alignas(64) bf16 a[2][kBlockRows * kLine];
+  const uint8_t* next = w.codes + (row0 + kBlockRows) * w.k;
+  ScaledE4m3 codes;
+  zero_sums();
+  const auto multiply = [&](int64_t k0, int64_t step) __attribute__((always_inline)) {
+    dots<false>({a[k0 / kLine % 2], kTileElements, 32, kTile * kLine}, x + k0 * columns, 0, columns, step);
+  };
+  for (int64_t k0 = 0; k0 < w.k; k0 += kLine) {
+    const uint8_t scale = w.scale_of(row0, k0), *p = w.codes + row0 * w.k + k0;
+    bf16* out = a[k0 / kLine % 2];
+#pragma GCC unroll 1
+    for (int64_t step = 0; step < kSteps; ++step, out += kTile * kLine) {
+      if (k0 != 0) multiply(k0 - kLine, step);
+#pragma GCC unroll 4
+      for (int64_t r = 0; r < kRows; ++r, p += w.k, next += kLine) {
+        __builtin_prefetch(next, 0, 2);
+        bf16x32 v[2];
+        codes.load(p, scale, v);
+        store(out + r * 32, v[0]);
+        store(out + r * 32 + kTileElements, v[1]);
+      }
+    }
+  }
+  for (int64_t step = 0; step < kSteps; ++step) multiply(w.k - kLine, step);
+  take_sums(c);
+  return codes.exact();
+}
+
 // Where 32 rows lie as tiles want them.
 template <class W>
 V4NPU_INLINE const bf16* in_place(const W& /*w*/, int64_t /*row0*/) {
@@ -203,14 +244,15 @@ template <class W>
 V4NPU_INLINE void few(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t least, int64_t kp,
                       float* c, bool& configured) {
   const int64_t columns = wide_enough(least);
-  if constexpr (kByRowsOf<W>) {
-    if (least <= kByRows && rows == kBlockRows && ByRows<W>::whole_lines(w.k)) {
+  if constexpr (ByRows<W>::kMost > 0) {
+    if (least <= ByRows<W>::kMost && rows == kBlockRows && ByRows<W>::takes(w.k)) {
       const typename ByRows<W>::Tokens few(x, tokens, columns, kp);
       if (by_rows(w, row0, few, c) && by_rows(w, row0 + kTile, few, c + kTile * kTile)) return;
     }
   }
   if (!configured) tile_configure(static_cast<int>(columns));
   configured = true;
+  if (rows == kBlockRows && few_lines(w, row0, x, columns, c)) return;
   const bf16* at = rows == kBlockRows ? in_place(w, row0) : nullptr;
   if (at == nullptr) return few_tiles(w, row0, rows, x, columns, kp, c);
   few_in_place(at, in_place(w, row0 + 1) - at, x, columns, kp, c);

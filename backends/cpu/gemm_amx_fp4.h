@@ -112,8 +112,7 @@ inline __attribute__((noinline)) f32x16 sum_values(__m512i v0, __m512i v1, __m51
                                                    int64_t columns) {
   const __m512 values = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000)), v[4] = {v0, v1, v2, v3};
-  RowSums<1> sums;
-  sums.clear();
+  RowSums sums;
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
 #pragma GCC unroll 8
@@ -123,10 +122,10 @@ inline __attribute__((noinline)) f32x16 sum_values(__m512i v0, __m512i v1, __m51
       const __m512i both = _mm512_set1_epi32(pair);
       const __m512i x = j % 2 == 0 ? _mm512_slli_epi32(both, 16) : _mm512_and_si512(both, upper);
       const __m512i code = _mm512_srli_epi32(v[i], static_cast<unsigned>(4 * j));
-      sums.add(0, j, _mm512_castps_si512(_mm512_permutexvar_ps(code, values)), f32x16{_mm512_castsi512_ps(x)});
+      sums.add(j, _mm512_castps_si512(_mm512_permutexvar_ps(code, values)), f32x16{_mm512_castsi512_ps(x)});
     }
   }
-  return sums.even[0] + sums.odd[0];
+  return sums.total();
 }
 
 // The scale of 32 values is a power of two, so it may follow their sum, if that is normal without it too.

@@ -1,4 +1,4 @@
-// One to four tokens by 16 weight rows in vector registers, a lane to a row, with the bits of the tiles in gemm_amx.h:
+// Few tokens by 16 weight rows in vector registers, a lane to a row, with the bits of the tiles in gemm_amx.h:
 //   tile_dot sums even and odd k apart in chains of 16 fused multiply-adds from zero, and adds their sum to c
 // Tiles take subnormal numbers for zero, vectors do not: so only where none can occur, else the tiles do it.
 //
@@ -10,8 +10,6 @@
 
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
-
-constexpr int64_t kByRows = 4;  // tokens
 
 // Lane i: i times n.
 V4NPU_INLINE __m512i multiples(int64_t n) {
@@ -63,23 +61,22 @@ V4NPU_INLINE Range walk_packed(bf16* packed, int64_t tokens, int64_t columns, in
   return {_mm512_reduce_min_epu32(low) >> 23, _mm512_reduce_max_epu32(high) >> 23};
 }
 
-// Packed tokens widened: [tokens, kp] floats, of every 32 values the even ones, then the odd ones.
-struct WideTokens {
-  int64_t tokens, kp;
+// A packed token widened: [kp] floats, of every 32 values the even ones, then the odd ones.
+struct WideToken {
   Range range;
   const float* x;
 
-  V4NPU_MEMBER WideTokens(const bf16* packed, int64_t num_tokens, int64_t columns, int64_t k)
-      : tokens(num_tokens), kp(k), range(*reinterpret_cast<const Range*>(packed + columns * k)) {
+  V4NPU_MEMBER WideToken(const bf16* packed, int64_t /*tokens*/, int64_t columns, int64_t k)
+      : range(*reinterpret_cast<const Range*>(packed + columns * k)) {
     x = reinterpret_cast<const float*>(packed + columns * k) + kRangeBytes / 4;
   }
   V4NPU_MEMBER static void make(bf16* packed, int64_t tokens, int64_t columns, int64_t kp) {
     auto* behind = reinterpret_cast<Range*>(packed + columns * kp);
     float* wide = reinterpret_cast<float*>(behind) + kRangeBytes / 4;
     *behind = walk_packed(packed, tokens, columns, kp,
-                          [&](int64_t t, int64_t i, __m512i even, __m512i odd) __attribute__((always_inline)) {
-                            _mm512_storeu_si512(wide + t * kp + i, even);
-                            _mm512_storeu_si512(wide + t * kp + i + kLanes, odd);
+                          [&](int64_t /*t*/, int64_t i, __m512i even, __m512i odd) __attribute__((always_inline)) {
+                            _mm512_storeu_si512(wide + i, even);
+                            _mm512_storeu_si512(wide + i + kLanes, odd);
                           });
   }
 };
@@ -97,44 +94,29 @@ V4NPU_INLINE void fetch_lines(const uint8_t* row, const uint8_t* next) {
   __builtin_prefetch(row + 128, 0, 3);
   __builtin_prefetch(next, 0, 2);
 }
-constexpr int64_t kLongRow = 2048;  // bytes
 
-template <int TOKENS>
+// Sums of 32 values of 16 rows.
 struct RowSums {
-  f32x16 even[TOKENS], odd[TOKENS];
+  f32x16 even = zero(), odd = zero();
 
-  V4NPU_MEMBER void clear() {
-#pragma GCC unroll 4
-    for (int t = 0; t < TOKENS; ++t) even[t] = odd[t] = zero();
-  }
   // Value k of each row.
-  V4NPU_MEMBER void add(int t, int k, __m512i w, f32x16 x) {
-    f32x16& sum = k % 2 != 0 ? odd[t] : even[t];
+  V4NPU_MEMBER void add(int k, __m512i w, f32x16 x) {
+    f32x16& sum = k % 2 != 0 ? odd : even;
     sum = fma(f32x16{_mm512_castsi512_ps(w)}, x, sum);
   }
-  // Of the four values that begin at `values` in WideTokens the k-th, of each token.
-  V4NPU_MEMBER void add(const float* values, int64_t kp, int k, __m512i w) {
-#pragma GCC unroll 4
-    for (int t = 0; t < TOKENS; ++t) add(t, k, w, set1(values[t * kp + k % 2 * 16 + k / 2]));
-  }
+  V4NPU_MEMBER f32x16 total() const { return even + odd; }
 };
 
 // False, and c is to be computed anew, where a value is not exact in bfloat16.
-template <int TOKENS>
-bool sum_rows(const E4m3Rows& w, int64_t row0, const WideTokens& x, float* c) {
+inline bool sum_rows(const E4m3Rows& w, int64_t row0, const WideToken& token, float* c) {
   if (row0 >> w.row_shift != (row0 + 15) >> w.row_shift) return false;  // rows of two scales
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), low_bytes = _mm512_set1_epi32(0x00ff00ff);
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
-  // The hardware follows long rows: what is fetched of them is one line twice, which costs nothing.
-  const bool followed = w.k > kLongRow;
-  const int64_t further = followed ? 128 : 0, next_column = followed ? 1 : 16, next_line = followed ? w.k : 64;
-  const uint8_t *p = w.codes + row0 * w.k, *next = followed ? p + 256 : p + 16 * w.k;
-  f32x16 total[TOKENS];
-#pragma GCC unroll 4
-  for (int t = 0; t < TOKENS; ++t) total[t] = zero();
+  const uint8_t *p = w.codes + row0 * w.k, *next = p + 16 * w.k;
+  f32x16 total = zero();
   for (int64_t k0 = 0; k0 < w.k; k0 += 64) {
     const uint8_t scale = w.scale_of(row0, k0);
-    if (!x.range.fits(scale, 9, 9)) return false;
+    if (!token.range.fits(scale, 9, 9)) return false;
     const auto& table = kE4m3Scaled.of[scale];
     const __m512i low0 = _mm512_load_si512(table.low), low1 = _mm512_load_si512(table.low + 64);
     const __m512i high0 = _mm512_load_si512(table.high), high1 = _mm512_load_si512(table.high + 64);
@@ -142,12 +124,11 @@ bool sum_rows(const E4m3Rows& w, int64_t row0, const WideTokens& x, float* c) {
     load_turned(p + k0, w.k, v);
 #pragma GCC unroll 1
     for (int64_t half = 0; half < 2; ++half) {
-      RowSums<TOKENS> sums;
-      sums.clear();
-      const float* values = x.x + k0 + 32 * half;
+      RowSums sums;
+      const float* x = token.x + k0 + 32 * half;
 #pragma GCC unroll 1
-      for (int64_t i = 8 * half; i < 8 * half + 8; ++i, values += 2) {
-        fetch_lines(p + k0 + i * w.k + further, next + next_column * k0 + next_line * i);
+      for (int64_t i = 8 * half; i < 8 * half + 8; ++i, x += 2) {
+        fetch_lines(p + k0 + i * w.k, next + 16 * k0 + 64 * i);
         const __m512i codes = v[i];
         const __m512i low = _mm512_permutex2var_epi8(low0, codes, low1);
         const __m512i magnitude = _mm512_permutex2var_epi8(high0, codes, high1);
@@ -155,22 +136,16 @@ bool sum_rows(const E4m3Rows& w, int64_t row0, const WideTokens& x, float* c) {
         // Codes 0 and 2, and 1 and 3, in bfloat16.
         const __m512i even = _mm512_ternarylogic_epi32(low, low_bytes, _mm512_slli_epi32(high, 8), 0xe2);
         const __m512i odd = _mm512_ternarylogic_epi32(_mm512_srli_epi32(low, 8), low_bytes, high, 0xe2);
-        sums.add(values, x.kp, 0, _mm512_slli_epi32(even, 16));
-        sums.add(values, x.kp, 1, _mm512_slli_epi32(odd, 16));
-        sums.add(values, x.kp, 2, _mm512_and_si512(even, upper));
-        sums.add(values, x.kp, 3, _mm512_and_si512(odd, upper));
+        sums.add(0, _mm512_slli_epi32(even, 16), set1(x[0]));
+        sums.add(1, _mm512_slli_epi32(odd, 16), set1(x[16]));
+        sums.add(2, _mm512_and_si512(even, upper), set1(x[1]));
+        sums.add(3, _mm512_and_si512(odd, upper), set1(x[17]));
       }
-#pragma GCC unroll 4
-      for (int t = 0; t < TOKENS; ++t) total[t] = total[t] + (sums.even[t] + sums.odd[t]);
+      total = total + sums.total();
     }
   }
-  bool exact = true;  // what is not is NaN in the table
-#pragma GCC unroll 4
-  for (int t = 0; t < TOKENS; ++t) {
-    store(c + t * kTile, total[t]);
-    exact = exact && _mm512_cmp_ps_mask(total[t].v, total[t].v, _CMP_UNORD_Q) == 0;
-  }
-  return exact;
+  store(c, total);
+  return _mm512_cmp_ps_mask(total.v, total.v, _CMP_UNORD_Q) == 0;  // what is not exact is NaN in the table
 }
 
 }  // namespace

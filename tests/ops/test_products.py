@@ -84,31 +84,45 @@ def test_scales_and_codes_at_the_ends_of_their_range(kind: str) -> None:
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 @pytest.mark.parametrize("kind", ["fp4", "fp8"])
 def test_few_tokens_have_the_bits_of_many_whatever_the_scale(kind: str, dtype: torch.dtype, flush: bool) -> None:
-    codes = torch.arange(40 * 128).mul(37).remainder(256).to(torch.uint8)
+    k = 384
+    codes = torch.arange(40 * k).mul(37).remainder(256).to(torch.uint8)
     if kind == "fp8":
-        w, scales = (codes & 0xF7).view(40, 128).view(torch.float8_e4m3fn), (1, 1)  # no NaN, every subnormal
+        w, scales = (codes & 0xF7).view(40, k).view(torch.float8_e4m3fn), (1, k // 128)  # no NaN, every subnormal
     else:
-        w, scales = codes[: 40 * 64].view(40, 64).view(torch.int8), (40, 4)
+        w, scales = codes[: 40 * k // 2].view(40, k // 2).view(torch.int8), (40, k // 32)
     linear, threads = getattr(ops, f"{kind}_linear"), torch.get_num_threads()
     torch.set_num_threads(1)  # the mode is a thread's own
     if flush and not torch.set_flush_denormal(True):
         pytest.skip("this machine has no such mode")
     try:
         for code in (0, 1, 20, 100, 127, 133, 134, 135, 140, 200, 239, 240, 250, 254):
-            scale = torch.full(scales, code, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+            scale = torch.full(scales, code, dtype=torch.uint8)
+            scale[:, scales[1] // 2 :: 2] ^= 3
+            scale = scale.view(torch.float8_e8m0fnu)
             for power in (-128, -110, -30, 0, 12, 90):
-                x = (Draw(F32, code).normal(40, 128) * 2.0**power).to(dtype)
+                x = (Draw(F32, code).normal(40, k) * 2.0**power).to(dtype)
                 x[0, ::5], x[1], x[2, 32:64] = 0, 0, 0
-                x[2, 64:] *= 2.0 ** -torch.arange(64).mul(5).remainder(19)  # further apart than integers hold
-                x[3] *= 2.0 ** -torch.arange(128).mul(7).remainder(11)
+                x[2, 64:] *= 2.0 ** -torch.arange(k - 64).mul(5).remainder(19)  # further apart than integers hold
+                x[3] *= 2.0 ** -torch.arange(k).mul(7).remainder(11)
                 for given in ((x, None), act_quant(x, 128)):
                     many = linear(*given, w, scale, F32)
-                    for n in (1, 2, 3, 4, 5):
+                    for n in (1, 2, 3, 4, 5, 16):
                         few = [part if part is None else part[:n] for part in given]
                         assert torch.equal(bits(linear(*few, w, scale, F32)), bits(many[:n]))
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
+
+
+def test_groups_begin_anywhere_among_rows_that_share_a_scale() -> None:
+    draw, groups, rows, k = Draw(BF16, 5), 4, 104, 192
+    w, _ = quantise_weight_fp8(draw.normal(groups * rows, k))
+    scale = torch.arange(121, 129, dtype=torch.uint8).view(4, 2).view(torch.float8_e8m0fnu)
+    x = draw.normal(40, groups, k)
+    many = ops.grouped_linear(x, w, scale)
+    near("grouped_linear", many, reference.grouped_linear(x, w, scale), reference.grouped_linear(x.double(), w, scale))
+    for n in (1, 2, 4, 16):
+        assert torch.equal(bits(ops.grouped_linear(x[:n], w, scale)), bits(many[:n]))
 
 
 def test_a_code_that_is_no_number_reaches_the_few_tokens_of_its_own_row() -> None:
