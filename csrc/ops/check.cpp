@@ -51,6 +51,14 @@ std::string expected_shape(const Dtypes& dtypes, bool leading, std::initializer_
   return text + "]";
 }
 
+// Bytes of its storage up to the end of the last element.
+int64_t reach(const Tensor& t) {
+  if (t.numel() == 0) return 0;
+  int64_t last = t.storage_offset();
+  for (int64_t i = 0; i < t.dim(); ++i) last += (t.size(i) - 1) * t.stride(i);
+  return (last + 1) * static_cast<int64_t>(t.element_size());
+}
+
 std::string at(int64_t value, int64_t i) { return std::to_string(value) + " at " + std::to_string(i); }
 
 std::string tokens(const Axis& num_tokens) { return " (num_tokens = " + std::to_string(*num_tokens) + ")"; }
@@ -111,6 +119,10 @@ void Check::tensor(const char* arg, const Tensor& t, const Dtypes& dtypes, bool 
   }
   int64_t dim = t.dim() - rank;
   for (Axis* axis : axes) axis->bind(t.size(dim++));
+  int64_t storage_bytes = 0;  // a storage can be made smaller than its tensors are
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(t.get(), &storage_bytes));
+  if (reach(t) > storage_bytes)
+    fail(arg, "all in its storage", describe(t) + " in a storage of " + std::to_string(storage_bytes) + " bytes");
 
   if (first_arg_ == nullptr) {
     first_arg_ = arg;

@@ -233,6 +233,16 @@ def test_tensors_of_another_layout_or_device_are_refused_by_name(op: str) -> Non
                 getattr(torch.ops.v4npu, op)(**{**VALID[op], name: value.to("meta")})
 
 
+@pytest.mark.parametrize("op", VALID)
+def test_a_storage_smaller_than_its_tensor_is_refused_by_name(op: str) -> None:
+    for name, value in VALID[op].items():
+        if isinstance(value, torch.Tensor) and value.numel():
+            short = value.clone()
+            short.untyped_storage().resize_(short.nbytes - 1)
+            with pytest.raises(ValueError, match=rf"^v4npu\.{op}: {name} must be all in its storage, got .* bytes$"):
+                getattr(torch.ops.v4npu, op)(**{**VALID[op], name: short})
+
+
 def test_a_check_runs_before_a_write() -> None:
     cache = torch.full((2, 5, 8), 7.0)
     with pytest.raises(ValueError, match="slot_mapping"):
