@@ -191,8 +191,7 @@ constexpr int64_t kMostScaled = 65536;  // values
 // FP8 rows share their scales, which are powers of two: (s w) x = w (s x), wherever s x is exact.
 template <int kTokens>
 bool scale_tokens(const E4m3Rows& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* out) {
-  if (!keeps_subnormals() || kTokens * kp > kMostScaled || row0 >> w.row_shift != (row0 + rows - 1) >> w.row_shift)
-    return false;
+  if (!keeps_subnormals() || kTokens * kp > kMostScaled || !w.share_scales(row0, rows)) return false;
   uint32_t inexact = 0;
   for (int64_t k0 = 0; k0 < kp; k0 += kSegment) {
     if (w.scale_of(row0, k0) >= 240) return false;  // s w overflows

@@ -4,8 +4,8 @@
 // One token costs the same instructions as sixteen. One by short rows of FP8 and up to four by FP4 come cheaper without
 // tiles (gemm_amx_rows.h, gemm_amx_fp4.h), which find them in another form behind those that are packed.
 //
-// A tile product and vector shuffles share a port, so decoding does not hide behind products. What does not fit the
-// first cache beside the decoded rows are the tokens: they are streamed past it.
+// A tile product and vector shuffles share a port, so of many tokens decoding does not hide behind products. What does
+// not fit the first cache beside the decoded rows are the tokens: they are streamed past it.
 #pragma once
 
 #include "gemm_amx_fp4.h"
@@ -16,7 +16,8 @@ namespace {
 constexpr int64_t kTileElements = 16 * 32;  // of bfloat16
 constexpr int64_t kLongRow = 2048;          // bytes; the hardware alone follows longer ones
 
-// The rows that up to kMost tokens are multiplied with in vectors: the form of the tokens, and rows of which lengths.
+// The rows that up to kMost tokens are multiplied with in vectors (by_rows): the form of the tokens, and rows of which
+// lengths.
 template <class W>
 struct ByRows {
   static constexpr int64_t kMost = 0;
@@ -33,19 +34,6 @@ struct ByRows<E2m1Rows> {
   using Tokens = NumberedTokens;
   V4NPU_INLINE bool takes(int64_t k) { return k % 128 == 0 && k < int64_t{1} << 26; }
 };
-
-// Rows [row0, row0 + 16) to c [16 tokens, 16 rows]; false if not done.
-V4NPU_INLINE bool by_rows(const E4m3Rows& w, int64_t row0, const WideToken& x, float* c) {
-  return sum_rows(w, row0, x, c);
-}
-V4NPU_INLINE bool by_rows(const E2m1Rows& w, int64_t row0, const NumberedTokens& x, float* c) {
-  switch (x.tokens) {
-    case 1: return sum_rows<1>(w, row0, x, c);
-    case 2: return sum_rows<2>(w, row0, x, c);
-    case 3: return sum_rows<3>(w, row0, x, c);
-  }
-  return sum_rows<4>(w, row0, x, c);
-}
 
 // Rows of a tile that are no longer than 4 bytes take a long time to load.
 V4NPU_INLINE int64_t wide_enough(int64_t columns) { return columns < 4 ? 4 : columns; }
@@ -187,7 +175,7 @@ V4NPU_INLINE bool few_lines(const W& /*w*/, int64_t /*row0*/, const bf16* /*x*/,
 }
 inline bool few_lines(const E4m3Rows& w, int64_t row0, const bf16* x, int64_t columns, float* c) {
   constexpr int64_t kLine = 64, kSteps = kLine / 32, kRows = kBlockRows / kSteps;
-  if (w.k % kLine != 0 || row0 >> w.row_shift != (row0 + kBlockRows - 1) >> w.row_shift) return false;
+  if (w.k % kLine != 0 || !w.share_scales(row0, kBlockRows)) return false;
   alignas(64) bf16 a[2][kBlockRows * kLine];
   const uint8_t* next = w.codes + (row0 + kBlockRows) * w.k;
   ScaledE4m3 codes;

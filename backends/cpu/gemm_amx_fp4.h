@@ -184,5 +184,15 @@ bool sum_rows(const E2m1Rows& w, int64_t row0, const NumberedTokens& x, float* c
   return low > 1 && high < 253 && x.range.fits(kE8m0Bias, 1, 3) && x.range.fits(low, 1, 3) && x.range.fits(high, 1, 3);
 }
 
+// As that of FP8, of one to four tokens.
+V4NPU_INLINE bool by_rows(const E2m1Rows& w, int64_t row0, const NumberedTokens& x, float* c) {
+  switch (x.tokens) {
+    case 1: return sum_rows<1>(w, row0, x, c);
+    case 2: return sum_rows<2>(w, row0, x, c);
+    case 3: return sum_rows<3>(w, row0, x, c);
+  }
+  return sum_rows<4>(w, row0, x, c);
+}
+
 }  // namespace
 }  // namespace v4npu::cpu::V4NPU_ISA

@@ -107,9 +107,10 @@ struct RowSums {
   V4NPU_MEMBER f32x16 total() const { return even + odd; }
 };
 
-// False, and c is to be computed anew, where a value is not exact in bfloat16.
-inline bool sum_rows(const E4m3Rows& w, int64_t row0, const WideToken& token, float* c) {
-  if (row0 >> w.row_shift != (row0 + 15) >> w.row_shift) return false;  // rows of two scales
+// Rows [row0, row0 + 16) to c [16 tokens, 16 rows]. False, and c is to be computed anew, where they have two scales or
+// a value is not exact in bfloat16.
+inline bool by_rows(const E4m3Rows& w, int64_t row0, const WideToken& token, float* c) {
+  if (!w.share_scales(row0, kTile)) return false;
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), low_bytes = _mm512_set1_epi32(0x00ff00ff);
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
   const uint8_t *p = w.codes + row0 * w.k, *next = p + 16 * w.k;

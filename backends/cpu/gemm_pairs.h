@@ -124,7 +124,7 @@ void few(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t kp, floa
 // FP8 rows share their scales, which are powers of two: (s w) x = w (s x), wherever both are exact.
 template <int TOKENS>
 bool scale_tokens(const E4m3Rows& w, int64_t row0, int64_t rows, const bf16* x, int64_t kp, bf16* out) {
-  if (TOKENS * kp > kMostScaled || row0 >> w.row_shift != (row0 + rows - 1) >> w.row_shift) return false;
+  if (TOKENS * kp > kMostScaled || !w.share_scales(row0, rows)) return false;
   bool exact = true;
   for (int64_t k0 = 0; k0 < kp; k0 += kSegment) {
     const uint8_t scale = w.scale_of(row0, k0);

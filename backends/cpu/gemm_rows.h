@@ -110,6 +110,7 @@ struct E4m3Rows {
   using Order = InOrder;
   static constexpr int64_t kSegmentBytes = kSegment;
   uint8_t scale_of(int64_t row, int64_t k0) const { return scale[(row >> row_shift) * ((k + 127) / 128) + k0 / 128]; }
+  bool share_scales(int64_t row, int64_t rows) const { return row >> row_shift == (row + rows - 1) >> row_shift; }
   const void* begin(int64_t row) const { return codes + row * k; }
 
   template <class Put>
