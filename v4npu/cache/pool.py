@@ -12,6 +12,7 @@ from torch import Tensor
 from v4npu import _C
 
 MAP_NORESERVE = 0x4000  # Linux: address space without a claim on memory; Python names it from 3.13 on
+SMALL = 2 << 20  # bytes that take no more memory than is touched, so that short caches take little
 POISON = 0xFF  # NaN in bf16, fp32, fp64, e4m3 and ue8m0 alike
 
 
@@ -29,12 +30,18 @@ class Budget:
 
 def reserve(nbytes: int, device: torch.device) -> tuple[Tensor, mmap.mmap | None]:
     """uint8 [nbytes]. On a Linux host nothing is committed before it is touched, and the mapping can give it back;
-    elsewhere all of it is allocated."""
+    elsewhere all of it is allocated.
+
+    Behind the first SMALL bytes it asks for large pages: rows that an index picks lie anywhere, and to find those of a
+    long context through small pages takes longer than to read them.
+    """
     if device.type == "cpu" and hasattr(mmap, "MAP_ANONYMOUS") and nbytes:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         try:
             mapping = mmap.mmap(-1, nbytes, flags=flags)
-            return torch.frombuffer(mapping, dtype=torch.uint8), mapping
+            memory = torch.frombuffer(mapping, dtype=torch.uint8)
+            _C.advise_large_pages(memory.data_ptr() + SMALL, max(nbytes - SMALL, 0))
+            return memory, mapping
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise
