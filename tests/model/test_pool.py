@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from v4npu.cache.pool import SMALL, reserve
+from v4npu.cache.pool import Budget, Pool, large_page, reserve
 
 CPU = torch.device("cpu")
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
@@ -28,17 +28,42 @@ def flags(address: int) -> set[str]:
 
 @pytest.mark.skipif(not LARGE_PAGES.exists(), reason="this kernel has no transparent large pages")
 def test_long_caches_ask_for_large_pages_and_short_ones_do_not() -> None:
-    memory, mapping = reserve(64 << 20, CPU)
+    small = large_page()
+    memory, mapping = reserve(3 * small + (1 << 20), CPU)
     assert mapping is not None
     begin = memory.data_ptr()
     assert "hg" not in flags(begin)
-    assert "hg" not in flags(begin + SMALL - 1)
-    assert "hg" in flags(begin + SMALL + (1 << 16))
+    assert "hg" not in flags(begin + small - 1)
+    assert "hg" in flags(begin + small + (1 << 16))
     assert "hg" in flags(begin + memory.numel() - 1)
 
 
-@pytest.mark.parametrize("nbytes", [1, 4096, SMALL, SMALL + 1])
+@pytest.mark.parametrize("nbytes", [1, 4096, 2 << 20, (2 << 20) + 1])
 def test_short_memory_is_all_there(nbytes: int) -> None:
     memory, _ = reserve(nbytes, CPU)
     assert memory.numel() == nbytes
     assert int(memory.fill_(7).sum()) == 7 * nbytes
+
+
+def resident(begin: int, nbytes: int) -> int:
+    """Bytes of memory behind the mappings that hold these addresses."""
+    found, here = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if "-" in name:
+            first, last = (int(end, 16) for end in name.split("-"))
+            here = first < begin + nbytes and begin < last
+        elif name == "Rss:" and here:
+            found += int(rest.split()[0]) << 10
+    return found
+
+
+def test_what_is_cleared_is_given_back() -> None:
+    """Large pages as well, of which blocks need not fill the last."""
+    pool = Pool(300_000, 40, CPU, Budget(64 << 20), poison=True)
+    begin, blocks = pool.bytes.data_ptr(), [pool.allocate() for _ in range(40)]
+    assert resident(begin, pool.bytes.numel()) >= 40 * 300_000
+    for block in blocks:
+        pool.release(block)
+    pool.clear()
+    assert resident(begin, pool.bytes.numel()) == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import mmap
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,7 +14,6 @@ from torch import Tensor
 from v4npu import _C
 
 MAP_NORESERVE = 0x4000  # Linux: address space without a claim on memory; Python names it from 3.13 on
-SMALL = 2 << 20  # bytes that take no more memory than is touched, so that short caches take little
 POISON = 0xFF  # NaN in bf16, fp32, fp64, e4m3 and ue8m0 alike
 
 
@@ -28,19 +29,28 @@ class Budget:
     used: int = 0
 
 
+@cache
+def large_page() -> int:
+    """Bytes of this system's large pages: 2 MiB with pages of 4 KiB, 512 MiB with those of 64 KiB."""
+    try:
+        return int(Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").read_text())
+    except (OSError, ValueError):
+        return 2 << 20
+
+
 def reserve(nbytes: int, device: torch.device) -> tuple[Tensor, mmap.mmap | None]:
     """uint8 [nbytes]. On a Linux host nothing is committed before it is touched, and the mapping can give it back;
     elsewhere all of it is allocated.
 
-    Behind the first SMALL bytes it asks for large pages: rows that an index picks lie anywhere, and to find those of a
-    long context through small pages takes longer than to read them.
+    Rows that an index picks lie anywhere, and to find those of a long context through small pages takes longer than to
+    read them. So it asks for large pages, behind as many bytes as one has: a short cache is to take little.
     """
     if device.type == "cpu" and hasattr(mmap, "MAP_ANONYMOUS") and nbytes:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         try:
             mapping = mmap.mmap(-1, nbytes, flags=flags)
             memory = torch.frombuffer(mapping, dtype=torch.uint8)
-            _C.advise_large_pages(memory.data_ptr() + SMALL, max(nbytes - SMALL, 0))
+            _C.advise_large_pages(memory.data_ptr() + large_page(), max(nbytes - large_page(), 0))
             return memory, mapping
         except OSError as error:
             if error.errno != errno.ENOMEM:
@@ -93,8 +103,7 @@ class Pool:
         if self.held or not self.refs:
             return
         if self._mapping is not None:
-            touched = -(-len(self.refs) * self.block_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-            self._mapping.madvise(mmap.MADV_DONTNEED, 0, min(touched, len(self._mapping)))
+            self._mapping.madvise(mmap.MADV_DONTNEED)
         self.refs, self.free = [], []
 
     def allocate(self) -> int:
