@@ -14,6 +14,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -37,8 +38,16 @@ MAX_HEADER = 100_000_000  # the limit of the safetensors format
 MAX_INDEX = 1 << 28
 MAX_RANK = 8
 MAX_NAME = 1024
-HUGE_PAGE = 2 << 20
 PIECE = 4 << 20  # bytes mapped at once while a tensor is copied
+
+
+@cache
+def large_page() -> int:
+    """Bytes of this system's large pages: 2 MiB with pages of 4 KiB, 512 MiB with those of 64 KiB."""
+    try:
+        return int(Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").read_text())
+    except (OSError, ValueError):
+        return 2 << 20
 
 
 class Entry(NamedTuple):
@@ -94,10 +103,10 @@ class Shard:
     def _release(self, start: int, end: int) -> None:
         """Gives mapped pages back to the system; reading them again maps them anew.
 
-        A page fault maps neighbours too, up to a huge page, so the edges are released that far outwards.
+        A page fault maps neighbours too, up to a large page, so the edges are released that far outwards.
         """
-        start = max(0, start - HUGE_PAGE) // mmap.PAGESIZE * mmap.PAGESIZE
-        end = min(len(self._map), end + HUGE_PAGE)
+        start = max(0, start - large_page()) // mmap.PAGESIZE * mmap.PAGESIZE
+        end = min(len(self._map), end + large_page())
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from v4npu.cache.pool import Budget, Pool, large_page, reserve
+from v4npu.cache.pool import Budget, Pool, reserve
+from v4npu.shards import large_page
 
 CPU = torch.device("cpu")
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import mmap
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from v4npu import _C
+from v4npu.shards import large_page
 
 MAP_NORESERVE = 0x4000  # Linux: address space without a claim on memory; Python names it from 3.13 on
 POISON = 0xFF  # NaN in bf16, fp32, fp64, e4m3 and ue8m0 alike
@@ -27,15 +26,6 @@ class Budget:
 
     limit: int
     used: int = 0
-
-
-@cache
-def large_page() -> int:
-    """Bytes of this system's large pages: 2 MiB with pages of 4 KiB, 512 MiB with those of 64 KiB."""
-    try:
-        return int(Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").read_text())
-    except (OSError, ValueError):
-        return 2 << 20
 
 
 def reserve(nbytes: int, device: torch.device) -> tuple[Tensor, mmap.mmap | None]:
