@@ -319,7 +319,7 @@ constexpr bool kConfigures = false;
 template <class E>
 V4NPU_INLINE int64_t rows_at_once(int64_t tokens) {
   if (!kConfigures || sizeof(E) != 2) return kBlockRows;
-  return tokens <= kTile ? kFewRows : kManyRows;
+  return tokens <= kTile ? kFewRows : tokens <= kSomeTokens ? kSomeRows : kManyRows;
 }
 
 // f(E()) with the type to compute in.

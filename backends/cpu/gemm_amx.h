@@ -1,11 +1,13 @@
 // gemm.h in bfloat16 on AMX tiles. The weights are the left operand, as they lie; the activations the right one, packed
 // once:
 //   packed [k / 512][tile of 16 tokens of a block][16 steps of 32][16 pairs of k][16 tokens][2]     1 KB per step
-// One token costs the same instructions as sixteen. One by short rows of FP8 and up to four by FP4 come cheaper without
-// tiles (gemm_amx_rows.h, gemm_amx_fp4.h), which find them in another form behind those that are packed.
+// and of no more than kSomeTokens [k / 256], so that the first cache has room for their sums. Those of one tile of
+// tokens or two never leave the tiles. One token costs the same instructions as sixteen: one by short rows of FP8 and
+// up to four by FP4 come cheaper without tiles (gemm_amx_rows.h, gemm_amx_fp4.h), which find them in another form
+// behind those that are packed.
 //
-// A tile product and vector shuffles share a port, so of many tokens decoding does not hide behind products. What does
-// not fit the first cache beside the decoded rows are the tokens: they are streamed past it.
+// Loading tiles keeps other loads waiting, so of many tokens decoding does not hide behind products. What does not fit
+// the first cache beside the decoded rows are the tokens: they are streamed past it.
 #pragma once
 
 #include "gemm_amx_fp4.h"
@@ -15,6 +17,9 @@ namespace {
 
 constexpr int64_t kTileElements = 16 * 32;  // of bfloat16
 constexpr int64_t kLongRow = 2048;          // bytes; the hardware alone follows longer ones
+
+// Values of kBlockRows rows that are decoded together for so many tiles of tokens.
+V4NPU_INLINE int64_t decoded(int64_t tiles) { return tiles * kTile <= kSomeTokens ? kDecoded / 2 : kDecoded; }
 
 // The rows that up to kMost tokens are multiplied with in vectors (by_rows): the form of the tokens, and rows of which
 // lengths.
@@ -46,7 +51,7 @@ void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t le
   std::memset(rows, 0, sizeof rows);
   const auto lanes = static_cast<__mmask16>((1u << columns) - 1);
   for (int64_t k0 = 0; k0 < kp; k0 += kSegment) {
-    const int64_t chunk = k0 / kDecoded * kDecoded, n = kp - chunk < kDecoded ? kp - chunk : kDecoded;
+    const int64_t most = decoded(to.tiles), chunk = k0 / most * most, n = kp - chunk < most ? kp - chunk : most;
     bf16* const out = to.block + (chunk * to.tiles + to.tile * n + k0 - chunk) * columns;
     for (int64_t t = 0; t < m; ++t) x.decode(index != nullptr ? index[t] : first + t, k0, rows + t * kSegment, 32);
     for (int64_t i = 0; i < kSegment && k0 + i < kp; i += 32) {
@@ -125,14 +130,34 @@ V4NPU_INLINE void zero_sums() {
   tile_zero<3>();
 }
 
-// Those of one tile of tokens to c.
-V4NPU_INLINE void take_sums(float* c) {
-  move_sums<false, false>(c, 0);
-  turn(c);
-  turn(c + kTile * kTile);
+// Those of one or two tiles of tokens to c.
+template <bool kTwo>
+V4NPU_INLINE void take_sums(float* c, int64_t row_tiles) {
+  move_sums<kTwo, false>(c, row_tiles);
+  for (int64_t t = 0; t <= kTwo; ++t, c += row_tiles * kTile * kTile) {
+    turn(c);
+    turn(c + kTile * kTile);
+  }
 }
 
-constexpr int64_t kDecodedFew = kSegment;  // kDecoded of one tile of tokens
+constexpr int64_t kFewTiles = 2;           // whose sums stay in tiles
+constexpr int64_t kDecodedFew = kSegment;  // decoded() of no more
+
+// One or two tiles of tokens as they are packed.
+struct FewTokens {
+  const bf16* x;
+  int64_t columns, tiles, kp;
+
+  // Where in the first tile the 32 values from k on are, and how far behind these in the second.
+  V4NPU_MEMBER const bf16* at(int64_t k) const {
+    const int64_t chunk = k / decoded(tiles) * decoded(tiles);
+    return x + (chunk * tiles + k - chunk) * columns;
+  }
+  V4NPU_MEMBER int64_t next(int64_t k) const {
+    const int64_t most = decoded(tiles), left = kp - k / most * most;
+    return (left < most ? left : most) * columns;
+  }
+};
 
 // Values [k0, k0 + n) of `rows` rows, in tiles; fetch(r, k) goes with the segment k of row r.
 template <class W, class Fetch>
@@ -147,33 +172,35 @@ V4NPU_INLINE void decode_rows(const W& w, int64_t row0, int64_t rows, int64_t k0
   }
 }
 
-// 32 rows or fewer by one tile of tokens. Memory is the limit, and 32 rows at once are more streams than it follows. So
-// the next rows, in the order in which they lie, are fetched while these are at work.
-template <class W>
-void few_tiles(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t columns, int64_t kp, float* c) {
+// 32 rows or fewer. Memory is the limit, and 32 rows at once are more streams than it follows. So the next rows, in the
+// order in which they lie, are fetched while these are at work.
+template <bool kTwo, class W>
+void few_tiles(const W& w, int64_t row0, int64_t rows, const FewTokens& x, float* c, int64_t row_tiles) {
   alignas(64) bf16 a[kBlockRows * kDecodedFew];
   const char* next = static_cast<const char*>(w.begin(row0 + kBlockRows));
   if (rows < kBlockRows) std::memset(a, 0, sizeof a);
   zero_sums();
-  for (int64_t k0 = 0; k0 < kp; k0 += kDecodedFew) {
-    const int64_t n = kp - k0 < kDecodedFew ? kp - k0 : kDecodedFew;
+  for (int64_t k0 = 0; k0 < x.kp; k0 += kDecodedFew) {
+    const int64_t n = x.kp - k0 < kDecodedFew ? x.kp - k0 : kDecodedFew;
     decode_rows(w, row0, rows, k0, n, a, [&](int64_t, int64_t) __attribute__((always_inline)) {
       for (const char* end = next + W::kSegmentBytes; next < end; next += 64) __builtin_prefetch(next, 0, 2);
     });
     for (int64_t i = 0; i < n / 32; ++i)
-      dots<false>({a, kTileElements, 32, kTile * n}, x + k0 * columns, 0, columns, i);
+      dots<kTwo>({a, kTileElements, 32, kTile * n}, x.at(k0), x.next(k0), x.columns, i);
   }
-  take_sums(c);
+  take_sums<kTwo>(c, row_tiles);
 }
 
 // Likewise, of FP8 rows with one scale, a line of each row at a time: decoded while those before them are multiplied,
 // so that neither memory nor tiles wait. False, and c is to be computed anew, where rows are others or a value is not
 // exact in bfloat16.
-template <class W>
-V4NPU_INLINE bool few_lines(const W& /*w*/, int64_t /*row0*/, const bf16* /*x*/, int64_t /*columns*/, float* /*c*/) {
+template <bool kTwo, class W>
+V4NPU_INLINE bool few_lines(const W& /*w*/, int64_t /*row0*/, const FewTokens& /*x*/, float* /*c*/,
+                            int64_t /*row_tiles*/) {
   return false;
 }
-inline bool few_lines(const E4m3Rows& w, int64_t row0, const bf16* x, int64_t columns, float* c) {
+template <bool kTwo>
+bool few_lines(const E4m3Rows& w, int64_t row0, const FewTokens& x, float* c, int64_t row_tiles) {
   constexpr int64_t kLine = 64, kSteps = kLine / 32, kRows = kBlockRows / kSteps;
   if (w.k % kLine != 0 || !w.share_scales(row0, kBlockRows)) return false;
   alignas(64) bf16 a[2][kBlockRows * kLine];
@@ -181,7 +208,7 @@ inline bool few_lines(const E4m3Rows& w, int64_t row0, const bf16* x, int64_t co
   ScaledE4m3 codes;
   zero_sums();
   const auto multiply = [&](int64_t k0, int64_t step) __attribute__((always_inline)) {
-    dots<false>({a[k0 / kLine % 2], kTileElements, 32, kTile * kLine}, x + k0 * columns, 0, columns, step);
+    dots<kTwo>({a[k0 / kLine % 2], kTileElements, 32, kTile * kLine}, x.at(k0), x.next(k0), x.columns, step);
   };
   for (int64_t k0 = 0; k0 < w.k; k0 += kLine) {
     const uint8_t scale = w.scale_of(row0, k0), *p = w.codes + row0 * w.k + k0;
@@ -200,7 +227,7 @@ inline bool few_lines(const E4m3Rows& w, int64_t row0, const bf16* x, int64_t co
     }
   }
   for (int64_t step = 0; step < kSteps; ++step) multiply(w.k - kLine, step);
-  take_sums(c);
+  take_sums<kTwo>(c, row_tiles);
   return codes.exact();
 }
 
@@ -214,36 +241,40 @@ V4NPU_INLINE const bf16* in_place(const PlainRows<bf16>& w, int64_t row0) {
 }
 
 // They are multiplied there.
-V4NPU_INLINE void few_in_place(const bf16* w, int64_t stride, const bf16* x, int64_t columns, int64_t kp, float* c) {
+template <bool kTwo>
+V4NPU_INLINE void few_in_place(const bf16* w, int64_t stride, const FewTokens& x, float* c, int64_t row_tiles) {
   const int64_t fetched = stride * 2 <= kLongRow ? kBlockRows : 0;
   const bf16* next = w + kBlockRows * stride;
   zero_sums();
-  for (int64_t i = 0; i < kp / 32; ++i) {
+  for (int64_t k = 0; k < x.kp; k += 32) {
     for (int64_t r = 0; r < fetched; ++r, next += 32)
-      fetch_lines(reinterpret_cast<const uint8_t*>(w + r * stride + i * 32), reinterpret_cast<const uint8_t*>(next));
-    dots<false>({w, 32, stride, kTile * stride}, x, 0, columns, i);
+      fetch_lines(reinterpret_cast<const uint8_t*>(w + r * stride + k), reinterpret_cast<const uint8_t*>(next));
+    dots<kTwo>({w + k, 32, stride, kTile * stride}, x.at(k), x.next(k), x.columns, 0);
   }
-  take_sums(c);
+  take_sums<kTwo>(c, row_tiles);
 }
 
-// 32 rows or fewer by one tile of tokens, in whichever way is quickest. Configuring tiles takes a while: only when some
-// are needed.
+// 32 rows or fewer, in whichever way is quickest in tiles.
+template <bool kTwo, class W>
+V4NPU_INLINE void few(const W& w, int64_t row0, int64_t rows, const FewTokens& x, float* c, int64_t row_tiles) {
+  if (rows == kBlockRows && few_lines<kTwo>(w, row0, x, c, row_tiles)) return;
+  const bf16* at = rows == kBlockRows ? in_place(w, row0) : nullptr;
+  if (at == nullptr) return few_tiles<kTwo>(w, row0, rows, x, c, row_tiles);
+  few_in_place<kTwo>(at, in_place(w, row0 + 1) - at, x, c, row_tiles);
+}
+
+// 32 rows by so few tokens that vectors are quicker. False, and c is to be computed anew, where they are not, or do not
+// have the tiles' bits.
 template <class W>
-V4NPU_INLINE void few(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t least, int64_t kp,
-                      float* c, bool& configured) {
-  const int64_t columns = wide_enough(least);
+V4NPU_INLINE bool few_in_vectors(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t least,
+                                 int64_t kp, float* c) {
   if constexpr (ByRows<W>::kMost > 0) {
     if (least <= ByRows<W>::kMost && rows == kBlockRows && ByRows<W>::takes(w.k)) {
-      const typename ByRows<W>::Tokens few(x, tokens, columns, kp);
-      if (by_rows(w, row0, few, c) && by_rows(w, row0 + kTile, few, c + kTile * kTile)) return;
+      const typename ByRows<W>::Tokens few(x, tokens, wide_enough(least), kp);
+      return by_rows(w, row0, few, c) && by_rows(w, row0 + kTile, few, c + kTile * kTile);
     }
   }
-  if (!configured) tile_configure(static_cast<int>(columns));
-  configured = true;
-  if (rows == kBlockRows && few_lines(w, row0, x, columns, c)) return;
-  const bf16* at = rows == kBlockRows ? in_place(w, row0) : nullptr;
-  if (at == nullptr) return few_tiles(w, row0, rows, x, columns, kp, c);
-  few_in_place(at, in_place(w, row0 + 1) - at, x, columns, kp, c);
+  return false;
 }
 
 // n values of 32 rows by one or two tiles of tokens at b.
@@ -264,22 +295,30 @@ template <class W>
 void block(const W& w, int64_t row0, int64_t rows, const bf16* x, int64_t tokens, int64_t least, int64_t kp, float* c,
            int64_t row_tiles) {
   const int64_t tiles = (tokens + kTile - 1) / kTile;
-  if (tiles == 1) {
-    bool configured = false;
-    for (int64_t r = 0; r < rows; r += kBlockRows, c += kBlockRows * kTile)
-      few(w, row0 + r, rows - r < kBlockRows ? rows - r : kBlockRows, x, tokens, least, kp, c, configured);
+  if (tiles <= kFewTiles) {
+    const FewTokens few_tokens{x, wide_enough(least), tiles, kp};
+    bool configured = false;  // which takes a while: only when it is needed
+    for (int64_t r = 0; r < rows; r += kBlockRows, c += kBlockRows * kTile) {
+      const int64_t some = rows - r < kBlockRows ? rows - r : kBlockRows;
+      if (few_in_vectors(w, row0 + r, some, x, tokens, least, kp, c)) continue;
+      if (!configured) tile_configure(static_cast<int>(few_tokens.columns));
+      configured = true;
+      tiles == 1 ? few<false>(w, row0 + r, some, few_tokens, c, row_tiles)
+                 : few<true>(w, row0 + r, some, few_tokens, c, row_tiles);
+    }
     if (configured) tile_release();
     return;
   }
   tile_configure(kTile);
   alignas(64) bf16 a[kBlockRows * kDecoded];
-  for (int64_t k0 = 0; k0 < kp; k0 += kDecoded) {
-    const int64_t n = kp - k0 < kDecoded ? kp - k0 : kDecoded;
+  const int64_t most = decoded(tiles);
+  for (int64_t k0 = 0; k0 < kp; k0 += most) {
+    const int64_t n = kp - k0 < most ? kp - k0 : most;
     for (int64_t r = 0; r < rows; r += kBlockRows) {
       const int64_t some = rows - r < kBlockRows ? rows - r : kBlockRows;
       if (some < kBlockRows) std::memset(a, 0, sizeof a);
       const bool last = r + kBlockRows >= rows;  // what comes next are other values of the first rows
-      const int64_t next = last ? row0 : row0 + r + kBlockRows, further = last ? kDecoded : 0;
+      const int64_t next = last ? row0 : row0 + r + kBlockRows, further = last ? most : 0;
       decode_rows(w, row0 + r, some, k0, n, a, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
         fetch_segment(w, next + i, k + further);
       });

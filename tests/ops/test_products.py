@@ -15,7 +15,7 @@ from v4npu.testing.compare import bits, complaint
 from v4npu.testing.tolerances import ERROR_RATIO
 
 BF16, F32 = torch.bfloat16, torch.float32
-TOKENS = 97  # six tiles of 16 and one token; 1, 15, 16, 17, 32, 33, 96 of them are asked for again
+TOKENS = 145  # nine tiles of 16 and one token; 1, 15, 16, 17, 32, 33, 96, 128, 129 of them are asked for again
 FORMATS = ("fp4", "fp8", "plain")
 
 
@@ -34,7 +34,7 @@ def near(op: str, got: Tensor, naive: Tensor, oracle: Tensor) -> None:
 
 def same_alone(compute: Any, whole: Tensor) -> None:
     """compute(n) serves the first n tokens; a slice starts at another place of a tile."""
-    for n in (1, 15, 16, 17, 32, 33, 96):
+    for n in (1, 15, 16, 17, 32, 33, 96, 128, 129):
         assert torch.equal(bits(compute(slice(0, n))), bits(whole[:n]))
     for chosen in (slice(40, 41), slice(5, 90), torch.arange(TOKENS).flip(0)):
         assert torch.equal(bits(compute(chosen)), bits(whole[chosen]))
@@ -106,7 +106,7 @@ def test_few_tokens_have_the_bits_of_many_whatever_the_scale(kind: str, dtype: t
                 x[3] *= 2.0 ** -torch.arange(k).mul(7).remainder(11)
                 for given in ((x, None), act_quant(x, 128)):
                     many = linear(*given, w, scale, F32)
-                    for n in (1, 2, 3, 4, 5, 16):
+                    for n in (1, 2, 3, 4, 5, 16, 17, 32):
                         few = [part if part is None else part[:n] for part in given]
                         assert torch.equal(bits(linear(*few, w, scale, F32)), bits(many[:n]))
     finally:
@@ -134,10 +134,11 @@ def test_a_code_that_is_no_number_reaches_the_few_tokens_of_its_own_row() -> Non
         assert got[:, 37].isnan().all() and got.isnan().sum() == n and got[0, 0] == 128
 
 
+@pytest.mark.parametrize("k", [1100, 1088])  # rows end within 32 values, and with them
 @pytest.mark.parametrize("dtypes", [(BF16, BF16, F32), (F32, BF16, F32), (BF16, F32, BF16), (F32, F32, BF16)], ids=str)
-def test_linear_of_mixed_dtypes(dtypes: tuple[torch.dtype, ...]) -> None:
+def test_linear_of_mixed_dtypes(dtypes: tuple[torch.dtype, ...], k: int) -> None:
     draw = Draw(F32, 1)
-    x, w = draw.normal(TOKENS, 1100, dtype=dtypes[0]), draw.normal(50, 1100, dtype=dtypes[1])
+    x, w = draw.normal(TOKENS, k, dtype=dtypes[0]), draw.normal(50, k, dtype=dtypes[1])
     got = ops.linear(x, w, dtypes[2])
     near("linear", got, reference.linear(x, w, dtypes[2]), reference.linear(x.double(), w.double(), torch.float64))
     same_alone(lambda rows: ops.linear(x[rows], w, dtypes[2]), got)
