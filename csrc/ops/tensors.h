@@ -1,6 +1,9 @@
 // What launchers of native kernels ask of their tensors.
 #pragma once
 
+#include <memory>
+#include <vector>
+
 #include "ops/checks.h"
 #include "runtime/capture.h"
 #include "runtime/heap.h"
@@ -19,32 +22,46 @@ inline bool is_float32(const OptTensor& t) { return !t || t->scalar_type() == Sc
 inline Dtype dtype_of(ScalarType type) { return type == ScalarType::Float ? Dtype::kFloat32 : Dtype::kBfloat16; }
 inline Dtype dtype_of(const Tensor& t) { return dtype_of(t.scalar_type()); }
 
-// Allocations of this size and more the C library maps anew each time, and the first touch of their pages is most of
-// what a large copy takes: large pages make that short.
-constexpr int64_t kMappedBytes = int64_t{32} << 20;
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
+
+// From this size on a tensor has a block of its own (runtime/heap.h): the C library would map it anew each time.
+constexpr int64_t kBlockBytes = int64_t{32} << 20;
+
+// A contiguous tensor on the CPU in a block of its own, if it is as large as that and there is one.
+inline OptTensor in_block(Sizes sizes, ScalarType type, int32_t dtype) {
+  auto bytes = static_cast<int64_t>(aoti_torch_dtype_element_size(dtype));
+  for (const int64_t size : sizes) {
+    if (__builtin_mul_overflow(bytes, size, &bytes)) return {};
+  }
+  if (bytes < kBlockBytes) return {};
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * sizes[i];
+  std::unique_ptr<void, void (*)(void*)> block(take_block(bytes), &give_back_block);
+  if (block == nullptr) return {};
+  const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
+  Tensor out = torch::stable::from_blob(block.get(), sizes, strides, cpu, type, &give_back_block);
+  block.release();
+  return out;
+}
 
 // A contiguous tensor on the device of `like`, not yet written. Not by torch::stable::new_empty, which looks its
 // operator up by name in every call: a decode step makes some 400 tensors.
-inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType type) {
+inline Tensor uninitialised(const Tensor& like, Sizes sizes, ScalarType type) {
   auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   int32_t strided = aoti_torch_layout_strided(), device = 0, index = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
-  AtenTensorHandle made = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), sizes.data(), static_cast<int64_t>(sizes.size()), &dtype,
-                                                   &strided, &device, index, nullptr, &made));
-  const Tensor out(made);
-  if (device == aoti_torch_device_type_cpu()) {
-    int64_t bytes = 0;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(made, &bytes));
-    if (bytes >= kMappedBytes) advise_large_pages(reinterpret_cast<uintptr_t>(out.const_data_ptr()), bytes);
+  OptTensor out = device == aoti_torch_device_type_cpu() ? in_block(sizes, type, dtype) : OptTensor();
+  if (!out) {
+    AtenTensorHandle made = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), sizes.data(), static_cast<int64_t>(sizes.size()),
+                                                     &dtype, &strided, &device, index, nullptr, &made));
+    out = Tensor(made);
   }
-  if (Capture* capture = Capture::current()) capture->keep(out);
-  return out;
+  if (Capture* capture = Capture::current()) capture->keep(*out);
+  return *out;
 }
-inline Tensor uninitialised(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
-  return uninitialised(like, sizes, like.scalar_type());
-}
+inline Tensor uninitialised(const Tensor& like, Sizes sizes) { return uninitialised(like, sizes, like.scalar_type()); }
 inline Tensor uninitialised_like(const Tensor& t) { return uninitialised(t, t.sizes()); }
 
 // Memory for a kernel's own use, on the device of `like`.

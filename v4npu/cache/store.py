@@ -40,8 +40,8 @@ class LayerCache:
 def piece_tokens(config: Config, device: torch.device) -> int:
     """Tokens of one sequence in one pass through the layers, at most.
 
-    On a CPU the tensors of a short pass are small enough for the heap to reuse, while a long one has the system clear
-    new pages for every operator. But an expert's weights should be decoded for some 64 tokens at a time.
+    On a CPU the tensors of a short pass are small enough for the heap to use again, and in part for the processor's
+    caches. But an expert's weights should be decoded for some 64 tokens at a time.
     """
     if device.type != "cpu":
         return 4096

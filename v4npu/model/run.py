@@ -16,7 +16,7 @@ from v4npu.model.step import Step, Tables, Trace
 if TYPE_CHECKING:
     from v4npu.model import Model
 
-LARGE_CALL = 1024  # tokens from which on a call leaves enough free memory in the heap to give it back to the system
+LARGE_CALL = 1024  # tokens from which on a call leaves enough free memory to give it back to the system
 Pass = Callable[[Step, list[int]], Tensor]  # step, and which of the sequences are in it -> streams [T, m, d]
 
 
