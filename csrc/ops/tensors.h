@@ -27,7 +27,8 @@ using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 // From this size on a tensor has a block of its own (runtime/heap.h): the C library would map it anew each time.
 constexpr int64_t kBlockBytes = int64_t{32} << 20;
 
-// A contiguous tensor on the CPU in a block of its own, if it is as large as that and there is one.
+// A contiguous tensor on the CPU in a block of its own, which resize_ cannot make larger; if it is as large as that and
+// there is one.
 inline OptTensor in_block(Sizes sizes, ScalarType type, int32_t dtype) {
   auto bytes = static_cast<int64_t>(aoti_torch_dtype_element_size(dtype));
   for (const int64_t size : sizes) {
