@@ -270,8 +270,8 @@ V4NPU_INLINE bool few_in_vectors(const W& w, int64_t row0, int64_t rows, const b
                                  int64_t kp, float* c) {
   if constexpr (ByRows<W>::kMost > 0) {
     if (least <= ByRows<W>::kMost && rows == kBlockRows && ByRows<W>::takes(w.k)) {
-      const typename ByRows<W>::Tokens few(x, tokens, wide_enough(least), kp);
-      return by_rows(w, row0, few, c) && by_rows(w, row0 + kTile, few, c + kTile * kTile);
+      const typename ByRows<W>::Tokens form(x, tokens, wide_enough(least), kp);
+      return by_rows(w, row0, form, c) && by_rows(w, row0 + kTile, form, c + kTile * kTile);
     }
   }
   return false;

@@ -1,6 +1,7 @@
 #include "runtime/heap.h"
 
 #include <cstdlib>  // defines __GLIBC__ where it is
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <unordered_map>
@@ -15,7 +16,7 @@
 namespace v4npu {
 namespace {
 
-constexpr int64_t kLargePage = int64_t{2} << 20;
+constexpr int64_t kLargePage = int64_t{2} << 20;  // of systems with small pages of 4 KiB; elsewhere whole small ones
 constexpr int64_t kMostKept = int64_t{1} << 30;
 constexpr int64_t kMostMapped = int64_t{1} << 46;  // no machine has more
 

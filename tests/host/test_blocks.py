@@ -67,7 +67,7 @@ def test_what_is_kept_is_bounded_and_given_back() -> None:
     made = [ops.rms_norm(x, weight, 0.0) for _ in range(5)]
     assert resident() - before > 1400 * MB
     made.clear()
-    assert resident() - before < 1100 * MB
+    assert 800 * MB < resident() - before < 1100 * MB
     _C.release_free_heap()
     assert resident() - before < 100 * MB
 
