@@ -38,6 +38,26 @@ struct Packed {
   }
 };
 
+// c(token + t, row + r) of sum[t * ROWS + r], from the tokens FROM on.
+template <class Order, int ROWS, int TOKENS, int FROM = 0>
+V4NPU_INLINE void put_sums(const f32x16 (&sum)[ROWS * TOKENS], float* c, int64_t row_tiles, int64_t token, int64_t row,
+                           bool first) {
+  constexpr int kAtOnce = kLanes / ROWS, kSome = TOKENS - FROM < kAtOnce ? TOKENS - FROM : kAtOnce;
+  alignas(64) float totals[kLanes];
+  f32x16 some[ROWS * kSome];
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS * kSome; ++i) some[i] = sum[FROM * ROWS + i];
+  Order::reduce_each(some, totals);
+#pragma GCC unroll 16
+  for (int t = 0; t < kSome; ++t) {
+    float* out = at(c, row_tiles, token + FROM + t, row);
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; ++r) out[r] = first ? totals[t * ROWS + r] : out[r] + totals[t * ROWS + r];
+  }
+  if constexpr (FROM + kSome < TOKENS)
+    put_sums<Order, ROWS, TOKENS, FROM + kSome>(sum, c, row_tiles, token, row, first);
+}
+
 // ---- float32
 
 // A chunk of n values lies in memory by the parts of its 16 lanes: the first part of every 16, then the second of every
@@ -63,11 +83,12 @@ constexpr int kRowsAtOnce = 4, kTokensAtOnce = 3;
 constexpr int kRowsAtOnce = 2, kTokensAtOnce = 2;
 #endif
 
-// Rows of `w` kChunk apart, tokens of `x` `apart`, n a multiple of 16.
-template <class W, int kTokens>
-V4NPU_INLINE void dots(const float* w, const float* x, int64_t apart, int64_t n, float* c, int64_t row_tiles,
-                       int64_t token, int64_t row, bool first) {
-  f32part sums[kRowsAtOnce][kTokens][kParts];
+// Rows of `w` kChunk apart, tokens of `x` `apart`, n a multiple of 16. A function of its own, so that it has the
+// registers to itself.
+template <class Order, int kTokens>
+__attribute__((noinline)) void dots(const float* w, const float* x, int64_t apart, int64_t n, float* c,
+                                    int64_t row_tiles, int64_t token, int64_t row, bool first) {
+  f32part sums[kRowsAtOnce * kTokens][kParts];
 #pragma GCC unroll 2
   for (int part = 0; part < kParts; ++part) {
     const int64_t begin = part_at(n, 0, part), end = begin + n / kParts;
@@ -91,18 +112,13 @@ V4NPU_INLINE void dots(const float* w, const float* x, int64_t apart, int64_t n,
 #pragma GCC unroll 8
     for (int r = 0; r < kRowsAtOnce; ++r) {
 #pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) sums[r][t][part] = sum[r][t];
+      for (int t = 0; t < kTokens; ++t) sums[t * kRowsAtOnce + r][part] = sum[r][t];
     }
   }
-#pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) {
-#pragma GCC unroll 8
-    for (int r = 0; r < kRowsAtOnce; ++r) {
-      float* out = at(c, row_tiles, token + t, row + r);
-      const float total = W::Order::reduce(join_parts(sums[r][t]));
-      *out = first ? total : *out + total;
-    }
-  }
+  f32x16 joined[kRowsAtOnce * kTokens];
+#pragma GCC unroll 24
+  for (int i = 0; i < kRowsAtOnce * kTokens; ++i) joined[i] = join_parts(sums[i]);
+  put_sums<Order, kRowsAtOnce, kTokens>(joined, c, row_tiles, token, row, first);
 }
 
 constexpr int64_t kPrefetch = 4096;       // bytes of what has to be decoded
@@ -113,77 +129,73 @@ constexpr int64_t kPlainPrefetch = 2048;  // of what memory alone delays
 template <int kRows, int kTokens, class W>
 V4NPU_INLINE void few_dots(const W& w, int64_t row0, const float* x, int64_t kp, float* c, int64_t row_tiles,
                            int64_t r) {
-  constexpr int64_t kFetched = W::kSegmentBytes > kSegment ? kPlainPrefetch : kPrefetch;
+  // Of one row what follows; of several the same of rows to come.
+  constexpr int64_t kLeast = W::kSegmentBytes > kSegment ? kPlainPrefetch : kPrefetch;
+  constexpr int kLocality = kRegisters >= 32 && W::kSegmentBytes >= kSegment ? 2 : 3;  // 2: the second cache
+  const int64_t all_rows = kRows * w.k * W::kSegmentBytes / kSegment;
+  const int64_t ahead = kRows == 1 || all_rows == 0 ? kLeast : (kLeast + all_rows - 1) / all_rows * all_rows;
   for (int64_t k0 = 0; k0 < kp; k0 += kChunk) {
     const int64_t end = kp - k0 < kChunk ? kp : k0 + kChunk;
-    f32x16 sum[kRows][kTokens];
-#pragma GCC unroll 4
-    for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t) sum[i][t] = zero();
-    }
-    const auto add = [&](int i, f32x16 a, int64_t k) __attribute__((always_inline)) {
-#pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t) sum[i][t] = fma(a, load(x + t * kp + k), sum[i][t]);
-    };
-    for (int64_t j = k0; j < end;) {
-      const int64_t left = (w.k < end ? w.k : end) - j;
-      const int64_t whole = left < kSegment ? 0 : left < W::kTogether ? left & -kSegment : W::kTogether;
-      bool direct = whole > 0;
-      for (int i = 0; i < kRows; ++i) direct = direct && w.direct(row0 + r + i, j, whole);
-      if (direct) {
-        for (const int64_t stop = j + whole; j < stop; j += kSegment) {
-          typename W::Segment rows[kRows];
-#pragma GCC unroll 4
-          for (int i = 0; i < kRows; ++i) {
-            rows[i] = w.segment(row0 + r + i, j);
-            for (int64_t line = 0; line < W::kSegmentBytes; line += 64)
-              __builtin_prefetch(reinterpret_cast<const char*>(rows[i].p) + kFetched + line);
-          }
-#pragma GCC unroll 4
-          for (int64_t group = 0; group < kSegment / 32; ++group) {
-#pragma GCC unroll 4
-            for (int i = 0; i < kRows; ++i) {
-              const f32x32 a = rows[i].at(group);
-              add(i, a.half[0], j + 32 * group);
-              add(i, a.half[1], j + 32 * group + kLanes);
-            }
-          }
-        }
-      } else {
-        for (int i = 0; i < kRows; ++i) {
-          alignas(64) float tail[kSegment];
-          w.decode(row0 + r + i, j, tail, 32);
-          for (int64_t m = 0; m < end - j && m < kSegment; m += kLanes)
-            add(i, W::Order::arrange(load(tail + m)), j + m);
-        }
-        j += kSegment;
-      }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < kRows; ++i) {
+    f32x16 sum[kRows * kTokens];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows * kTokens; ++i) sum[i] = zero();
+    const auto add = [&](int i, f32x16 a, int64_t k, float unit) __attribute__((always_inline)) {
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; ++t) {
-        float* out = at(c, row_tiles, t, r + i);
-        const float total = W::Order::reduce(sum[i][t]);
-        *out = k0 == 0 ? total : *out + total;
+        f32x16 b = load(x + t * kp + k);
+        if (unit != 1) b = b * set1(1 / unit);
+        sum[t * kRows + i] = fma(a, b, sum[t * kRows + i]);
+      }
+    };
+    const auto add_group = [&](int i, const f32x32& a, int64_t k) __attribute__((always_inline)) {
+      add(i, a.half[0], k, 1);
+      add(i, a.half[1], k + kLanes, 1);
+    };
+    for (int64_t j = k0; j < end; j += kSegment) {
+      const bool whole = w.k - j >= kSegment;
+      typename W::Segment rows[kRows];
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i) {
+        rows[i] = w.segment(row0 + r + i, j);
+        for (int64_t line = 0; line < W::kSegmentBytes; line += 64)
+          __builtin_prefetch(reinterpret_cast<const char*>(rows[i].p) + ahead + line, 0, kLocality);
+      }
+      if (W::kAlwaysDirect && whole) {
+#pragma GCC unroll 4
+        for (int64_t group = 0; group < kSegment / 32; ++group) {
+#pragma GCC unroll 4
+          for (int i = 0; i < kRows; ++i) add_group(i, rows[i].at(group), j + 32 * group);
+        }
+        continue;
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i) {
+        if (whole && w.direct(row0 + r + i, j)) {
+#pragma GCC unroll 4
+          for (int64_t group = 0; group < kSegment / 32; ++group) add_group(i, rows[i].at(group), j + 32 * group);
+        } else {
+          alignas(64) float values[kSegment];
+          w.decode(row0 + r + i, j, values, 32);
+          for (int64_t m = 0; m < end - j && m < kSegment; m += kLanes)
+            add(i, W::Order::arrange(load(values + m)), j + m, W::kUnit);
+        }
       }
     }
+    put_sums<typename W::Order, kRows, kTokens>(sum, c, row_tiles, 0, r, k0 == 0);
   }
 }
 
-// What takes long to decode leaves memory time for two rows at once, unless they are far apart, and not one chain of
-// sums.
+// What takes long to decode leaves memory time for several rows at once, and not one chain of sums.
 template <int kTokens, class W>
 V4NPU_INLINE void few_rows(const W& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* c,
                            int64_t row_tiles) {
+  constexpr bool kDecoded = W::kSegmentBytes <= kSegment;
+  constexpr int kRows = kRegisters >= 32 ? (kDecoded ? 4 : 2) : kDecoded && kTokens <= 2 ? 2 : 1;
   int64_t r = 0;
-  if constexpr (W::kSegmentBytes <= kSegment && kTokens <= 2) {
-    if (kp * W::kSegmentBytes <= kPrefetch * kSegment) {
-      for (; r + 2 <= rows; r += 2) few_dots<2, kTokens>(w, row0, x, kp, c, row_tiles, r);
-    }
+  for (; r + kRows <= rows; r += kRows) few_dots<kRows, kTokens>(w, row0, x, kp, c, row_tiles, r);
+  if constexpr (kRows > 1) {
+    for (; r < rows; ++r) few_dots<1, kTokens>(w, row0, x, kp, c, row_tiles, r);
   }
-  for (; r < rows; ++r) few_dots<1, kTokens>(w, row0, x, kp, c, row_tiles, r);
 }
 
 constexpr int64_t kMostScaled = 65536;  // values
@@ -191,18 +203,19 @@ constexpr int64_t kMostScaled = 65536;  // values
 // FP8 rows share their scales, which are powers of two: (s w) x = w (s x), wherever s x is exact.
 template <int kTokens>
 bool scale_tokens(const E4m3Rows& w, int64_t row0, int64_t rows, const float* x, int64_t kp, float* out) {
-  if (!keeps_subnormals() || kTokens * kp > kMostScaled || !w.share_scales(row0, rows)) return false;
+  if (kTokens * kp > kMostScaled || !w.share_scales(row0, rows)) return false;
   uint32_t inexact = 0;
   for (int64_t k0 = 0; k0 < kp; k0 += kSegment) {
-    if (w.scale_of(row0, k0) >= 240) return false;  // s w overflows
-    const float factor = kE4m3Unit * e8m0_decode(w.scale_of(row0, k0));
-    const f32x16 up = set1(factor), down = set1(1 / factor);
+    const uint8_t scale = w.scale_of(row0, k0);
+    if (scale < 27 || scale >= 240) return false;  // s w may be subnormal, or overflows
+    const float factor = e8m0_decode(scale);
+    const f32x16 up = set1(factor), down = set1(1 / factor), unit = set1(kE4m3Unit), whole = set1(1 / kE4m3Unit);
     const int64_t end = k0 + kSegment < kp ? k0 + kSegment : kp;
     for (int64_t t = 0; t < kTokens * kp; t += kp) {
       for (int64_t i = t + k0; i < t + end; i += kLanes) {
-        const f32x16 plain = load(x + i), scaled = plain * up;
+        const f32x16 plain = load(x + i), scaled = plain * up * unit;
         store(out + i, scaled);
-        inexact |= above(keep_bits(scaled * down - plain, 0x7fffffff), 0);
+        inexact |= above(keep_bits(scaled * whole * down - plain, 0x7fffffff), 0);
       }
     }
   }
@@ -244,9 +257,9 @@ void block(const W& w, int64_t row0, int64_t rows, const float* x, int64_t token
     case 4: done = few<4>(w, row0, rows, x, kp, c, row_tiles); break;
   }
   if (done) return;
+  using Order = typename W::Order;
   alignas(64) float by_parts[kFewTokens * kChunk];
   alignas(64) float buffer[kRowsAtOnce * kChunk];
-  const bool subnormals = keeps_subnormals();
   for (int64_t k0 = 0; k0 < kp; k0 += kChunk) {
     const int64_t n = kp - k0 < kChunk ? kp - k0 : kChunk, apart = in_order ? kChunk : kp;
     const float* p = x + k0;
@@ -262,19 +275,19 @@ void block(const W& w, int64_t row0, int64_t rows, const float* x, int64_t token
         for (int64_t j = 0; j < n; j += kSegment) {
           fetch_segment(w, row0 + row + kRowsAtOnce, k0 + j);
           float* const to = buffer + i * kChunk + part_at(n, j, 0);
-          w.arranged(row0 + row, k0 + j, subnormals,
+          w.arranged(row0 + row, k0 + j,
                      [&](int64_t m, f32x16 v) __attribute__((always_inline)) { store_parts(to, n, m, v); });
         }
       }
       int64_t t = 0;
       // Of four tokens left, two and two: one alone takes as long as two.
       for (; t + kTokensAtOnce <= tokens && (kTokensAtOnce != 3 || tokens - t != 4); t += kTokensAtOnce)
-        dots<W, kTokensAtOnce>(buffer, p + t * apart, apart, n, c, row_tiles, t, r, k0 == 0);
+        dots<Order, kTokensAtOnce>(buffer, p + t * apart, apart, n, c, row_tiles, t, r, k0 == 0);
       if constexpr (kTokensAtOnce > 4) {
-        for (; t + 4 <= tokens; t += 4) dots<W, 4>(buffer, p + t * apart, apart, n, c, row_tiles, t, r, k0 == 0);
+        for (; t + 4 <= tokens; t += 4) dots<Order, 4>(buffer, p + t * apart, apart, n, c, row_tiles, t, r, k0 == 0);
       }
-      for (; t + 2 <= tokens; t += 2) dots<W, 2>(buffer, p + t * apart, apart, n, c, row_tiles, t, r, k0 == 0);
-      for (; t < tokens; ++t) dots<W, 1>(buffer, p + t * apart, apart, n, c, row_tiles, t, r, k0 == 0);
+      for (; t + 2 <= tokens; t += 2) dots<Order, 2>(buffer, p + t * apart, apart, n, c, row_tiles, t, r, k0 == 0);
+      for (; t < tokens; ++t) dots<Order, 1>(buffer, p + t * apart, apart, n, c, row_tiles, t, r, k0 == 0);
     }
   }
 }

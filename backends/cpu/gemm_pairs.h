@@ -20,31 +20,6 @@ void pack(const X& x, const int32_t* index, int64_t first, int64_t m, int64_t /*
   }
 }
 
-// c(token + t, row + r) of sum[t * ROWS + r], from the tokens FROM on.
-template <int ROWS, int TOKENS, int FROM = 0>
-V4NPU_INLINE void put_sums(const f32x16 (&sum)[ROWS * TOKENS], float* c, int64_t row_tiles, int64_t token, int64_t row,
-                           bool first) {
-  constexpr int kAtOnce = kLanes / ROWS, kSome = TOKENS - FROM < kAtOnce ? TOKENS - FROM : kAtOnce;
-  alignas(64) float totals[kLanes];
-  if constexpr (ROWS * kSome < 4) {
-#pragma GCC unroll 3
-    for (int i = 0; i < ROWS * kSome; ++i) totals[i] = reduce_add(sum[FROM * ROWS + i]);
-  } else {
-    constexpr int kSums = ROWS * kSome > 8 ? 16 : 8;
-    f32x16 some[kSums];
-#pragma GCC unroll 16
-    for (int i = 0; i < kSums; ++i) some[i] = i < ROWS * kSome ? sum[FROM * ROWS + i] : zero();
-    store(totals, reduce_add_each(some));
-  }
-#pragma GCC unroll 16
-  for (int t = 0; t < kSome; ++t) {
-    float* out = at(c, row_tiles, token + FROM + t, row);
-#pragma GCC unroll 4
-    for (int r = 0; r < ROWS; ++r) out[r] = first ? totals[t * ROWS + r] : out[r] + totals[t * ROWS + r];
-  }
-  if constexpr (FROM + kSome < TOKENS) put_sums<ROWS, TOKENS, FROM + kSome>(sum, c, row_tiles, token, row, first);
-}
-
 // Decoded rows kPairChunk apart, packed tokens kp.
 template <int TOKENS>
 V4NPU_INLINE void pair_dots(const bf16* w, const bf16* x, int64_t kp, int64_t n, float* c, int64_t row_tiles,
@@ -63,7 +38,7 @@ V4NPU_INLINE void pair_dots(const bf16* w, const bf16* x, int64_t kp, int64_t n,
       for (int t = 0; t < TOKENS; ++t) sum[t * kPairRows + r] = dot_bf16(sum[t * kPairRows + r], a, b[t]);
     }
   }
-  put_sums<kPairRows, TOKENS>(sum, c, row_tiles, token, row, first);
+  put_sums<InOrder, kPairRows, TOKENS>(sum, c, row_tiles, token, row, first);
 }
 
 // So few tokens that memory is the limit: rows are read from end to end, and their values go from the registers where
@@ -103,7 +78,7 @@ V4NPU_INLINE void few_pairs(const W& w, int64_t row0, const bf16* x, int64_t kp,
         }
       }
     }
-    put_sums<ROWS, TOKENS>(sum, c, row_tiles, 0, r, k0 == 0);
+    put_sums<InOrder, ROWS, TOKENS>(sum, c, row_tiles, 0, r, k0 == 0);
   }
 }
 

@@ -13,26 +13,26 @@ constexpr int64_t kChunk = 1024;  // values to a sum
 // values(row, k0, put): put(i, v) for every 16 values from k0 on, at most kSegment of them; the last group of 32 is
 // filled up with zeros. k0 is a multiple of kSegment. decode(row, k0, out, step): the same as E, groups of 32 `step`
 // apart in out.
-// Order: of the 16, one that is quick to decode; arrange() gives it to others too, reduce() is then reduce_add.
-// arranged(row, k0, subnormals, put): values() in that order; subnormals: keeps_subnormals().
+// Order: of the 16, one that is quick to decode; arrange() gives it to others too, reduce_each() is reduce_add_each of
+// what is so arranged.
+// arranged(row, k0, put): values() in that order.
 // in_bf16(row, k0, put): put(i, group) for the groups of 32 of a whole segment in bfloat16, or false and nothing.
-// For few tokens: segment(row, k0).at(i), group i of a segment, if it is one of those that are whole and that
-// direct(row, k0, n) is true of, in that order.
-
-// Not so in a thread that was told to take subnormal numbers for zero.
-V4NPU_INLINE bool keeps_subnormals() {
-  volatile float least_normal = 0x1p-126f;
-  const float whole = least_normal, half = whole * 0.5f;
-  return half * 2 == whole;
-}
+// For few tokens: segment(row, k0).at(i), group i of a segment over kUnit in that order, if the segment is whole and
+// direct(row, k0) is true of it, as of all where kAlwaysDirect.
 
 struct InOrder {
   V4NPU_MEMBER static f32x16 arrange(f32x16 v) { return v; }
-  V4NPU_MEMBER static float reduce(f32x16 v) { return reduce_add(v); }
+  template <int N>
+  V4NPU_MEMBER static void reduce_each(const f32x16 (&v)[N], float* out) {
+    reduce_add_each(v, out);
+  }
 };
 struct E2m1Order {
   V4NPU_MEMBER static f32x16 arrange(f32x16 v) { return arrange_e2m1(v); }
-  V4NPU_MEMBER static float reduce(f32x16 v) { return reduce_e2m1(v); }
+  template <int N>
+  V4NPU_MEMBER static void reduce_each(const f32x16 (&v)[N], float* out) {
+    reduce_e2m1_each(v, out);
+  }
 };
 
 // As put for groups: `step` apart.
@@ -53,12 +53,14 @@ struct PlainRows {
   int64_t k;
 
   using Order = InOrder;
-  static constexpr int64_t kSegmentBytes = kSegment * static_cast<int64_t>(sizeof(T)), kTogether = kSegment;
+  static constexpr int64_t kSegmentBytes = kSegment * static_cast<int64_t>(sizeof(T));
+  static constexpr bool kAlwaysDirect = true;
+  static constexpr float kUnit = 1;
   struct Segment {
     const T* p;
     V4NPU_MEMBER f32x32 at(int64_t i) const { return {{load(p + 32 * i), load(p + 32 * i + kLanes)}}; }
   };
-  bool direct(int64_t, int64_t, int64_t) const { return true; }
+  bool direct(int64_t, int64_t) const { return true; }
   V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const { return {data + row * stride + k0}; }
   const void* begin(int64_t row) const { return data + row * stride; }
 
@@ -74,7 +76,7 @@ struct PlainRows {
     }
   }
   template <class Put>
-  V4NPU_MEMBER void arranged(int64_t row, int64_t k0, bool /*subnormals*/, const Put& put) const {
+  V4NPU_MEMBER void arranged(int64_t row, int64_t k0, const Put& put) const {
     values(row, k0, put);
   }
   template <class Put>
@@ -131,11 +133,10 @@ struct E4m3Rows {
   }
   // Exact, so the same values.
   template <class Put>
-  V4NPU_MEMBER void arranged(int64_t row, int64_t k0, bool subnormals, const Put& put) const {
+  V4NPU_MEMBER void arranged(int64_t row, int64_t k0, const Put& put) const {
     const float factor = kE4m3Unit * e8m0_decode(scale_of(row, k0));
     const bool finite = factor <= 0x1.fffffep127f;
-    if (k - k0 < kSegment || !subnormals || !finite || !has_e4m3_units(codes + row * k + k0, kSegment))
-      return values(row, k0, put);
+    if (k - k0 < kSegment || !finite || !has_e4m3_units(codes + row * k + k0, kSegment)) return values(row, k0, put);
     const uint8_t* p = codes + row * k + k0;
     for (int64_t i = 0; i < kSegment; i += kLanes) put(i, fma(load_e4m3_units(p + i), set1(factor), zero()));
   }
@@ -152,20 +153,22 @@ struct E4m3Rows {
   }
 };
 
-// Their codes without the scale, over kE4m3Unit.
+// Their codes without the scale.
 struct E4m3Units {
   const uint8_t* codes;
   int64_t k;
 
   using Order = InOrder;
-  static constexpr int64_t kSegmentBytes = kSegment, kTogether = kSegment;
+  static constexpr int64_t kSegmentBytes = kSegment;
+  static constexpr bool kAlwaysDirect = false;
+  static constexpr float kUnit = kE4m3Unit;
   struct Segment {
     const uint8_t* p;
     V4NPU_MEMBER f32x32 at(int64_t i) const {
       return {{load_e4m3_units(p + 32 * i), load_e4m3_units(p + 32 * i + kLanes)}};
     }
   };
-  bool direct(int64_t row, int64_t k0, int64_t n) const { return has_e4m3_units(codes + row * k + k0, n); }
+  bool direct(int64_t row, int64_t k0) const { return has_e4m3_units(codes + row * k + k0, kSegment); }
   V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const { return {codes + row * k + k0}; }
   const void* begin(int64_t row) const { return codes + row * k; }
   template <class Put>
@@ -182,10 +185,10 @@ struct E4m3Units {
   }
   template <class E>
   void decode(int64_t row, int64_t k0, E* out, int64_t /*step*/) const {
-    const uint8_t* p = codes + row * k + k0;
     const int64_t n = k - k0 < kSegment ? k - k0 : kSegment;
-    std::memset(out, 0, kSegment * sizeof(E));
-    for (int64_t i = 0; i < n; ++i) narrow(out + i, e4m3_decode(p[i]) * (1 / kE4m3Unit));
+    uint8_t all[kSegment] = {};
+    std::memcpy(all, codes + row * k + k0, static_cast<size_t>(n));
+    for (int64_t i = 0; i < kSegment; i += kLanes) store(out + i, load_e4m3(all + i));
   }
 };
 
@@ -196,12 +199,14 @@ struct E2m1Rows {
   int64_t k;
 
   using Order = E2m1Order;
-  static constexpr int64_t kSegmentBytes = kSegment / 2, kTogether = kChunk;
+  static constexpr int64_t kSegmentBytes = kSegment / 2;
+  static constexpr bool kAlwaysDirect = true;
+  static constexpr float kUnit = 1;
   struct Segment {
     const uint8_t *p, *scale;
     V4NPU_MEMBER f32x32 at(int64_t i) const { return load_e2m1_scaled(p + 16 * i, scale[i]); }
   };
-  bool direct(int64_t, int64_t, int64_t) const { return true; }
+  bool direct(int64_t, int64_t) const { return true; }
   V4NPU_MEMBER Segment segment(int64_t row, int64_t k0) const {
     return {codes + (row * k + k0) / 2, scale + (row * k + k0) / 32};
   }
@@ -218,7 +223,7 @@ struct E2m1Rows {
     }
   }
   template <class Put>
-  V4NPU_MEMBER void arranged(int64_t row, int64_t k0, bool /*subnormals*/, const Put& put) const {
+  V4NPU_MEMBER void arranged(int64_t row, int64_t k0, const Put& put) const {
     if (k - k0 < kSegment)
       return values(row, k0, [&](int64_t i, f32x16 v) __attribute__((always_inline)) { put(i, Order::arrange(v)); });
     const Segment found = segment(row, k0);

@@ -33,6 +33,7 @@ const std::string& checked(const char* source, const std::string& name, const De
 Isa from_name(const std::string& name) {
   if (name == "amx") return Isa::amx;
   if (name == "avx512") return Isa::avx512;
+  if (name == "avx512f") return Isa::avx512f;
   if (name == "avx2") return Isa::avx2;
   return name == "neon" ? Isa::neon : Isa::portable;
 }

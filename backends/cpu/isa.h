@@ -8,7 +8,7 @@
 
 namespace v4npu::cpu {
 
-enum class Isa { amx, avx512, avx2, neon, portable };
+enum class Isa { amx, avx512, avx512f, avx2, neon, portable };
 
 // Throws std::invalid_argument when V4NPU_CPU_ISA names none that this machine can run.
 Isa isa();

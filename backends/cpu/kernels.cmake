@@ -1,21 +1,23 @@
 # Every ops/<op>_kernel.cpp is one source, compiled once per instruction set into namespace v4npu::cpu::<isa>; the
 # running machine picks one (isa.cpp). Not v4npu_options: a kernel sees csrc/include and this folder, never torch.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  set(isas amx avx512 avx2 portable)
+  set(isas amx avx512 avx512f avx2 portable)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   set(isas neon portable)
 else()
   set(isas portable)
 endif()
 # What plan/cpu_isa.cpp asks of the machine, in the compiler's words.
-set(flags_avx512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16 -mavx512vbmi)
+set(flags_avx2 -mavx2 -mfma -mf16c)
+set(flags_avx512f ${flags_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+set(flags_avx512 ${flags_avx512f} -mavx512vnni -mavx512bf16 -mavx512vbmi)
 set(flags_amx ${flags_avx512} -mamx-tile -mamx-bf16)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC's own intrinsics start from a variable initialised with itself (gcc.gnu.org/PR105593).
-  list(APPEND flags_avx512 -Wno-maybe-uninitialized -Wno-uninitialized)
-  list(APPEND flags_amx -Wno-maybe-uninitialized -Wno-uninitialized)
+  foreach(isa avx512f avx512 amx)
+    list(APPEND flags_${isa} -Wno-maybe-uninitialized -Wno-uninitialized)
+  endforeach()
 endif()
-set(flags_avx2 -mavx2 -mfma -mf16c)
 set(flags_portable -Wno-psabi)  # its vectors are never passed: all that takes them is inlined
 
 file(GLOB kernels CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/ops/*_kernel.cpp")

@@ -24,7 +24,8 @@ inline Tensor workspace_of(const Tensor& like, int64_t count) {
 
 // Those that kernels.cmake adds to `portable`.
 #if defined(__x86_64__)
-#define V4NPU_CPU_EACH_ISA(X, op, Params) X(amx, op, Params) X(avx512, op, Params) X(avx2, op, Params)
+#define V4NPU_CPU_EACH_ISA(X, op, Params) \
+  X(amx, op, Params) X(avx512, op, Params) X(avx512f, op, Params) X(avx2, op, Params)
 #elif defined(__aarch64__)
 #define V4NPU_CPU_EACH_ISA(X, op, Params) X(neon, op, Params)
 #else

@@ -12,6 +12,7 @@
 //              first n lanes, 1 to 15; load_upto store_upto: n may be 16 and more
 //              + - * /   fma(a, b, c) = a * b + c   max min sqrt round ldexp exp sigmoid softplus   rounded<T>
 //              swap_pairs swap_lanes<W> transpose(v[16])   reduce_add reduce_max reduce_max_bits first_lane
+//              reduce_add_each(v, out): out[i] is reduce_add(v[i]), of up to 16; there is room for 16
 //              above(v, x): a bit for every lane that is greater than x or NaN   kRegisters: how many fit at once
 //   f32part    one of the kParts registers that an f32x16 takes, first lanes first, for sums that do not fit at once:
 //              zero_part() load_part(p) store_part(p, v) fma join_parts(parts) split_parts(v, parts)
@@ -20,12 +21,11 @@
 //   scalars    widen(x) to float   narrow(p, x)
 //   formats    load_e4m3(p): 16 codes   load_e2m1(p): 16 codes in 8 bytes, low nibble first
 //              store_e4m3 store_e2m1 round_e4m3 round_e2m1: as formats.h encodes, bit for bit
-//              load_e4m3_units(p), if has_e4m3_units(p, n): 16 values divided by kE4m3Unit, maybe subnormal, in fewer
-//              steps; for where a scale follows anyway
+//              load_e4m3_units(p), if has_e4m3_units(p, n): 16 values divided by kE4m3Unit, in fewer steps; for where a
+//              scale follows anyway
 //              load_e2m1_scaled(p, s): 32 codes times e8m0_decode(s), each 16 in an order of their own: arrange_e2m1(v)
-//              gives other lanes that order, reduce_e2m1(v) adds them as reduce_add adds lanes in order
+//              gives other lanes that order, reduce_e2m1_each(v, out) adds them as reduce_add_each adds lanes in order
 //   bf16x32    load_bf16x32 store   dot_bf16(acc, a, b): lane i gains the products of values 2i and 2i + 1
-//              reduce_add_each(v): lane i is reduce_add(v[i]), of 16 or 8
 //              pair_up(a, b, out[2]): values of a and b side by side, for dot_bf16, in the bits of floats
 //              pair_up(a, b): the same of f32x16, rounded
 //              ScaledE4m3: load(p, scale, out[2]) decodes 64 codes times e8m0_decode(scale); exact() tells afterwards

@@ -15,9 +15,11 @@ std::string absent(const DeviceCaps& caps, std::initializer_list<const char*> ne
 
 // The features are those that backends/cpu/kernels.cmake lets the compiler use.
 std::string absent_avx2(const DeviceCaps& caps) { return absent(caps, {"avx2", "fma", "f16c"}); }
+std::string absent_avx512f(const DeviceCaps& caps) {
+  return absent_avx2(caps) + absent(caps, {"avx512f", "avx512bw", "avx512dq", "avx512vl"});
+}
 std::string absent_avx512(const DeviceCaps& caps) {
-  return absent_avx2(caps) +
-         absent(caps, {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512vbmi", "avx512bf16"});
+  return absent_avx512f(caps) + absent(caps, {"avx512vnni", "avx512vbmi", "avx512bf16"});
 }
 std::string absent_amx(const DeviceCaps& caps) { return absent_avx512(caps) + absent(caps, {"amx_tile", "amx_bf16"}); }
 std::string absent_neon(const DeviceCaps& caps) { return absent(caps, {"neon"}); }
@@ -33,8 +35,8 @@ std::string refuses_nothing(const DeviceCaps&) { return ""; }
 
 const std::vector<CpuIsa>& cpu_isas() {
   static const std::vector<CpuIsa> list = {
-      {"amx", &refuses<absent_amx>},   {"avx512", &refuses<absent_avx512>}, {"avx2", &refuses<absent_avx2>},
-      {"neon", &refuses<absent_neon>}, {"portable", &refuses_nothing},
+      {"amx", &refuses<absent_amx>},   {"avx512", &refuses<absent_avx512>}, {"avx512f", &refuses<absent_avx512f>},
+      {"avx2", &refuses<absent_avx2>}, {"neon", &refuses<absent_neon>},     {"portable", &refuses_nothing},
   };
   return list;
 }

@@ -48,6 +48,59 @@ void measure(const char* name, uint64_t stride, const Got& function, const Want&
   std::printf("%s %a %a\n", name, worst, at);
 }
 
+// Sums of N vectors side by side are those of each, in order and as codes of e2m1 are arranged.
+template <int N = 16>
+void sums_of_each(const simd::f32x16 (&rows)[16]) {
+  simd::f32x16 some[N], arranged[N];
+  float sums[16], of_arranged[16];
+  for (int i = 0; i < N; ++i) some[i] = rows[i], arranged[i] = simd::arrange_e2m1(rows[i]);
+  simd::reduce_add_each(some, sums);
+  simd::reduce_e2m1_each(arranged, of_arranged);
+  for (int i = 0; i < N; ++i) {
+    if (sums[i] != simd::reduce_add(rows[i])) std::printf("reduce_add_each of %d wrong at %d\n", N, i);
+    if (of_arranged[i] != sums[i]) std::printf("reduce_e2m1_each of %d wrong at %d\n", N, i);
+  }
+  if constexpr (N > 1) sums_of_each<N - 1>(rows);
+}
+
+// Values of the formats in the forms that products want.
+void codes_for_products() {
+  uint8_t codes[128];
+  for (int code = 0; code < 256; ++code) {
+    const float value = v4npu::e4m3_decode(static_cast<uint8_t>(code));
+    for (int at = 0; at < 128; ++at) {
+      std::memset(codes, 0x38, sizeof codes);
+      codes[at] = static_cast<uint8_t>(code);
+      const bool has = simd::has_e4m3_units(codes, sizeof codes);
+      if (!has && std::isnormal(value) && std::fabs(value) >= 0x1p-6f)
+        std::printf("has_e4m3_units wrong at %d\n", code);
+      if (!has) continue;
+      float units[16];
+      simd::store(units, simd::load_e4m3_units(codes + at / 16 * 16));
+      const float unit = units[at % 16], scaled = unit * simd::kE4m3Unit;
+      if (scaled != value && !(simd::kE4m3Unit == 1 && std::isnan(value)))
+        std::printf("e4m3 units wrong at %d\n", code);
+      if (unit != 0 && std::fabs(unit) < 0x1p-126f) std::printf("e4m3 units wrong: subnormal at %d\n", code);
+    }
+  }
+  for (int scale = 0; scale < 256; ++scale) {
+    for (int i = 0; i < 16; ++i) codes[i] = static_cast<uint8_t>(37 * i + scale);
+    const simd::f32x32 pair = simd::load_e2m1_scaled(codes, static_cast<uint8_t>(scale));
+    for (int half = 0; half < 2; ++half) {
+      float got[16], want[16];
+      for (int i = 0; i < 16; ++i) {
+        const int byte = codes[8 * half + i / 2], nibble = i % 2 == 0 ? byte & 15 : byte >> 4;
+        want[i] = v4npu::e2m1_decode(static_cast<uint8_t>(nibble)) * v4npu::e8m0_decode(static_cast<uint8_t>(scale));
+      }
+      simd::store(want, simd::arrange_e2m1(simd::load(want)));
+      simd::store(got, pair.half[half]);
+      for (int i = 0; i < 16; ++i) {
+        if (got[i] != want[i] && scale != 255) std::printf("load_e2m1_scaled wrong at %d, %d\n", scale, i);
+      }
+    }
+  }
+}
+
 // Both encoders on one vector.
 void encode(const float* x) {
   uint8_t e4m3[16], e2m1[8];
@@ -216,14 +269,8 @@ int main(int argc, char** argv) {
     for (int j = 0; j < 16; ++j) out[j] = std::ldexp(static_cast<float>(1 + i + j * j), j - i);
     rows[i] = simd::load(out);
   }
-  float each[16];
-  for (int i = 0; i < 16; ++i) each[i] = simd::reduce_add(rows[i]);
-  simd::store(out, simd::reduce_add_each(rows));
-  if (std::memcmp(out, each, sizeof each) != 0) std::printf("reduce_add_each wrong\n");
-  simd::f32x16 eight[8];
-  for (int i = 0; i < 8; ++i) eight[i] = rows[i];
-  simd::store(out, simd::reduce_add_each(eight));
-  if (std::memcmp(out, each, sizeof each / 2) != 0) std::printf("reduce_add_each of 8 wrong\n");
+  sums_of_each(rows);
+  codes_for_products();
   simd::pair_up(simd::load_bf16x32(x), simd::load_bf16x32(y), pairs);
   show("pairs", pairs[0]);
   show("pairs_above", pairs[1]);

@@ -37,7 +37,7 @@ def test_every_op_has_a_plan_with_a_reason_on_any_machine(op: str, caps: _C.Devi
     if plan.variant == "reference":
         assert caps.kind in plan.reason or "sm80" in plan.reason
     else:
-        variants = {"cpu": ("amx", "avx512", "avx2", "neon", "portable"), "cuda": ("sm80",)}
+        variants = {"cpu": ("amx", "avx512", "avx512f", "avx2", "neon", "portable"), "cuda": ("sm80",)}
         assert plan.variant in variants[caps.kind]
 
 
@@ -66,7 +66,8 @@ def test_tiles_are_what_kernels_have_room_for(l2: int) -> None:
 
 
 AVX2 = ["avx2", "fma", "f16c"]
-AVX512 = [*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512vbmi", "avx512bf16"]
+AVX512F = [*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl"]
+AVX512 = [*AVX512F, "avx512vnni", "avx512vbmi", "avx512bf16"]
 AMX = [*AVX512, "amx_tile", "amx_bf16"]
 
 
@@ -76,7 +77,9 @@ AMX = [*AVX512, "amx_tile", "amx_bf16"]
         (AMX, "", "amx", "float32 and bfloat16"),
         (AMX, "avx512", "avx512", "amx: avx512 is asked for"),
         (AVX512, "", "avx512", "amx: needs amx_tile amx_bf16, not on this CPU"),
-        ([f for f in AVX512 if f != "avx512bw"], "", "avx2", "avx512: needs avx512bw, not on this CPU"),
+        ([f for f in AVX512 if f != "avx512bf16"], "", "avx512f", "avx512: needs avx512bf16, not on this CPU"),
+        (AVX512, "avx512f", "avx512f", "avx512: avx512f is asked for"),
+        ([f for f in AVX512F if f != "avx512bw"], "", "avx2", "avx512f: needs avx512bw, not on this CPU"),
         (["avx2"], "", "portable", "avx2: needs fma f16c, not on this CPU; neon: needs neon, not on this CPU"),
         (["neon", "sve"], "", "neon", "avx2: needs avx2 fma f16c, not on this CPU"),
         (AVX512, "avx2", "avx2", "avx512: avx2 is asked for"),

@@ -20,15 +20,18 @@ STRIDE = "4096"  # of the exponential's inputs; 1 = every float32, which takes a
 Table = dict[str, torch.Tensor]
 
 
+def flags_of(isa: str) -> str:
+    own = re.search(rf"\bset\(flags_{isa} ([^)]*)\)", CMAKE)
+    return re.sub(r"\$\{flags_(\w+)\}", lambda m: flags_of(m[1]), own[1]) if own else ""
+
+
 @pytest.fixture(scope="module", params=_C.cpu_isas())
 def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler on PATH")
     program = tmp_path_factory.mktemp("simd") / "table"
-    flags = dict(re.findall(r"\bset\(flags_(\w+) ([^)]*)\)", CMAKE))
-    own = re.sub(r"\$\{flags_(\w+)\}", lambda m: flags[m[1]], flags.get(request.param, ""))
-    command = [compiler, "-std=c++20", "-O1", "-ffp-contract=off", *own.split()]
+    command = [compiler, "-std=c++20", "-O1", "-ffp-contract=off", *flags_of(request.param).split()]
     command += [f"-DV4NPU_ISA={request.param}", f"-I{ROOT / 'csrc/include'}", f"-I{ROOT / 'backends/cpu'}"]
     subprocess.run([*command, str(Path(__file__).with_name("simd_table.cpp")), "-o", str(program)], check=True)
     return subprocess.run([program, STRIDE], check=True, capture_output=True, text=True).stdout

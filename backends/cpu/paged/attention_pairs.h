@@ -138,7 +138,7 @@ struct DotsOfHeads {
   // No odd row, which another thread may have: null.
   V4NPU_MEMBER void put(float* even, float* odd) const {
     alignas(64) float dots[kLanes];
-    store(dots, reduce_add_each(sum));
+    reduce_add_each(sum, dots);
     std::memcpy(even, dots, sizeof dots / 2);
     if (odd != nullptr) std::memcpy(odd, dots + kHeads, sizeof dots / 2);
   }

@@ -188,8 +188,9 @@ V4NPU_INLINE f32x16 load_e4m3(const uint8_t* p) {
           _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), scale)};
 }
 
-// Without NaN: the code's bits where a float32 has them, 2^-120 of the value, subnormals included; an arithmetic shift
-// copies the sign. Codes i and i + 8 share an int32, each the upper byte of a half.
+// Of normal codes: their bits where a float32 has them, 2^-120 of the value; an arithmetic shift copies the sign. Codes
+// i and i + 8 share an int32, each the upper byte of a half. A subnormal code would be a subnormal float32, and to
+// multiply one takes an Intel core a hundred times as long.
 constexpr float kE4m3Unit = 0x1p120f;
 V4NPU_INLINE f32x16 load_e4m3_units(const uint8_t* p) {
   const __m256i upper = _mm256_setr_epi32(0x0880'0080, 0x0980'0180, 0x0a80'0280, 0x0b80'0380,  //
@@ -200,13 +201,15 @@ V4NPU_INLINE f32x16 load_e4m3_units(const uint8_t* p) {
           _mm256_castsi256_ps(_mm256_and_si256(pairs, kept))};
 }
 V4NPU_INLINE bool has_e4m3_units(const uint8_t* p, int64_t n) {
-  const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
-  __m256i largest = sign;
+  // Magnitudes 8 to 0x7e, as 0 to 0x76.
+  const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80)), least = _mm256_set1_epi8(static_cast<char>(0x88));
+  __m256i largest = _mm256_setzero_si256();
   for (int64_t i = 0; i < n; i += 32) {
     const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i));
-    largest = _mm256_max_epu8(largest, _mm256_or_si256(codes, sign));
+    largest = _mm256_max_epu8(largest, _mm256_sub_epi8(_mm256_or_si256(codes, sign), least));
   }
-  return _mm256_movemask_epi8(_mm256_cmpeq_epi8(largest, _mm256_set1_epi8(-1))) == 0;
+  const __m256i most = _mm256_set1_epi8(0x76);
+  return _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_max_epu8(largest, most), most)) == -1;
 }
 
 V4NPU_INLINE __m256i to_half(f32x16 v, float scale) {
@@ -289,7 +292,13 @@ V4NPU_INLINE float reduce_e2m1(f32x16 v) {
   return _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(ones), _mm256_extractf128_ps(ones, 1)));
 }
 
+template <int N>
+V4NPU_INLINE void reduce_e2m1_each(const f32x16 (&v)[N], float* out) {
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) out[i] = reduce_e2m1(v[i]);
+}
+
 }  // namespace v4npu::cpu::V4NPU_ISA
 
-#include "ldexp.h"
 #include "no_bf16_dot.h"
+#include "no_zmm.h"

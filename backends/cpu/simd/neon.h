@@ -185,6 +185,7 @@ V4NPU_INLINE f32x16 load_e2m1(const uint8_t* p) {
 
 }  // namespace v4npu::cpu::V4NPU_ISA
 
-#include "defaults.h"
-#include "ldexp.h"
 #include "no_bf16_dot.h"
+#include "no_zmm.h"
+#include "one_part.h"
+#include "plain_codes.h"

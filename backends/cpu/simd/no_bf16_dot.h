@@ -25,13 +25,6 @@ V4NPU_INLINE f32x16 dot_bf16(f32x16 acc, bf16x32 a, bf16x32 b) {
 
 V4NPU_INLINE void store(bf16* p, bf16x32 v) { std::memcpy(p, &v, sizeof v); }
 
-template <int N>
-V4NPU_INLINE f32x16 reduce_add_each(const f32x16 (&v)[N]) {
-  float sum[kLanes] = {};
-  for (int i = 0; i < N; ++i) sum[i] = reduce_add(v[i]);
-  return load(sum);
-}
-
 V4NPU_INLINE void pair_up(bf16x32 a, bf16x32 b, f32x16 (&out)[2]) {
   for (int part = 0; part < 2; ++part) {
     float pairs[kLanes];

@@ -118,6 +118,7 @@ V4NPU_INLINE void store_e2m1_exact(uint8_t* p, f32x16 v) {
 
 }  // namespace v4npu::cpu::V4NPU_ISA
 
-#include "defaults.h"
-#include "ldexp.h"
 #include "no_bf16_dot.h"
+#include "no_zmm.h"
+#include "one_part.h"
+#include "plain_codes.h"
