@@ -14,6 +14,7 @@ namespace v4npu::cpu::V4NPU_ISA {
 constexpr int64_t kColumns = 1024;
 constexpr int kTileSums = kRegisters * 3 / 4;            // the rest hold what is multiplied
 constexpr int kMaxTokens = kRegisters >= 32 ? 8 : 2;     // of a tile
+constexpr int kNarrow = 32;                              // rows whose columns half as many tokens may read again
 constexpr int kMaxRows = kTileSums < 8 ? kTileSums : 8;  // of a tile with one token: streams a prefetcher follows
 
 // out[t][r] += x[t] . w[r] over n <= kColumns columns.
@@ -112,7 +113,11 @@ void products(const X* x, int64_t tokens, const W* w, int64_t rows, int64_t k, f
   }
   for (int64_t at = 0; at < k; at += kColumns) {
     const int64_t n = k - at < kColumns ? k - at : kColumns;
-    add_tokens<kMaxTokens>(x + at, tokens, k, n, w + at, rows, out, out_stride);
+    if (kMaxTokens > 2 && rows <= kNarrow) {
+      add_tokens<kMaxTokens / 2>(x + at, tokens, k, n, w + at, rows, out, out_stride);
+    } else {
+      add_tokens<kMaxTokens>(x + at, tokens, k, n, w + at, rows, out, out_stride);
+    }
   }
 }
 
