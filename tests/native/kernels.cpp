@@ -6,11 +6,6 @@
 
 #include <thread>
 
-#ifdef __AMX_TILE__
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
 namespace v4npu::cpu {
 
 int num_threads() { return threads; }
@@ -29,9 +24,6 @@ void parallel_for(int64_t n, int64_t, void (*body)(int64_t, int64_t, void*), voi
 
 int main() {
   namespace test = v4npu::cpu::test;
-#ifdef __AMX_TILE__
-  syscall(SYS_arch_prctl, 0x1023, 18);  // as caps.cpp: Linux grants the tiles to a process that asks
-#endif
   for (const v4npu::Dtype dtype : {v4npu::Dtype::kFloat32, v4npu::Dtype::kBfloat16}) {
     test::rows(dtype);
     test::products(dtype);

@@ -8,6 +8,10 @@
 
 #define V4NPU_HAS_AMX 1
 
+#ifdef V4NPU_TILES  // tests/native has them in memory
+#include V4NPU_STRING(V4NPU_TILES)
+#else
+
 namespace v4npu::cpu::V4NPU_ISA {
 
 template <int kTile>
@@ -48,3 +52,5 @@ V4NPU_INLINE void tile_configure(int columns) {
 V4NPU_INLINE void tile_release() { asm volatile("tilerelease"); }
 
 }  // namespace v4npu::cpu::V4NPU_ISA
+
+#endif
