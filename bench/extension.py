@@ -39,8 +39,9 @@ def instruction_sets() -> dict[str, list[str]]:
     machine = os.uname().machine
     known = re.findall(r'MATCHES "\^\(([^)]*)\)\$"\)\n  set\(isas ([^)]*)\)', text)
     names = next((isas for machines, isas in known if machine in machines.split("|")), "portable").split()
-    flags = dict(re.findall(r"\bset\(flags_(\w+) ([^)]*)\)", text))
-    flags = {isa: re.sub(r"\$\{flags_(\w+)\}", lambda m: flags[m[1]], words) for isa, words in flags.items()}
+    flags: dict[str, str] = {}
+    for isa, words in re.findall(r"\bset\(flags_(\w+) ([^)]*)\)", text):  # a list may begin with one before it
+        flags[isa] = re.sub(r"\$\{flags_(\w+)\}", lambda m: flags[m[1]], words)
     more = dict(re.findall(r"list\(APPEND flags_(\w+) ([^)]*)\)", text))  # GCC's, whose unknown -Wno- others pass over
     return {isa: f"{flags.get(isa, '')} {more.get(isa, '')}".split() for isa in names}
 

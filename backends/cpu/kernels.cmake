@@ -14,9 +14,9 @@ set(flags_avx512 ${flags_avx512f} -mavx512vnni -mavx512bf16 -mavx512vbmi)
 set(flags_amx ${flags_avx512} -mamx-tile -mamx-bf16)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC's own intrinsics start from a variable initialised with itself (gcc.gnu.org/PR105593).
-  foreach(isa avx512f avx512 amx)
-    list(APPEND flags_${isa} -Wno-maybe-uninitialized -Wno-uninitialized)
-  endforeach()
+  list(APPEND flags_avx512f -Wno-maybe-uninitialized -Wno-uninitialized)
+  list(APPEND flags_avx512 -Wno-maybe-uninitialized -Wno-uninitialized)
+  list(APPEND flags_amx -Wno-maybe-uninitialized -Wno-uninitialized)
 endif()
 set(flags_portable -Wno-psabi)  # its vectors are never passed: all that takes them is inlined
 
