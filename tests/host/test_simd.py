@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,16 +12,12 @@ import torch
 
 from v4npu import _C
 from v4npu.reference import formats
+from v4npu.testing.cuda import script
 
 ROOT = Path(__file__).parents[2]
-CMAKE = (ROOT / "backends/cpu/kernels.cmake").read_text()
+INSTRUCTION_SETS = script("bench/extension.py").instruction_sets()
 STRIDE = "4096"  # of the exponential's inputs; 1 = every float32, which takes a minute
 Table = dict[str, torch.Tensor]
-
-
-def flags_of(isa: str) -> str:
-    own = re.search(rf"\bset\(flags_{isa} ([^)]*)\)", CMAKE)
-    return re.sub(r"\$\{flags_(\w+)\}", lambda m: flags_of(m[1]), own[1]) if own else ""
 
 
 @pytest.fixture(scope="module", params=_C.cpu_isas())
@@ -31,7 +26,7 @@ def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if compiler is None:
         pytest.skip("no C++ compiler on PATH")
     program = tmp_path_factory.mktemp("simd") / "table"
-    command = [compiler, "-std=c++20", "-O1", "-ffp-contract=off", *flags_of(request.param).split()]
+    command = [compiler, "-std=c++20", "-O1", "-ffp-contract=off", *INSTRUCTION_SETS[request.param]]
     command += [f"-DV4NPU_ISA={request.param}", f"-I{ROOT / 'csrc/include'}", f"-I{ROOT / 'backends/cpu'}"]
     subprocess.run([*command, str(Path(__file__).with_name("simd_table.cpp")), "-o", str(program)], check=True)
     return subprocess.run([program, STRIDE], check=True, capture_output=True, text=True).stdout
