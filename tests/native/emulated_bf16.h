@@ -1,5 +1,5 @@
 // Included before everything else where a machine has AVX-512 with VBMI but no BF16: the two instructions that are
-// missing, as a machine with them has their results.
+// missing, as they are described; not compared with a machine's.
 #pragma once
 
 #include <immintrin.h>

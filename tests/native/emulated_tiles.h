@@ -1,5 +1,5 @@
 // The tiles of backends/cpu/simd/amx.h in memory, by AVX-512: for machines without AMX, and for sanitizers, which do
-// not see what tile instructions read and write.
+// not see what tile instructions read and write. Not compared with a machine's.
 #pragma once
 
 namespace v4npu::cpu::V4NPU_ISA {

@@ -4,7 +4,7 @@
 #                       and wants the digests of AVX2 from AVX-512 without bfloat16. AMX's tiles are in memory, where
 #                       sanitizers see them, so VBMI is enough for it, and for AVX-512 with bfloat16, then emulated
 # kernels.sh neon       builds them for Arm, runs them under an emulator, and wants the digests of AVX2 (on x86-64)
-# JOBS compilers at a time; about a minute and a half on two, some four minutes where one has AVX-512 with VBMI.
+# JOBS compilers at a time: on two some minutes, the more the more instruction sets a machine has.
 set -eu
 cd "$(dirname "$0")/../.."
 jobs=${JOBS:-2}
