@@ -76,6 +76,32 @@ def test_attention_over_packed_rows(op):
     assert torch.equal(getattr(ops, op)(*args), getattr(ops, op)(*same))
 
 
+@pytest.mark.parametrize("op", ["window_attention", "csa_attention", "hca_attention"])
+def test_attention_over_rows_of_all_codes(op):
+    """Rows of normal codes, of every code, and of scales whose product with 2^120 is infinite; a NaN in one of them."""
+    packed = list(arguments(op, torch.bfloat16, official=True))
+    same = list(packed)
+    dim, rope_dim, keep = 80, 16, 64
+    generator = torch.Generator().manual_seed(1)
+    for i in [1] if op == "window_attention" else [1, 3]:
+        count = packed[i].shape[0] * packed[i].shape[1]
+        row = torch.arange(count).unsqueeze(1)
+        codes = torch.randint(0, 256, (count, keep), generator=generator)
+        codes = torch.where(row % 3 == 0, codes | 8, codes) & 0xFF
+        codes = torch.where(codes & 0x7F == 0x7F, codes - 1, codes)
+        codes[2, 7] = 0x7F
+        scales = torch.where(row % 3 == 2, 137, torch.randint(105, 120, (count, 1), generator=generator))
+        turned = torch.randn(count, rope_dim, generator=generator).bfloat16()
+        payload = torch.cat((codes.to(torch.uint8), turned.view(torch.uint8)), 1)
+        cache = torch.zeros(*same[i].shape[:2], _C.row_format("fp8_kv", dim, rope_dim, 2).row, dtype=torch.uint8)
+        pages._store(cache, torch.arange(count), payload, scales.to(torch.uint8))
+        packed[i] = cache
+        same[i] = pages.read_kv(cache, torch.arange(count), dim, rope_dim).unflatten(0, same[i].shape[:2])
+    got = getattr(ops, op)(*packed)
+    torch.testing.assert_close(got, getattr(ops, op)(*same), rtol=0, atol=0, equal_nan=True)
+    assert 0 < got.isfinite().sum() < got.numel()
+
+
 @pytest.mark.parametrize("kind", KEYS[1:])
 @pytest.mark.parametrize("op", ["indexer_scores", "indexer_topk"])
 def test_indexer_over_packed_keys(op, kind):

@@ -52,9 +52,16 @@ V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t begin, 
     for (; i < end; i += kLanes) store(out + (i - begin), load_upto(x + i, end - i));
     return;
   }
-  for (const int64_t codes = keep < end ? keep : end; i < codes; i += kLanes) {
-    const f32x16 scale = set1(e8m0_decode(row.scales[i / kFp8Block]));
-    store(out + (i - begin), load_e4m3_upto(row.payload + i, codes - i) * scale);
+  for (const int64_t codes = keep < end ? keep : end; i < codes; i += kFp8Block) {
+    const float scale = e8m0_decode(row.scales[i / kFp8Block]), factor = scale * kE4m3Unit;
+    const uint8_t* p = row.payload + i;
+    float* to = out + (i - begin);
+    const int64_t n = codes - i < kFp8Block ? codes - i : kFp8Block;
+    if (n == kFp8Block && factor <= 0x1.fffffep127f && has_e4m3_units(p, kFp8Block)) {
+      for (int64_t j = 0; j < kFp8Block; j += kLanes) store(to + j, load_e4m3_units(p + j) * set1(factor));
+    } else {
+      for (int64_t j = 0; j < n; j += kLanes) store(to + j, load_e4m3_upto(p + j, n - j) * set1(scale));
+    }
   }
   const auto* turned = reinterpret_cast<const bf16*>(row.payload + keep);
   for (i = begin > keep ? begin : keep; i < end; i += kLanes) {
