@@ -7,7 +7,7 @@ them out would be noticed. Where the inputs are small integers float32 is exact,
 import pytest
 import torch
 
-from v4npu import ops
+from v4npu import ops, reference
 from v4npu.reference.formats import quantise_weight_fp4, quantise_weight_fp8
 from v4npu.reference.rope import rope_frequencies
 from v4npu.testing.rounding import assert_rounded, bf16, fp8, fp32, inverse_rms, norm, rope, unrounded
@@ -107,14 +107,16 @@ def test_quantised_linear(kind):
     assert_rounded(y, bf16(sum(parts)), without)
 
 
-def test_query_head_norm_is_all_bf16(draw):
-    q = draw(6, 16, 96, size=3.0)  # 96 statistics fill whole vectors: beside those, torch's CPU rsqrt rounds twice
+@pytest.mark.parametrize("where", [ops, reference], ids=["kernel", "reference"])
+def test_query_head_norm_is_all_bf16(draw, where):
+    # 96 statistics fill whole vectors: beside those, torch's CPU rsqrt rounds twice.
+    q, small = draw(6, 16, 96, size=3.0), draw(6, 16, 96, size=1e-3)
 
-    def out(square=bf16, mean=bf16, root=bf16, product=bf16, rotated=bf16):
-        statistic = root(torch.rsqrt(mean(mean(square(q.double().square()).mean(-1, keepdim=True)) + EPS)))
+    def out(q=q, square=bf16, mean=bf16, root=bf16, product=bf16, rotated=bf16, eps=EPS):
+        statistic = root(torch.rsqrt(mean(mean(square(q.double().square()).mean(-1, keepdim=True)) + eps)))
         return rotated(rope(product(q.double() * statistic), POSITIONS, FREQS))
 
-    got, _ = ops.qkv_prepare(q, draw(6, 96), draw(96), POSITIONS, FREQS, EPS, True)
+    rest = (draw(6, 96), draw(96), POSITIONS, FREQS, EPS, True)
     without = {
         "float32 statistic": bf16(rope(bf16(q.double() * inverse_rms(q)), POSITIONS, FREQS)),
         "unrounded squares": out(square=unrounded),
@@ -123,7 +125,9 @@ def test_query_head_norm_is_all_bf16(draw):
         "no cast before RoPE": out(product=unrounded),
         "no cast after RoPE": out(rotated=unrounded),
     }
-    assert_rounded(got, out(), without, TIES)
+    assert_rounded(where.qkv_prepare(q, *rest)[0], out(), without, TIES)
+    rounded_eps = {"bf16 eps": out(small, eps=bf16(torch.tensor(EPS)))}
+    assert_rounded(where.qkv_prepare(small, *rest)[0], out(small), rounded_eps, TIES)
 
 
 @pytest.mark.parametrize("inverse", [False, True])

@@ -10,7 +10,9 @@ from v4npu.reference.formats import wide
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
     """rsqrt(mean(x^2) + eps) over the last dimension, kept, in x's dtype."""
-    return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    mean = x.square().mean(-1, keepdim=True)
+    # Of a bfloat16 tensor and a number torch rounds the number first on a CPU, and not on a GPU.
+    return torch.rsqrt((wide(mean) + eps).to(x.dtype))
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:

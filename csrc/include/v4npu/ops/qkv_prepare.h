@@ -1,7 +1,7 @@
 // qkv_prepare: everything between the q and kv projections and attention, and the store into the window cache.
 // Steps:
-//   1 q *= rsqrt(mean(q^2) + eps) per head, no weight. official: square, mean, rsqrt and product each round to the
-//     dtype of q; otherwise fp32 and one rounding
+//   1 q *= rsqrt(mean(q^2) + eps) per head, no weight. official: square, mean, its sum with eps, rsqrt and product
+//     each round to the dtype of q; otherwise fp32 and one rounding
 //   2 rope of q at its position (rope.h), rounded to the dtype of q
 //   3 kv = rms_norm(kv, kv_norm_weight, eps), rounded   4 rope of kv, rounded
 //   5 official: the first head_dim - rope_dim values of kv become T(e4m3 * scale) with one scale per 64 (act_quant.h);
