@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from v4npu import ops
-from v4npu.checkpoint_names import check_tensors, layout, official_name, split_fused
-from v4npu.model import Config, Model
-from v4npu.model.install import adopt
+from v4npu.model import Model
 
-DTYPES = (torch.bfloat16, torch.float32, torch.float64)
+ENABLED = "_v4npu_forward"  # an attribute of a DeepseekV4Model, whose forward may be wrapped later
 FLAGS = ("output_hidden_states", "output_attentions", "output_router_logits")
 
 
@@ -22,7 +20,8 @@ def enable(hf_model: Any) -> Any:
 
     The object stays what it is: `model(...)` and `model.generate(...)` with everything that transformers builds on them
     (sampling, beams, assisted decoding, loss, `logits_to_keep`, chunked prefill), its configuration, weights and output
-    types. Only the forwards of its DeepseekV4Model and lm_head are others, of these instances alone.
+    types. Only the forwards of its DeepseekV4Model and, if it is a plain nn.Linear, lm_head are others, of these
+    instances alone.
 
     Numerics are exact: in float32 the logits equal those of transformers but for the order of sums. Memory grows with
     tokens, not with their square; weights are the model's own and take no second place, except mHC weights, sinks and
@@ -36,10 +35,12 @@ def enable(hf_model: Any) -> Any:
     gradients are recorded and weights want them (with a warning unless the model is in training mode: use
     torch.no_grad or torch.inference_mode), for hidden states, attentions and router logits, inputs_embeds, dropout,
     is_causal=False and packed sequences by cu_seq_lens, and whenever past_key_values are what such a call returned.
-    Hooks on modules inside the model are not called.
+    Hooks on modules inside the model are not called; modules inside it with a forward that is not transformers' own are
+    refused. Assisted decoding is refused where transformers' own forward runs, which cannot step back.
 
     Enable last: after quantisers, adapters and `to`. What is changed or moved later is noticed, and taken over by the
-    next call or refused by it.
+    next call or refused by it; what was changed through `.data` or by a fused optimizer, by the next one that begins
+    with no tokens in past_key_values.
 
     Args:
         hf_model: a DeepseekV4ForCausalLM or DeepseekV4Model, all of it on one device, in bfloat16, float32 or float64.
@@ -50,7 +51,8 @@ def enable(hf_model: Any) -> Any:
     Raises:
         ImportError: transformers is not installed, or too old for DeepSeek-V4.
         TypeError: hf_model is something else.
-        ValueError: it holds more or less than DeepSeek-V4's weights (adapters), or lies on several devices.
+        ValueError: it holds more or less than DeepSeek-V4's weights (adapters), has forwards that are not transformers'
+            own, or lies on several devices.
         NotImplementedError: quantised or float16 weights, or a configuration that this build does not run.
         Whatever is raised, hf_model is as it was.
     """
@@ -60,9 +62,11 @@ def enable(hf_model: Any) -> Any:
             return hf_model
         enabled.undo()
     forward = Forward(hf_model, base)
+    forward.replace(base, ENABLED, forward)
     forward.replace(base, "forward", forward)
     if hf_model is not base:
-        forward.replace(hf_model.lm_head, "forward", Head(hf_model.lm_head))
+        if _is_plain(hf_model.lm_head):
+            forward.replace(hf_model.lm_head, "forward", Head(hf_model.lm_head))
         forward.replace(hf_model, "_is_stateful", False)  # stepping back is what assisted decoding needs
     return hf_model
 
@@ -81,6 +85,7 @@ def disable(hf_model: Any) -> Any:
     Raises:
         ImportError: transformers is not installed, or too old for DeepSeek-V4.
         TypeError: hf_model is something else.
+        ValueError: what `enable` replaced has been replaced or wrapped since; hf_model is as it was.
     """
     if (enabled := _forward_of(_base(hf_model, "v4npu.disable"))) is not None:
         enabled.undo()
@@ -104,9 +109,13 @@ def _base(hf_model: Any, who: str) -> nn.Module:
     return hf_model.model if isinstance(hf_model, DeepseekV4ForCausalLM) else hf_model
 
 
+def _is_plain(head: nn.Module) -> bool:
+    """Whether a head does no more than nn.Linear; accelerate's hooks, which put things where they are, do not count."""
+    return type(head).forward is nn.Linear.forward and ("forward" not in vars(head) or hasattr(head, "_hf_hook"))
+
+
 def _forward_of(base: nn.Module) -> Forward | None:
-    forward = vars(base).get("forward")
-    return forward if isinstance(forward, Forward) else None
+    return vars(base).get(ENABLED)
 
 
 class Head:
@@ -124,56 +133,48 @@ class Head:
         return ops.linear(rows, weight, input.dtype).unflatten(0, input.shape[:-1])
 
 
-class Held(NamedTuple):
-    """Where transformers keeps a tensor that the v4npu model uses."""
-
-    where: dict[str, Any]
-    name: str
-    tensor: Tensor
-    pointer: int
-    version: int  # of what was copied, else -1
-
-    def unchanged(self) -> bool:
-        held = self.where.get(self.name)
-        return (
-            held is self.tensor
-            and held.data_ptr() == self.pointer
-            and (self.version < 0 or held._version == self.version)
-        )
-
-
 class Forward:
     """DeepseekV4Model.forward of one enabled instance."""
 
     def __init__(self, owner: Any, base: Any) -> None:
         self.owner, self.base = owner, base
         self.theirs = base.forward
-        self._replaced: list[tuple[Any, str, list[Any]]] = []
+        self._replaced: list[tuple[Any, str, Any, list[Any]]] = []
         self._warned = False
-        self._build()
+        self._build(enabled=False)
 
     def replace(self, target: Any, name: str, value: Any) -> None:
         """Sets an attribute of an instance, until `undo`."""
-        self._replaced.append((target, name, [vars(target)[name]] if name in vars(target) else []))
+        self._replaced.append((target, name, value, [vars(target)[name]] if name in vars(target) else []))
         setattr(target, name, value)
 
     def undo(self) -> None:
+        for target, name, value, _ in self._replaced:
+            if vars(target).get(name) is not value:
+                raise ValueError(
+                    f"v4npu.disable: hf_model has got another {type(target).__name__}.{name} since v4npu.enable; take"
+                    " that away first"
+                )
         while self._replaced:
-            target, name, before = self._replaced.pop()
+            target, name, _, before = self._replaced.pop()
             if before:
                 setattr(target, name, before[0])
             else:
                 delattr(target, name)
 
-    def _build(self) -> None:
-        self.model, self._held = _share(self.owner)
-        self._modules = [(m._modules, name, child) for m in self.owner.modules() for name, child in m._modules.items()]
+    def _build(self, enabled: bool) -> None:
+        from v4npu.integrations.transformers_weights import share
 
-    def _current(self) -> Model:
+        self._shared = share(self.owner, self.base, enabled)
+
+    @property
+    def model(self) -> Model:
+        return self._shared.model
+
+    def _current(self, exactly: bool) -> Model:
         """The v4npu model, made anew if the weights of transformers' have been exchanged, moved or converted."""
-        same = all(where.get(name) is child for where, name, child in self._modules)
-        if not (same and all(held.unchanged() for held in self._held)):
-            self._build()
+        if not self._shared.current(exactly):
+            self._build(enabled=True)
         return self.model
 
     def __call__(
@@ -188,7 +189,14 @@ class Forward:
     ) -> Any:
         from transformers.modeling_outputs import MoeModelOutputWithPast
 
-        from v4npu.integrations.transformers_cache import close_state, left_to_theirs, mark, open_state, state_of
+        from v4npu.integrations.transformers_cache import (
+            check_not_cropped,
+            close_state,
+            left_to_theirs,
+            mark,
+            open_state,
+            state_of,
+        )
 
         config = self.base.config
         if reason := self._why_theirs(inputs_embeds, kwargs) or left_to_theirs(past_key_values):
@@ -197,6 +205,7 @@ class Forward:
                     f"v4npu.enable: {reason} is left to transformers' own forward, which cannot go on with the"
                     " past_key_values that v4npu filled"
                 )
+            check_not_cropped(past_key_values, reason)
             if reason == "recording gradients" and not (self.base.training or self._warned):
                 self._warned = True
                 warnings.warn(
@@ -219,7 +228,7 @@ class Forward:
             raise ValueError("input_ids or inputs_embeds must be given")
         ids = input_ids if input_ids.is_floating_point() else input_ids.long()
         state = open_state(past_key_values)
-        hidden = state.compute(self._current(), ids, attention_mask, position_ids)
+        hidden = state.compute(self._current(state.cache is None), ids, attention_mask, position_ids)
         if past_key_values is not None or (config.use_cache if use_cache is None else use_cache):
             past_key_values = close_state(past_key_values, state)
         out = MoeModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
@@ -233,68 +242,10 @@ class Forward:
                 return flag
         if inputs_embeds is not None:
             return "inputs_embeds"
-        if torch.is_grad_enabled() and any(held.tensor.requires_grad for held in self._held):
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.base.parameters()):
             return "recording gradients"
         if self.base.training and config.attention_dropout:
             return "attention_dropout"
-        if kwargs.get("is_causal") is False:
+        if kwargs.get("is_causal", getattr(config, "is_causal", None)) is False:
             return "is_causal=False"
         return "cu_seq_lens_q" if kwargs.get("cu_seq_lens_q") is not None else ""
-
-
-def _share(hf_model: Any) -> tuple[Model, list[Held]]:
-    """A v4npu model over the tensors of hf_model, and where they are held."""
-    stored: dict[str, Held] = {}
-    for path, module in hf_model.named_modules():
-        for where in (module._parameters, module._buffers):
-            for leaf, tensor in where.items():
-                if tensor is not None and leaf not in module._non_persistent_buffers_set:
-                    stored[f"{path}.{leaf}" if path else leaf] = Held(where, leaf, tensor, tensor.data_ptr(), -1)
-    for name, held in stored.items():
-        if held.tensor.dtype not in (*DTYPES, torch.int64, torch.int32):
-            raise NotImplementedError(
-                f"v4npu.enable: hf_model must be in bfloat16, float32 or float64, {name} is {held.tensor.dtype};"
-                " v4npu.load reads the quantised checkpoint itself"
-            )
-    devices = sorted({str(held.tensor.device) for held in stored.values()})
-    if len(devices) != 1 or devices == ["meta"]:
-        raise ValueError(f"v4npu.enable: hf_model must lie on one device, lies on {', '.join(devices)}")
-    return _adopt_all(hf_model, stored, torch.device(devices[0]))
-
-
-def _adopt_all(hf_model: Any, stored: dict[str, Held], device: torch.device) -> tuple[Model, list[Held]]:
-    where = "v4npu.enable: hf_model"
-    values = hf_model.config.to_dict()
-    values.pop("architectures", None)
-    try:
-        config = Config.from_dict(values).without_mtp()
-    except (ValueError, NotImplementedError) as error:
-        raise type(error)(f"{where}.config: {error}") from None
-    specs, found = layout(config), {}
-    headless = not hasattr(hf_model, "lm_head")
-    if headless:
-        del specs["head.weight"]
-    pieces: list[tuple[str, Held, Tensor]] = []
-    for stored_name, held in stored.items():
-        name, tensor = official_name(stored_name), held.tensor.detach()
-        if name is None:
-            continue
-        parts = split_fused(name, tuple(tensor.shape), config)
-        if parts is None:
-            found[name] = (tensor.dtype, tuple(tensor.shape))
-            pieces.append((name, held, tensor))
-        for official, part in parts or ():
-            found[official] = (tensor.dtype, (part.stop - part.start, tensor.shape[2]))
-            if part.expert == 0:  # of all experts at once
-                pieces.append((official.replace(".experts.0.", ".experts."), held, tensor[:, part.start : part.stop]))
-    check_tensors(where, specs, found)
-    dtype = next(tensor.dtype for name, _, tensor in pieces if name == "embed.weight")
-    model = Model(config, numerics="exact", dtype=dtype, device=device)
-    if headless:
-        del model.head
-    used = []
-    for name, held, tensor in pieces:
-        copied = not adopt(model, name, tensor)
-        version = held.tensor._version if copied and not held.tensor.is_inference() else -1
-        used.append(held._replace(version=version))
-    return model.requires_grad_(False), used  # theirs keep what they want: with gradients it is they who run

@@ -16,7 +16,7 @@ from v4npu.model.inputs import check_ids
 
 UNLIMITED = 1 << 40  # tokens; transformers does not stop at max_position_embeddings either
 ROOM = 4096  # tokens of each sequence that a device which cannot reserve address space begins with
-MARK = "_filled_by_transformers"  # an attribute of a cache
+MARK = "_filled_by_transformers"  # an attribute of a cache: how many tokens
 
 
 class State(CacheLayerMixin):
@@ -153,7 +153,7 @@ def mark(out: Any) -> Any:
     """What transformers' own forward returned for an enabled model; its cache says so from now on, as do copies."""
     for value in out.values() if isinstance(out, dict) else out:
         if isinstance(value, TransformersCache):
-            setattr(value, MARK, True)
+            setattr(value, MARK, value.get_seq_length())
     return out
 
 
@@ -161,6 +161,16 @@ def left_to_theirs(past: Any) -> str:
     """Why a call with these past_key_values is left to transformers' own forward; empty if it is not."""
     marked = isinstance(past, TransformersCache) and hasattr(past, MARK) and state_of(past) is None
     return "a cache that transformers' own forward filled" if marked and past.get_seq_length() > 0 else ""
+
+
+def check_not_cropped(past: Any, reason: str) -> None:
+    """Raises ValueError where transformers' own forward would go on from a state that is ahead of the tokens."""
+    layers, before = getattr(past, "layers", ()), getattr(past, MARK, 0)
+    if any(hasattr(layer, "compressed_kv") for layer in layers) and 0 < (now := past.get_seq_length()) < before:
+        raise ValueError(
+            f"v4npu.enable: past_key_values were cropped from {before} to {now} tokens, but compressed entries cannot"
+            f" be by transformers' own forward, to which {reason} is left (assisted decoding is v4npu's without)"
+        )
 
 
 def open_state(past: Any) -> State:
@@ -222,17 +232,18 @@ def _real(mask: Tensor | None, before: Tensor, length: int) -> Tensor:
 def _check_positions(position_ids: Tensor | None, before: Tensor, real: Tensor) -> None:
     """Raises ValueError where position_ids are others than counting the tokens of each sequence gives.
 
-    Padding before them may be counted too: it is left out.
+    Padding before them may be counted too: it is left out. Behind a prompt padded on the right transformers' generate
+    counts from anywhere.
     """
     if position_ids is None:
         return
     if position_ids.dim() != 2 or position_ids.shape[0] not in (1, len(real)) or position_ids.shape[1] != real.shape[1]:
         raise ValueError(f"position_ids must be {list(real.shape)}, got {list(position_ids.shape)}")
     due = before.sum(1, keepdim=True) + real.cumsum(1) - 1
+    padding = (~real).cumsum(1)
     for b, shift in enumerate(position_ids.cpu() - due):
-        shift = shift[real[b]]
-        whole = bool(before[b].all()) and bool(real[b].all())
-        if len(shift) and (bool((shift != shift[0]).any()) or (whole and int(shift[0]) != 0)):
+        shift, known = shift[real[b]], (0, *padding[b, real[b]][:1].tolist())
+        if len(shift) and (bool((shift != shift[0]).any()) or (bool(before[b].all()) and int(shift[0]) not in known)):
             raise ValueError(
                 f"position_ids must count the tokens of each sequence, row {b} does not: shifted or packed sequences"
                 " are not supported"

@@ -62,8 +62,8 @@ def install(model: Model, name: str, tensor: Tensor) -> None:
     place(model, name, tensor.dtype, tuple(tensor.shape)).copy_(tensor.detach())
 
 
-def adopt(model: Model, name: str, tensor: Tensor) -> bool:
-    """Makes `tensor` itself the model's; a converted copy where the model keeps another dtype. Whether it is shared.
+def adopt(model: Model, name: str, tensor: Tensor) -> Tensor:
+    """Makes `tensor` itself the model's; a converted copy where the model keeps another dtype. What the model has.
 
     The name of experts' tensors has no number: `tensor` is that of all of them, and may be a part of a larger one.
     """
@@ -72,8 +72,7 @@ def adopt(model: Model, name: str, tensor: Tensor) -> bool:
     expected = _expected_shape(module, attribute, tensor.dtype)
     if tuple(tensor.shape) != expected:
         raise ValueError(f"{name} must have shape {list(expected)}, got {list(tensor.shape)}")
-    _put(module, attribute, tensor.detach().to(kept))
-    return kept == tensor.dtype
+    return _put(module, attribute, tensor.detach().to(kept))
 
 
 def place(model: Model, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
@@ -105,7 +104,8 @@ def place(model: Model, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -
 def _put(module: nn.Module, attribute: str, tensor: Tensor) -> Tensor:
     if attribute in module._parameters:
         old = module._parameters[attribute]
-        trains = old is not None and old.requires_grad and tensor.is_floating_point() and tensor.dtype not in QUANTISED
+        floating = tensor.is_floating_point() and tensor.dtype not in QUANTISED
+        trains = old is not None and old.requires_grad and floating and not tensor.is_inference()
         setattr(module, attribute, nn.Parameter(tensor, requires_grad=trains))
     else:
         setattr(module, attribute, tensor)

@@ -30,7 +30,7 @@ def rope_frequencies(
 
     low = max(math.floor(correction(beta_fast)), 0)
     high = min(math.ceil(correction(beta_slow)), rope_dim - 1)
-    width = max(high - low, 0.001)  # equal bounds would divide by zero
+    width = high - low or 0.001  # equal bounds would divide by zero
     ramp = ((torch.arange(rope_dim // 2, dtype=torch.float32, device="cpu") - low) / width).clamp(0, 1)
     keep = 1 - ramp
     return freqs / factor * (1 - keep) + freqs * keep
