@@ -71,7 +71,8 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], think: str = 
 def read_passages(path: Path) -> dict[str, str]:
     """DeepSeek's passages in a copy of encoding_dsv4.py: strings whose hash is in PASSAGES; the rest is ignored."""
     try:
-        tree = ast.parse(path.read_text("utf-8")) if path.stat().st_size < 2**20 else None
+        small = path.is_file() and path.stat().st_size < 2**20
+        tree = ast.parse(path.read_text("utf-8")) if small else None
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     names = {digest: name for name, digest in PASSAGES.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ class Sampling:
         for name, value in (("temperature", temperature), ("top_p", top_p)):
             if not isinstance(value, (int, float)):
                 raise TypeError(f"{name} must be a number, got {value!r}")
-        if not 0 <= temperature < float("inf"):
+        if not 0 <= temperature <= sys.float_info.max:
             raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
         if not 0 < top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}")

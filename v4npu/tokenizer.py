@@ -10,7 +10,8 @@ from __future__ import annotations
 import codecs
 import json
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,16 @@ BOS, EOS = (
     "<｜end▁of▁sentence｜>",
 )  # V4's, unless tokenizer_config.json says otherwise
 MAX_BYTES = 2**28
+MOST_ID = 2**31 - 1
+# What a tokenizer.json may ask the tokenizers library for, some of whose other parts take their sizes from the file,
+# and the key of several in a sequence.
+PARTS = {
+    "normalizer": ("normalizers", {"NFC", "NFD", "NFKC", "NFKD"}),
+    "pre_tokenizer": (
+        "pretokenizers",
+        {"ByteLevel", "Digits", "Punctuation", "Split", "Whitespace", "WhitespaceSplit"},
+    ),
+}
 
 
 def load(path: str | Path) -> Tokenizer:
@@ -51,10 +62,16 @@ class Tokenizer:
         from tokenizers import Tokenizer as Encoder
 
         self.path = path
-        try:
-            if data["model"]["type"] != "BPE" or not _is_byte_level(data["decoder"]):
+        with _refused(f"{path}: not a byte-level BPE tokenizer.json"):
+            if data["model"]["type"] != "BPE" or _types(data["decoder"], "decoders") != ["ByteLevel"]:
                 raise ValueError("its model must be BPE with a ByteLevel decoder")
-            self.controls: dict[str, int] = {t["content"]: int(t["id"]) for t in data["added_tokens"]}
+            for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
+                if data["model"].get(key):
+                    raise ValueError(f"model.{key} must be empty, got {data['model'][key]!r}")
+            for part, (several, known) in PARTS.items():
+                if unknown := {*_types(data.get(part), several)} - known:
+                    raise ValueError(f"{part} must be of {', '.join(sorted(known))}, got {', '.join(sorted(unknown))}")
+            self.controls = dict(map(_control, data["added_tokens"]))
             vocab = {piece: i for piece, i in data["model"]["vocab"].items() if piece not in self.controls}
             # The encoder sees text only: no added tokens to match, no template that would insert some.
             text_only: dict[str, object] = {
@@ -67,8 +84,6 @@ class Tokenizer:
             self._encoder = Encoder.from_str(json.dumps({**data, **text_only, "model": model}))
             self._names = {i: name for name, i in self.controls.items()}
             self.vocab_size = 1 + max([*vocab.values(), *self._names])
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise ValueError(f"{path}: not a byte-level BPE tokenizer.json: {error!r}") from None
         self.bos_id = self.controls.get(_name(settings.get("bos_token"), BOS))
         self.eos_id = self.controls.get(_name(settings.get("eos_token"), EOS))
 
@@ -79,7 +94,8 @@ class Tokenizer:
         """
         if not isinstance(text, str):
             raise TypeError(f"v4npu.tokenizer: text must be str, got {type(text).__name__}")
-        return list(self._encoder.encode(characters(text), add_special_tokens=False).ids)
+        with _refused(f"v4npu.tokenizer: {self.path} cannot encode this text"):
+            return list(self._encoder.encode(characters(text), add_special_tokens=False).ids)
 
     def control(self, name: str) -> int:
         """Id of a control token, such as "<｜User｜>"; ValueError when this tokenizer lacks it."""
@@ -136,9 +152,31 @@ def _byte_of() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-def _is_byte_level(decoder: dict[str, Any]) -> bool:
-    parts = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
-    return [part["type"] for part in parts] == ["ByteLevel"]
+def _types(part: dict[str, Any] | None, inner: str) -> list[str]:
+    """The types of a normalizer, pre-tokenizer or decoder; of those in a sequence."""
+    if part is None:
+        return []
+    return [t for p in part[inner] for t in _types(p, inner)] if part["type"] == "Sequence" else [part["type"]]
+
+
+def _control(token: dict[str, Any]) -> tuple[str, int]:
+    name, number = token["content"], token["id"]
+    if not isinstance(name, str) or name != characters(name):
+        raise ValueError(f"content of added_tokens must be text, got {name!r}")
+    if type(number) is not int or not 0 <= number <= MOST_ID:
+        raise ValueError(f"id of added_tokens must be in 0..{MOST_ID}, got {number!r} of {name}")
+    return name, number
+
+
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """ValueErrors of whatever the tokenizers library raises: bare Exceptions, and panics that are not even that."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise ValueError(f"{what}: {error!r}"[:2000]) from None
 
 
 def _name(token: Any, default: str) -> str:

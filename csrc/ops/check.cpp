@@ -136,7 +136,7 @@ void Check::rope(const char* arg, const Tensor& x, const Tensor& freqs) {
   Axis head_dim("head_dim"), half("rope_dim/2");
   trailing(arg, x, kFloating, head_dim);
   tensor("freqs", freqs, kFreqs, half);
-  require(2 * *half <= *head_dim, "freqs", "float32 [rope_dim/2] with rope_dim at most head_dim",
+  require(*half <= *head_dim / 2, "freqs", "float32 [rope_dim/2] with rope_dim at most head_dim",
           describe(freqs) + " (head_dim = " + std::to_string(*head_dim) + ")");
 }
 

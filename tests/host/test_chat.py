@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,7 +149,10 @@ def test_passages_are_known_by_their_hash(tmp_path):
     for content in ("X = 'an imitation'", "this is ( not python", "\x00", "(" * 5000):
         file.write_text(content)
         assert chat.read_passages(file) == {}
-    assert chat.read_passages(tmp_path / "absent.py") == {}
+    (tmp_path / "zeros.py").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.py")
+    for name in ("absent", "zeros", "pipe"):
+        assert chat.read_passages(tmp_path / f"{name}.py") == {}
     for messages, think, name in (
         ([A], "max", "preamble of max"),
         ([{**SYSTEM, "tools": [TOOL]}], "none", "tools block"),

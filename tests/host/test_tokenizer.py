@@ -155,6 +155,44 @@ def test_unusable_files(tmp_path, content):
         tokenizer.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "/////w=="}, "normalizer must be of"),
+        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "Replace"}]}, "normalizer must be of"),
+        ("pre_tokenizer", {"type": "FixedLength", "length": 0}, "pre_tokenizer must be of"),
+        ("model.continuing_subword_prefix", "##", "continuing_subword_prefix must be empty"),
+        ("model.dropout", 0.5, "dropout must be empty"),
+        ("added_tokens.0.content", "\ud800", "content of added_tokens must be text"),
+        ("added_tokens.0.content", None, "content of added_tokens must be text"),
+        ("added_tokens.0.id", 10**30, r"id of added_tokens must be in 0\.\."),
+        ("added_tokens.0.id", "3", r"id of added_tokens must be in 0\.\."),
+    ],
+)
+def test_what_a_tokenizer_may_not_ask_for(tmp_path, where, value, said):
+    """Some of it would make the tokenizers library panic, allocate without bounds or answer by chance."""
+    small(tmp_path)
+    at = data = json.loads((tmp_path / "tokenizer.json").read_text())
+    *path, last = (int(key) if key.isdecimal() else key for key in where.split("."))
+    for key in path:
+        at = at[key]
+    at[last] = value
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: not a byte-level BPE.*{said}"):
+        tokenizer.load(tmp_path)
+
+
+def test_a_panic_of_the_library_is_a_value_error(tmp_path):
+    class Panics:
+        def encode(self, *args, **kwargs):
+            raise BaseException("out of bounds")
+
+    tok = small(tmp_path)
+    tok._encoder = Panics()
+    with pytest.raises(ValueError, match=r"cannot encode this text: BaseException.*out of bounds"):
+        tok.encode("a")
+
+
 def test_absent_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         tokenizer.load(tmp_path)

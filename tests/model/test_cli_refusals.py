@@ -35,6 +35,7 @@ TINY = Config(
         ("generate --chat hi", "control tokens"), ("generate --prompt x --think max", "--chat"),
         ("perplexity", "--text"), ("perplexity --text absent", "absent"), ("perplexity --text .", ".: Is a directory"),
         ("bench compare a.jsonl b.jsonl", "v4npu: a.jsonl: No such file"),
+        ("bench ops --op rope --json=", "--json"),
         *((f"{command} {'a' * 5000}", "a: File name too long") for command in (
             "generate --prompt x", "inspect", "perplexity --text", "bench report")),
         ("inspect absent", "absent"), ("inspect pro --context 0", "context"),

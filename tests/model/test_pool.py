@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from v4npu.cache.pool import Budget, Pool, reserve
+from v4npu.cache.pool import Budget, CacheFull, Pool, reserve
 from v4npu.shards import large_page
 
 CPU = torch.device("cpu")
@@ -72,3 +72,9 @@ def test_what_is_cleared_is_given_back() -> None:
         pool.release(block)
     pool.clear()
     assert resident(begin, nbytes) == before
+
+
+@pytest.mark.parametrize("nbytes", [1 << 60, 10**30])
+def test_more_than_there_is_of_addresses(nbytes: int) -> None:
+    with pytest.raises(CacheFull, match=f"{nbytes:,} bytes of address space .* fewer max_tokens"):
+        reserve(nbytes, CPU)

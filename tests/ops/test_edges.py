@@ -48,3 +48,30 @@ def test_no_tokens_have_a_gradient_too(op):
     args[0] = args[0].clone().requires_grad_()
     out = getattr(ops, op)(*args)
     assert any(r.requires_grad for r in (out if isinstance(out, tuple) else (out,)))
+
+
+@pytest.mark.parametrize("op", ["indexer_scores", "indexer_topk"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=["reference", "kernel"])
+def test_a_sequence_without_tokens_has_no_entries_to_read(op, dtype):
+    args = list(sized(op, 0, 16, dtype))
+    args[5] = torch.tensor([2**31 - 2], dtype=torch.int32)
+    assert len(getattr(ops, op)(*args)) == 0
+
+
+@pytest.mark.parametrize(("op", "at"), [("compressor", 15), ("compressor", 7), ("qkv_prepare", 7)])
+def test_what_is_written_to_cannot_require_grad(op, at):
+    args = list(arguments(op))
+    args += {"compressor": [torch.zeros(4, 2, 32), torch.arange(3)], "qkv_prepare": [torch.zeros(3, 5, 80), None]}[op]
+    args[-1] = torch.arange(12) if op == "qkv_prepare" else args[-1]
+    args[at] = args[at].clone().requires_grad_()
+    before = args[7].clone()
+    with pytest.raises(ValueError, match=rf"v4npu\.{op}: \w+ is written to, so it must not require grad"):
+        getattr(ops, op)(*args)
+    assert torch.equal(args[7], before)
+
+
+def test_frequencies_whose_count_overflows_are_refused():
+    args = list(arguments("rope"))
+    args[2] = torch.zeros(1).expand(2**62)
+    with pytest.raises(ValueError, match=r"v4npu\.rope: freqs must be float32 \[rope_dim/2\] with rope_dim at most"):
+        ops.rope(*args)

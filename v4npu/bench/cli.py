@@ -85,7 +85,7 @@ def run(json_file: str | None, first: Row, batches: Iterable[Sequence[Row]], cou
     from v4npu.tables import print_table
 
     rows: list[Row] = []
-    with replacing("--json", json_file, keep=True) if json_file else nullcontext() as file:
+    with replacing("--json", json_file, keep=True) if json_file is not None else nullcontext() as file:
         write(file, first)
         console = Console(stderr=True)
         bar = track(batches, "measuring", count, console=console, transient=True, disable=not console.is_terminal)

@@ -42,8 +42,8 @@ def reserve(nbytes: int, device: torch.device) -> tuple[Tensor, mmap.mmap | None
             memory = torch.frombuffer(mapping, dtype=torch.uint8)
             _C.advise_large_pages(memory.data_ptr() + large_page(), max(nbytes - large_page(), 0))
             return memory, mapping
-        except OSError as error:
-            if error.errno != errno.ENOMEM:
+        except (OSError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno != errno.ENOMEM:
                 raise
             raise CacheFull(
                 f"v4npu: {nbytes:,} bytes of address space for a cache are not there (ulimit -v); fewer max_tokens take"

@@ -241,9 +241,9 @@ class Config:
                 raise ValueError("larger than 16 MiB")
             return cls.from_dict(json.loads(path.read_bytes()))
         except (ValueError, RecursionError) as error:  # JSON and Unicode errors are ValueErrors
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{path}: {error!s:.2000}") from None  # a value may be as long as the file
         except NotImplementedError as error:
-            raise NotImplementedError(f"{path}: {error}") from None
+            raise NotImplementedError(f"{path}: {error!s:.2000}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """The official Hugging Face keys, ready for json.dump."""

@@ -51,7 +51,7 @@ def indexer_scores(
     width = block_table.shape[1] * keys.shape[1]
     out = torch.full((q.shape[0], width), -torch.inf, dtype=wide(q).dtype, device=q.device)
     for b, lo, hi, start in sequences(cu_seqlens_q, start_pos):
-        entries = min((start + hi - lo) // ratio, width)
+        entries = min((start + hi - lo) // ratio, width) if lo < hi else 0  # start of no tokens is not checked
         rows = _keys(keys, block_table[b], entries, q.shape[2])
         out[lo:hi, :entries] = _chunk_scores(q[lo:hi], weights[lo:hi], rows, start, ratio, official)
     return out
@@ -72,7 +72,7 @@ def indexer_topk(
     out = torch.full((q.shape[0], topk), -1, dtype=torch.int32, device=q.device)
     for b, lo, hi, start in sequences(cu_seqlens_q, start_pos):
         entries = (start + hi - lo) // ratio
-        if entries == 0:
+        if entries == 0 or lo == hi:
             continue
         rows = _keys(keys, block_table[b], entries, q.shape[2])
         step = max(1, CHUNK_ELEMENTS // (q.shape[1] * entries))
