@@ -20,6 +20,8 @@ from v4npu import _C
 from v4npu.kernel_cache import ASCEND, ROOT, built, cache_folder, kernel_ops, kernel_path
 
 FLAGS = ("-O2", "-std=c++17", "--cce-aicore-only")
+# Public build scripts turn the preload of arguments off on the 950, whose hardware has a fault there.
+FLAGS_OF = {2201: (), 3510: ("-mllvm", "-cce-aicore-dcpreload-args=false")}
 LINK = ("-m", "aicorelinux", "-Ttext=0", "-static")
 # The first CANN whose bisheng takes `.asc` files and --npu-arch for the architecture.
 MINIMUM = {2201: (8, 5), 3510: (9, 1)}
@@ -46,7 +48,7 @@ def build(soc: str, compiler: str = "bisheng", environ: Mapping[str, str] = os.e
     _check_version(bisheng, soc, MINIMUM[arch], environ)
     sources = {op: kernel_path(op, arch) for op in kernel_ops()}
     headers = sorted([*(ASCEND / "common").glob("*.h"), *(ROOT / "csrc/include").rglob("*.h")])
-    flags = (*FLAGS, f"--npu-arch=dav-{arch}")
+    flags = (*FLAGS, f"--npu-arch=dav-{arch}", *FLAGS_OF[arch])
     texts = [path.read_text() for path in (*sources.values(), *headers)]
 
     def make(scratch: Path, target: Path) -> None:

@@ -56,6 +56,7 @@ def test_every_kernel_is_compiled_once_and_linked(
     assert len(compiled) == len(kernel_cache.kernel_ops()) > 0
     for line in compiled:
         assert f"--npu-arch=dav-{arch}" in line and "--cce-aicore-only" in line and "_kernel" in line
+        assert ("-mllvm -cce-aicore-dcpreload-args=false" in line) == (arch == 3510)
     assert linked.startswith("ld.lld -m aicorelinux") and linked.count(".o ") == len(compiled)
     assert build(soc.upper(), environ=environ) == binary and len(calls(tmp_path)) == len(compiled) + 1
 

@@ -115,7 +115,8 @@ class BlockQuantKernel {
   static __aicore__ inline U32 uint32(const F32& t) { return t.template ReinterpretCast<uint32_t>(); }
   static __aicore__ inline U32 uint32(const I32& t) { return t.template ReinterpretCast<uint32_t>(); }
 
-  // Byte offsets: of the scale of each value, of the even value of each pair, of the slot of each block's amax.
+  // Byte offsets: of the scale of each value, of the even and of the odd value of each pair, of the slot of each block's
+  // amax.
   __aicore__ inline void make_tables() {
     const I32 block = block_offset_.template ReinterpretCast<int32_t>();
     const I32 pair = pair_offset_.template ReinterpretCast<int32_t>();
@@ -128,6 +129,8 @@ class BlockQuantKernel {
     AscendC::PipeBarrier<PIPE_V>();
     AscendC::Muls(pair, pair, 8, kTile / 2);
     AscendC::Muls(slot, slot, 32, kTile / kSlot);
+    AscendC::PipeBarrier<PIPE_V>();
+    AscendC::Adds(pair[kTile / 2], pair, 4, kTile / 2);
   }
 
   __aicore__ inline void load(int64_t start, int32_t count) {
@@ -267,7 +270,7 @@ class BlockQuantKernel {
     const int32_t bytes = count / Format::kPerByte;
     if constexpr (Format::kPerByte == 2) {
       AscendC::Gather(int32(value_), normal_, pair_offset_, 0u, bytes);
-      AscendC::Gather(int32(magnitude_), normal_, pair_offset_, 4u, bytes);
+      AscendC::Gather(int32(magnitude_), normal_, pair_offset_[kTile / 2], 0u, bytes);
       AscendC::PipeBarrier<PIPE_V>();
       AscendC::Muls(int32(magnitude_), int32(magnitude_), 16, bytes);
       AscendC::PipeBarrier<PIPE_V>();

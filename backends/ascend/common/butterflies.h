@@ -9,7 +9,7 @@
 
 namespace v4npu {
 
-// Rows of n values, a power of two of at most 2048. UB in bytes: values 2 x 8192   offsets 4096, 8192   total 28672
+// Rows of n values, a power of two of at most 2048. UB in bytes: values 2 x 8192   offsets 2 x 4096, 8192   total 32768
 class Butterflies {
   using F32 = AscendC::LocalTensor<float>;
 
@@ -22,12 +22,13 @@ class Butterflies {
     // Half a tile is whole blocks of 32 bytes.
     while (tile_rows_ * n < kTile && (tile_rows_ < num_rows || tile_rows_ * n < 2 * kSlot)) tile_rows_ *= 2;
     pipe.InitBuffer(value_buffer_, 2 * kTile * sizeof(float));
-    pipe.InitBuffer(offset_buffer_, (kTile / 2 + kTile) * sizeof(uint32_t));
+    pipe.InitBuffer(offset_buffer_, 2 * kTile * sizeof(uint32_t));
     value_ = value_buffer_.Get<float>();
     even_ = value_[kTile];
     odd_ = value_[kTile + kTile / 2];
     pair_offset_ = offset_buffer_.Get<int32_t>();
-    place_offset_ = pair_offset_[kTile / 2];
+    odd_offset_ = pair_offset_[kTile / 2];
+    place_offset_ = pair_offset_[kTile];
     make_tables();
   }
 
@@ -40,7 +41,7 @@ class Butterflies {
     const int32_t pairs = tile_rows_ * n_ / 2;
     for (int32_t bit = 1; bit < n_; bit *= 2) {
       AscendC::Gather(even_, value_, uint32(pair_offset_), 0u, pairs);
-      AscendC::Gather(odd_, value_, uint32(pair_offset_), 4u, pairs);
+      AscendC::Gather(odd_, value_, uint32(odd_offset_), 0u, pairs);
       AscendC::PipeBarrier<PIPE_V>();
       AscendC::Add(value_, even_, odd_, pairs);
       AscendC::Sub(value_[pairs], even_, odd_, pairs);
@@ -59,7 +60,8 @@ class Butterflies {
     return t.template ReinterpretCast<uint32_t>();
   }
 
-  // Byte offsets: of the even value of each pair, and of where the passes leave each value of the tile.
+  // Byte offsets: of the values of each pair, and of where the passes leave each value of the tile. A gather has none of
+  // its own that is not a whole block of 32 bytes.
   __aicore__ inline void make_tables() {
     const AscendC::LocalTensor<int32_t> row = even_.template ReinterpretCast<int32_t>();  // and odd_
     const int32_t count = tile_rows_ * n_, pairs = count / 2;
@@ -72,6 +74,7 @@ class Butterflies {
     AscendC::Muls(pair_offset_, pair_offset_, 8, pairs);
     AscendC::ShiftRight(uint32(row), uint32(place_offset_), bits, count);
     AscendC::PipeBarrier<PIPE_V>();
+    AscendC::Adds(odd_offset_, pair_offset_, 4, pairs);
     // (column * rows + row) * 4 of index = row * n + column
     AscendC::Muls(place_offset_, place_offset_, 4 * tile_rows_, count);
     AscendC::Muls(row, row, 4 - 4 * tile_rows_ * n_, count);
@@ -81,7 +84,7 @@ class Butterflies {
 
   AscendC::TBuf<AscendC::TPosition::VECCALC> value_buffer_, offset_buffer_;
   F32 value_, even_, odd_;
-  AscendC::LocalTensor<int32_t> pair_offset_, place_offset_;
+  AscendC::LocalTensor<int32_t> pair_offset_, odd_offset_, place_offset_;
   int32_t n_, tile_rows_ = 1;
 };
 

@@ -108,6 +108,10 @@ void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTen
   using namespace v4npu::emulation;
   static_assert(kOneOf<T, half, bfloat16_t, float, int16_t, uint16_t, int32_t, uint32_t>);
   Op op("Gather", Pipe::V, at);
+#if __NPU_ARCH__ == 3510
+  op.require((reinterpret_cast<uint64_t>(src.GetPhyAddr()) + srcBaseOffset) % 32 == 0,
+             "what is gathered must begin at a multiple of 32 bytes");
+#endif
   const uint32_t* offsets = op.read(srcOffset, count);
   std::vector<T> picked(count);
   for (uint32_t i = 0; i < count; ++i) {

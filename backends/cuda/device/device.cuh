@@ -228,16 +228,13 @@ V4NPU_INLINE void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
-V4NPU_INLINE uint16_t to_bf16_bits(float x) {
-  uint16_t bits;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-  return bits;
-}
 V4NPU_INLINE uint32_t pack_bf16(float a, float b) {
   uint32_t bits;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(b), "f"(a));
   return bits;
 }
+// Of two: what converts a single one is an instruction of the slow unit for special functions.
+V4NPU_INLINE uint16_t to_bf16_bits(float x) { return static_cast<uint16_t>(pack_bf16(x, 0.0f)); }
 V4NPU_INLINE uint32_t multiply_bf16(uint32_t a, uint32_t b) {
   uint32_t product;  // sm_80 has no product alone; adding -0 changes nothing
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(0x80008000u));

@@ -4,7 +4,7 @@
 // query, takes the best of its parts. From sm_90 on 8 parts may be a cluster, and merge their own
 // (indexer_topk_kernel_sm90.cu). For long prompts indexer_scores_tile_... stores the scores of some tokens and keys
 // (plan/gpu.h), and indexer_topk_select, a block to a token, takes the best of them as a part.
-// Limits: 168 registers, 0 bytes of stack, 32896 bytes of shared memory.
+// Limits: 128 registers, 0 bytes of stack, 32896 bytes of shared memory.
 #include "v4npu/ops/indexer_topk.h"
 
 #include "../device/search.cuh"
@@ -44,9 +44,9 @@ V4NPU_DEVICE void merge(const TopkSearch& search) {
 
 }  // namespace v4npu::cuda
 
-#define V4NPU_SEARCH(name, K, official)                                                  \
-  V4NPU_KERNEL(indexer_topk_##name, v4npu::cuda::kRowThreads, v4npu::cuda::TopkSearch) { \
-    v4npu::cuda::search<v4npu::cuda::Format::K, official>(p);                            \
+#define V4NPU_SEARCH(name, K, official)                                                         \
+  V4NPU_KERNEL_BY_TWO(indexer_topk_##name, v4npu::cuda::kRowThreads, v4npu::cuda::TopkSearch) { \
+    v4npu::cuda::search<v4npu::cuda::Format::K, official>(p);                                   \
   }
 V4NPU_SEARCH(fp32, kFloat32, false)
 V4NPU_SEARCH(plain, kBfloat16, false)
