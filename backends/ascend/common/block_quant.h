@@ -115,8 +115,8 @@ class BlockQuantKernel {
   static __aicore__ inline U32 uint32(const F32& t) { return t.template ReinterpretCast<uint32_t>(); }
   static __aicore__ inline U32 uint32(const I32& t) { return t.template ReinterpretCast<uint32_t>(); }
 
-  // Byte offsets: of the scale of each value, of the even and of the odd value of each pair, of the slot of each block's
-  // amax.
+  // Byte offsets: of the scale of each value, of the even and of the odd value of each pair, of the slot of each
+  // block's amax.
   __aicore__ inline void make_tables() {
     const I32 block = block_offset_.template ReinterpretCast<int32_t>();
     const I32 pair = pair_offset_.template ReinterpretCast<int32_t>();

@@ -60,8 +60,8 @@ class Butterflies {
     return t.template ReinterpretCast<uint32_t>();
   }
 
-  // Byte offsets: of the values of each pair, and of where the passes leave each value of the tile. A gather has none of
-  // its own that is not a whole block of 32 bytes.
+  // Byte offsets: of the values of each pair, and of where the passes leave each value of the tile. A gather has none
+  // of its own that is not a whole block of 32 bytes.
   __aicore__ inline void make_tables() {
     const AscendC::LocalTensor<int32_t> row = even_.template ReinterpretCast<int32_t>();  // and odd_
     const int32_t count = tile_rows_ * n_, pairs = count / 2;
