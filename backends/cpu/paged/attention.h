@@ -118,14 +118,30 @@ V4NPU_INLINE int64_t rows_of(const List& l, int64_t begin, int64_t end, RowAt* r
   return n;
 }
 
-// Rows that an index picks lie anywhere: those of the next places are on their way while these are worked on.
-V4NPU_INLINE void fetch_rows(const Attention& a, const List& l, int64_t begin, int64_t end) {
-  if (l.picks == nullptr) return;
-  each_row(l, begin, end, [&](RowAt row) __attribute__((always_inline)) {
-    for (int64_t i = 0; i < a.entry_rows.format.payload; i += 64) __builtin_prefetch(row.payload + i, 0, 2);
-    if (a.packed) __builtin_prefetch(row.scales, 0, 2);
-  });
-}
+// Rows that an index picks lie anywhere: those of the places [begin, end), which come next, are on their way while
+// others are worked on. Loads wait behind many prefetches, so where there are products to put between they go singly.
+struct RowsAhead {
+  RowAt rows[kPlaces];
+  int64_t count = 0, bytes, row = 0, at = 0;
+
+  V4NPU_MEMBER RowsAhead(const Attention& a, const List& l, int64_t begin, int64_t end)
+      : bytes(a.entry_rows.format.payload) {
+    if (l.picks == nullptr) return;
+    count = rows_of(l, begin, end, rows);
+    for (int64_t i = 0; i < count && a.packed; ++i) __builtin_prefetch(rows[i].scales, 0, 2);
+  }
+  V4NPU_MEMBER void fetch_line() {
+    if (row == count) return;
+    __builtin_prefetch(rows[row].payload + at, 0, 2);
+    at += 64;
+    if (at < bytes) return;
+    at = 0;
+    ++row;
+  }
+  V4NPU_MEMBER void fetch_all() {
+    while (row < count) fetch_line();
+  }
+};
 
 V4NPU_INLINE void start(int64_t lanes, float* peak, float* total) {
   for (int64_t h = 0; h < lanes; h += kLanes) {
@@ -200,13 +216,16 @@ V4NPU_INLINE void gather(const Attention& a, const RowAt* rows, int64_t n, int64
 // 2 gather kv   3 scores [n, lanes]
 template <class T, Lane L>
 V4NPU_INLINE void score(const Attention& a, const RowAt* rows, int64_t n, int64_t token, int64_t head, int64_t heads,
-                        const State& s) {
+                        const State& s, RowsAhead& ahead) {
   if constexpr (L == Lane::kPair) {
+    ahead.fetch_all();
     dots_of_rows({rows, n, a.packed, a.head_dim - a.rope_dim},
                  {heads_at<T>(a, token, head), heads, s.lanes, a.head_dim}, s.tile, s.pairs, s.scores);
   } else {
+    if (kRegisters < 32) ahead.fetch_all();
     gather<T, L>(a, rows, n, 0, a.head_dim, s);
-    dots_of_tile(s.tile, n, tile_stride(a.head_dim), s.q, s.lanes, a.head_dim, s.scores);
+    dots_of_tile(s.tile, n, tile_stride(a.head_dim), s.q, s.lanes, a.head_dim, s.scores, ahead);
+    ahead.fetch_all();
   }
 }
 
@@ -356,10 +375,10 @@ struct VectorWorker {
     for (int64_t begin = 0; begin < l.places; begin += kPlaces) {
       RowAt rows[kPlaces];
       const int64_t n = rows_of(l, begin, begin + kPlaces, rows);
-      fetch_rows(a, l, begin + kPlaces, begin + 2 * kPlaces);
+      RowsAhead ahead(a, l, begin + kPlaces, begin + 2 * kPlaces);
       if (n == 0) continue;
       const State own = held_at<L>(s, count);
-      score<T, L>(a, rows, n, token, head, heads, own);
+      score<T, L>(a, rows, n, token, head, heads, own, ahead);
       for (int64_t h = 0; h < s.lanes; h += kLanes) softmax<L>(a, own, h, n);
       held[count++] = weighed<L>(own, n);
       if (count < kHeld<L>) continue;

@@ -339,7 +339,7 @@ struct TileWorker {
         rows.load_row(row, n++ % kTileRows);
         if (n % kTileRows == 0) score();
       });
-      fetch_rows(a, l, begin + kPlaces, begin + 2 * kPlaces);
+      RowsAhead(a, l, begin + kPlaces, begin + 2 * kPlaces).fetch_all();
       if (n == 0) continue;
       if (n % kTileRows != 0) score();
       for (int64_t k = i; k < last; ++k) query(k).take(rows.pairs, rows.pair_row, n, first);

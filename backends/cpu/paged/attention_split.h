@@ -58,13 +58,13 @@ struct SplitToken {
     const int64_t block = begin / kPlaces, before = rows_among(l, block * kPlaces, begin);
     RowAt rows[kSplitPlaces];
     const int64_t n = rows_of(l, begin, begin + kSplitPlaces, rows);
-    fetch_rows(a, l, begin + kSplitPlaces, begin + 2 * kSplitPlaces);
+    RowsAhead ahead(a, l, begin + kSplitPlaces, begin + 2 * kSplitPlaces);
     if (begin + kSplitPlaces >= (block + 1) * kPlaces || begin + kSplitPlaces >= l.places) counts[block] = before + n;
     State own = of_block(block);
     own.tile = memory;
     own.pairs = memory + size_of_tile<L>(kSplitPlaces, a.head_dim);
     own.scores += before * s.lanes;
-    score<T, L>(a, rows, n, token, 0, a.num_heads, own);
+    score<T, L>(a, rows, n, token, 0, a.num_heads, own, ahead);
   }
 
   // 4 online softmax   6 sink, of the heads [h, h + 16)

@@ -172,22 +172,29 @@ V4NPU_INLINE void in_steps(int64_t n, const Each& each, int64_t at = 0) {
 }
 
 // out[key][head] = <key, q[head]> of KEYS keys and VECTORS vectors of heads, of the dims [first, end); it is added to
-// what lies there unless they are the first.
-template <int KEYS, int VECTORS>
+// what lies there unless they are the first. A line of what is `ahead` is fetched for every four dims.
+template <int KEYS, int VECTORS, class Ahead>
 static void head_dots(const float* keys, int64_t key_stride, const float* q, int64_t lanes, int64_t first, int64_t end,
-                      float* out) {
+                      float* out, Ahead& ahead) {
   f32x16 sum[KEYS][VECTORS];
   for (int k = 0; k < KEYS; ++k) {
     for (int v = 0; v < VECTORS; ++v) sum[k][v] = zero();
   }
-  for (int64_t d = first; d < end; ++d) {
+  const auto add = [&](int64_t d) __attribute__((always_inline)) {
     f32x16 heads[VECTORS];
     for (int v = 0; v < VECTORS; ++v) heads[v] = load(q + d * lanes + v * kLanes);
     for (int k = 0; k < KEYS; ++k) {
       const f32x16 key = set1(keys[k * key_stride + d]);
       for (int v = 0; v < VECTORS; ++v) sum[k][v] = fma(key, heads[v], sum[k][v]);
     }
+  };
+  int64_t d = first;
+  for (; d + 4 <= end && kRegisters >= 32; d += 4) {
+    ahead.fetch_line();
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) add(d + i);
   }
+  for (; d < end; ++d) add(d);
   for (int k = 0; k < KEYS; ++k) {
     for (int v = 0; v < VECTORS; ++v) {
       float* to = out + k * lanes + v * kLanes;
@@ -197,30 +204,31 @@ static void head_dots(const float* keys, int64_t key_stride, const float* q, int
 }
 
 // Summed over dim in ascending order; 64 dims of all keys and heads stay in the first cache.
-template <int VECTORS>
+template <int VECTORS, class Ahead>
 V4NPU_INLINE void dots_of_all_keys(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
-                                   int64_t dim, float* out) {
+                                   int64_t dim, float* out, Ahead& ahead) {
   // 24, 16 or 8 sums, and the vectors of heads, in 32 registers; 6 where there are 8 of 16 lanes.
   constexpr int kKeys = VECTORS == 4 || kRegisters < 32 ? 6 : 8;
   for (int64_t first = 0; first < dim; first += kDotDims) {
     const int64_t end = first + kDotDims < dim ? first + kDotDims : dim;
     in_steps<kKeys>(n, [&](auto number, int64_t k) __attribute__((always_inline)) {
-      head_dots<number, VECTORS>(keys + k * key_stride, key_stride, q, lanes, first, end, out + k * lanes);
+      head_dots<number, VECTORS>(keys + k * key_stride, key_stride, q, lanes, first, end, out + k * lanes, ahead);
     });
   }
 }
 
 // out [n, lanes] of n keys and all heads.
+template <class Ahead>
 V4NPU_INLINE void dots_of_tile(const float* keys, int64_t n, int64_t key_stride, const float* q, int64_t lanes,
-                               int64_t dim, float* out) {
+                               int64_t dim, float* out, Ahead& ahead) {
   int64_t at = 0;
   for (; kRegisters >= 32 && at + 4 * kLanes <= lanes; at += 4 * kLanes) {
-    dots_of_all_keys<4>(keys, n, key_stride, q + at, lanes, dim, out + at);
+    dots_of_all_keys<4>(keys, n, key_stride, q + at, lanes, dim, out + at, ahead);
   }
   for (; kRegisters >= 32 && at + 2 * kLanes <= lanes; at += 2 * kLanes) {
-    dots_of_all_keys<2>(keys, n, key_stride, q + at, lanes, dim, out + at);
+    dots_of_all_keys<2>(keys, n, key_stride, q + at, lanes, dim, out + at, ahead);
   }
-  for (; at < lanes; at += kLanes) dots_of_all_keys<1>(keys, n, key_stride, q + at, lanes, dim, out + at);
+  for (; at < lanes; at += kLanes) dots_of_all_keys<1>(keys, n, key_stride, q + at, lanes, dim, out + at, ahead);
 }
 
 }  // namespace v4npu::cpu::V4NPU_ISA
