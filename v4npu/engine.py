@@ -194,9 +194,10 @@ class Engine:
             except CacheFull:
                 if self._make_room():
                     continue
-                if limit == 1:
-                    raise
                 limit //= 2  # a chunk holds more window rows while it runs than a sequence does between calls
+                if limit == 0 and not self._starts_over():
+                    raise
+                limit = limit or self.chunk_tokens
 
     def _sampled(self, r: _Request, logits: Tensor) -> Event:
         try:
@@ -250,6 +251,15 @@ class Engine:
         self._waiting.appendleft(r)
         self.preemptions += 1
         return True
+
+    def _starts_over(self) -> bool:
+        """Forgets the pages of one that owes more than a chunk: what it shared is then computed in chunks too."""
+        for r in self._running:
+            if r.sequence is not None and r.sequence.computed < len(r.sequence):
+                r.sequence.release()
+                r.sequence = Sequence(self.store)
+                return True
+        return False
 
     def _finish(self, r: _Request) -> None:
         self._running.remove(r)

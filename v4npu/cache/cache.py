@@ -107,6 +107,11 @@ class Cache:
         if len(lengths) != self.batch:
             raise ValueError(f"input_ids must have the cache's batch of {self.batch}, got {len(lengths)}")
         for s, length in zip(self.sequences, lengths, strict=True):
+            if draft and s.computed < len(s):
+                raise ValueError(
+                    f"cache: draft() cannot compute positions {s.computed}..{len(s) - 1} again, whose streams are gone:"
+                    " this cache was rolled back too far, restored or left by an error"
+                )
             if len(s) + length > self.max_tokens:
                 raise ValueError(
                     f"max_tokens of the cache is {self.max_tokens}: {len(s)} are held, {length} more do not fit"

@@ -208,8 +208,8 @@ def _check(numbers: dict[str, Any], store: Store, shard: Shard, b: int, max_toke
         first = max(0, computed - store.window + 1) // block
         if computed >= base and any(j not in windows for j in range(first, -(-computed // block))):
             raise ValueError(f"sequence {b}: the window before token {computed} is missing")
-        goes_on = store.layout.open_state and computed >= max(1, base) and not restore
-        if goes_on and not numbers["state"]:
+        went_on = computed > base or (computed == base > 0 and store.replay_depth > 0)
+        if store.layout.open_state and went_on and not restore and not numbers["state"]:
             raise ValueError(f"sequence {b}: its open state must be there")
     for name, pool, count in (
         ("entries", store.entry_pool, blocks),

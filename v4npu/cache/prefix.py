@@ -64,7 +64,7 @@ class PrefixCache:
                 self.nbytes += store.layout.entry_block
                 if parent in self._nodes:
                     self._nodes[parent].children += 1
-            if node.windows is None and store.retained(i) and i in s.window_blocks:
+            if node.windows is None and store.retained(i) and i in s.window_blocks and s.is_exact(i):
                 node.windows = store.window_pool.retain(s.window_blocks[i])
                 node.snapshot = (i + 1) * block in s.snapshots
                 self.nbytes += store.layout.window_block

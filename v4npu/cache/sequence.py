@@ -51,7 +51,7 @@ class Sequence:
         self.window_blocks: dict[int, int] = {}  # number of the block -> block of the pool
         self.snapshots: set[int] = set()  # boundaries whose overlap rows are in the window block before them
         self.state: int | None = None
-        self.base = 0  # first position whose window rows are exact: replay_depth behind a restart without a snapshot
+        self.base = 0  # from here on it is exact: blocks of replay_depth behind a restart without a snapshot
         self.top = 0  # one more than the highest position whose rows were written to the open state
         self.block_hashes: list[bytes] = []  # of its complete blocks, as far as a prefix cache has asked
         self.restore = False  # copy the overlap rows of the boundary `computed` before the next call
@@ -149,7 +149,12 @@ class Sequence:
         self.top = max(self.top, self.computed + count)
         self.snapshots = {s for s in self.snapshots if s <= self.computed}
         if not self._intact(self.computed):
-            self.restart(self.computed)
+            self.restart(max(self.computed, self.base))
+
+    def is_exact(self, j: int) -> bool:
+        """Whether window block j, if it is kept, has what a straight run has: the first of a restart may not."""
+        first = self.base - self._replayed()
+        return not first <= j * self.store.block_tokens <= self.base - self.store.window
 
     # -- going back -----------------------------------------------------------------------------------------
 
@@ -160,11 +165,9 @@ class Sequence:
         block = self.store.block_tokens
         del self.tokens[num_tokens:], self.block_hashes[num_tokens // block :]
         self.known = min(self.known, num_tokens)
-        if self.computed > num_tokens:
-            if num_tokens and self._intact(num_tokens):
-                self.computed = num_tokens
-            else:
-                self.restart(num_tokens)
+        if self._goes_back(num_tokens):
+            self.restart(num_tokens)
+        self.computed = min(self.computed, num_tokens)
         while len(self.entry_blocks) * block >= num_tokens + block:
             self.store.entry_pool.release(self.entry_blocks.pop())
         for j in [j for j in self.window_blocks if j * block >= num_tokens]:
@@ -172,9 +175,7 @@ class Sequence:
 
     def replay(self, num_tokens: int) -> int:
         """Tokens that stepping back to `num_tokens` makes the next call compute again."""
-        if num_tokens >= self.computed or self._intact(num_tokens):
-            return 0
-        return num_tokens - self._restart_at(num_tokens)[0]
+        return num_tokens - self._restart_at(num_tokens)[0] if self._goes_back(num_tokens) else 0
 
     def fork(self) -> Sequence:
         """The same sequence again, sharing every block until one of the two writes to it."""
@@ -241,6 +242,10 @@ class Sequence:
                     return False
         return True
 
+    def _goes_back(self, n: int) -> bool:
+        """Whether token n can come next only behind a restart; a restart that is still owed is exact from `base` on."""
+        return n < self.base or (n < self.computed and (n == 0 or not self._intact(n)))
+
     def _restart_at(self, n: int) -> tuple[int, bool]:
         """Where to compute again from so as to reach token n, and whether a snapshot lies there."""
         block, depth = self.store.block_tokens, self.store.replay_depth
@@ -254,13 +259,19 @@ class Sequence:
         """Chooses where to compute again from so that token n comes next; the entries before it are known."""
         start, snapshot = self._restart_at(n)
         self.computed = self.top = start
-        self.base = start if snapshot or start == 0 else start + self.store.replay_depth
+        self.base = start if snapshot or start == 0 else start + self._replayed()
         self.restore = snapshot
         if not snapshot:
             for j in list(self.window_blocks):
                 if not self.store.retained(j) or (j + 1) * self.store.block_tokens > start:
                     self._drop_window(j)
         self._drop_state()
+
+    def _replayed(self) -> int:
+        """Tokens behind a restart without a snapshot that are not exact, in blocks: an entry that has begun is pooled
+        again, of rows that must be."""
+        block = self.store.block_tokens
+        return -(-self.store.replay_depth // block) * block
 
     def _copy_overlap(self, boundary: int, restore: bool) -> None:
         """Between the open state and the overlap rows in the window block before `boundary`."""

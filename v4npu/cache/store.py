@@ -67,6 +67,7 @@ class Store:
         poison: fill fresh blocks with NaN, for tests.
     """
 
+    @torch.inference_mode(False)  # pages are written to by calls of any mode
     def __init__(
         self,
         config: Config,
@@ -148,6 +149,7 @@ class Store:
         official = model.numerics == "official"
         return made_for == (model.config, model.ratios(draft), model.dtype, official, model.device)
 
+    @torch.inference_mode(False)
     def grow(self) -> None:
         """Twice the room, for a device that cannot reserve address space."""
         for pool in self.pools:
