@@ -61,7 +61,7 @@ class Shared(NamedTuple):
         )
 
 
-def share(hf_model: Any, base: nn.Module, enabled: bool) -> Shared:
+def share(hf_model: Any, base: Any, enabled: bool) -> Shared:
     """The v4npu model of hf_model, where the forward of `base` is going to be or, once enabled, has been replaced."""
     stored: dict[str, Held] = {}
     slots, sizes, forwards = list[Any](), list[Any](), list[Any]()
@@ -88,7 +88,7 @@ def share(hf_model: Any, base: nn.Module, enabled: bool) -> Shared:
     if len(devices) != 1 or devices == ["meta"]:
         raise ValueError(f"{WHO} must lie on one device, lies on {', '.join(devices)}")
     model, used = _adopt_all(hf_model, stored, torch.device(devices[0]))
-    return Shared(model, used + _check_rotary(hf_model, model.config), slots, sizes, forwards)
+    return Shared(model, used + _check_rotary(base.rotary_emb, model.config), slots, sizes, forwards)
 
 
 def _check_module(path: str, module: nn.Module, config: Any) -> None:
@@ -100,9 +100,9 @@ def _check_module(path: str, module: nn.Module, config: Any) -> None:
         raise ValueError(f"{WHO}: {path} must be what config.hidden_act names, got {type(module).__name__}")
 
 
-def _check_rotary(hf_model: Any, config: Config) -> list[Held]:
+def _check_rotary(rotary: Any, config: Config) -> list[Held]:
     """The frequencies of RoPE that layers use; raises NotImplementedError where v4npu's are others."""
-    rotary, used = getattr(hf_model, "model", hf_model).rotary_emb, list[Held]()
+    used = list[Held]()
     for ratio in {min(ratio, 1) for ratio in config.compress_ratios}:
         label = "compress" if ratio else "main"
         name, wanted = f"{label}_inv_freq", layer_frequencies(config, ratio)
