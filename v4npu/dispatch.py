@@ -60,13 +60,14 @@ def _reference(name: str) -> Kernel:
 
 
 def _autograd(name: str, default: Kernel) -> Kernel:
-    op = getattr(torch.ops.v4npu, name)
+    op, check = getattr(torch.ops.v4npu, name), getattr(torch.ops.v4npu_check, name)
     written = [(i, a.name) for i, a in enumerate(op.default._schema.arguments) if a.is_write]
 
     def kernel(*args: Any) -> Any:
         if derivatives.recorded([a for a in args if isinstance(a, Tensor)]):
             for i, arg in written:
                 if i < len(args) and isinstance(args[i], Tensor) and args[i].requires_grad:
+                    check(*args)
                     raise ValueError(f"v4npu.{name}: {arg} is written to, so it must not require grad")
             return default(*args)
         with torch._C._AutoDispatchBelowAutograd():
