@@ -20,7 +20,7 @@ from v4npu import _C
 from v4npu.kernel_cache import ASCEND, ROOT, built, cache_folder, kernel_ops, kernel_path
 
 FLAGS = ("-O2", "-std=c++17", "--cce-aicore-only")
-# Public build scripts turn the preload of arguments off on the 950, whose hardware has a fault there.
+# Public build scripts turn the preload of arguments off on the 950, whose hardware has a fault there, they say.
 FLAGS_OF = {2201: (), 3510: ("-mllvm", "-cce-aicore-dcpreload-args=false")}
 LINK = ("-m", "aicorelinux", "-Ttext=0", "-static")
 # The first CANN whose bisheng takes `.asc` files and --npu-arch for the architecture.

@@ -172,7 +172,8 @@ V4NPU_INLINE void in_steps(int64_t n, const Each& each, int64_t at = 0) {
 }
 
 // out[key][head] = <key, q[head]> of KEYS keys and VECTORS vectors of heads, of the dims [first, end); it is added to
-// what lies there unless they are the first. A line of what is `ahead` is fetched for every four dims.
+// what lies there unless they are the first. For every four dims a line of what is `ahead` is fetched, where registers
+// suffice for that.
 template <int KEYS, int VECTORS, class Ahead>
 static void head_dots(const float* keys, int64_t key_stride, const float* q, int64_t lanes, int64_t first, int64_t end,
                       float* out, Ahead& ahead) {
