@@ -65,7 +65,7 @@ def enable(hf_model: Any) -> Any:
     forward.replace(base, ENABLED, forward)
     forward.replace(base, "forward", forward)
     if hf_model is not base:
-        if _is_plain(hf_model.lm_head):
+        if type(hf_model.lm_head).forward is nn.Linear.forward and not is_replaced(hf_model.lm_head):
             forward.replace(hf_model.lm_head, "forward", Head(hf_model.lm_head))
         forward.replace(hf_model, "_is_stateful", False)  # stepping back is what assisted decoding needs
     return hf_model
@@ -109,9 +109,9 @@ def _base(hf_model: Any, who: str) -> nn.Module:
     return hf_model.model if isinstance(hf_model, DeepseekV4ForCausalLM) else hf_model
 
 
-def _is_plain(head: nn.Module) -> bool:
-    """Whether a head does no more than nn.Linear; accelerate's hooks, which put things where they are, do not count."""
-    return type(head).forward is nn.Linear.forward and ("forward" not in vars(head) or hasattr(head, "_hf_hook"))
+def is_replaced(module: nn.Module) -> bool:
+    """Whether a module has a forward of its own; accelerate's, which puts things where they are, does not count."""
+    return "forward" in vars(module) and not hasattr(module, "_hf_hook")
 
 
 def _forward_of(base: nn.Module) -> Forward | None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from v4npu.checkpoint_names import check_tensors, layout, official_name, split_fused
+from v4npu.integrations.transformers import is_replaced
 from v4npu.model import Config, Model
 from v4npu.model.attention import layer_frequencies
 from v4npu.model.install import adopt
@@ -92,9 +93,8 @@ def share(hf_model: Any, base: Any, enabled: bool) -> Shared:
 
 
 def _check_module(path: str, module: nn.Module, config: Any) -> None:
-    """Raises ValueError where a module computes something else than transformers' code; accelerate's hooks do not."""
-    replaced = "forward" in vars(module) and not hasattr(module, "_hf_hook")
-    if replaced or not str(type(module).forward.__module__).startswith(("torch.nn.", "transformers.")):
+    """Raises ValueError where a module computes something else than transformers' code."""
+    if is_replaced(module) or not str(type(module).forward.__module__).startswith(("torch.nn.", "transformers.")):
         raise ValueError(f"{WHO}: {path or 'the model'} has a forward that is not transformers' own")
     if path.endswith(".act_fn") and type(module) is not type(ACT2FN[config.hidden_act]):
         raise ValueError(f"{WHO}: {path} must be what config.hidden_act names, got {type(module).__name__}")
