@@ -41,6 +41,27 @@ def test_greedy_ids_of_a_strict_model(tiny, draft_tokens: int, length: int) -> N
     assert list(tiny.generate(prompt, max_new_tokens=20, draft_tokens=draft_tokens)) == stops
 
 
+@torch.no_grad()
+def test_drafts_of_a_strict_model_do_not_depend_on_batch_and_chunks() -> None:
+    """float64 is the reference's, whose sums run in an order that depends on the shape: one token at a time, then."""
+    model = models.model(dtype="float64", numerics="exact", strict=True)
+    assert model.one_by_one
+    ids = torch.randint(0, 48, (3, 18), generator=torch.Generator().manual_seed(0))
+    streams, following = model.streams(ids)[:, :-1], ids[:, 1:]
+    whole = model.draft(streams, following)
+    for b in range(3):
+        one, cache = slice(b, b + 1), model.new_cache(1, 17, draft=True)
+        alone = model.draft(streams[one], following[one])
+        cut = [
+            model.draft(streams[one, at], following[one, at], cache=cache)
+            for at in (slice(0, 9), slice(9, 10), slice(10, 17))
+        ]
+        for i in range(2):
+            assert torch.equal(alone[i], whole[i][one]) and torch.equal(torch.cat([c[i] for c in cut], 1), alone[i])
+    with torch.enable_grad(), pytest.raises(ValueError, match="strict: no gradient passes"):
+        model.draft(streams.requires_grad_(), following)
+
+
 @pytest.mark.parametrize("length", [1, 8, 9, 10, 11, 300])
 def test_streams_of_a_prompt_are_kept_as_far_as_the_draft_layer_sees(tiny, length: int) -> None:
     window = tiny.config.sliding_window

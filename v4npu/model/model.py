@@ -147,11 +147,12 @@ class Model(Module):
         with unchanged(cache):
             return self._streams(input_ids, attention_mask, cache, trace)
 
-    def logits(self, streams: Tensor) -> Tensor:
-        """float32 logits of residual streams [..., hc_mult, hidden_size]."""
+    def logits(self, streams: Tensor, layer: MTPBlock | None = None) -> Tensor:
+        """float32 logits of residual streams [..., hc_mult, hidden_size], the model's or those of a draft `layer`."""
+        module = self if layer is None else layer  # each collapses streams and normalises on its own
         rows = streams.flatten(0, -3)
         parts = rows.split(1) if self.one_by_one else [rows]
-        logits = [self.head.wide(self.norm(collapse(self, self.config, part))) for part in parts]
+        logits = [self.head.wide(module.norm(collapse(module, self.config, part))) for part in parts]
         return (logits[0] if len(parts) == 1 else torch.cat(logits)).unflatten(0, streams.shape[:-2])
 
     def draft(
@@ -170,6 +171,9 @@ class Model(Module):
         batch, length = check_ids("next_ids", next_ids, self)
         check_streams(streams, [batch, length, self.config.hc_mult, self.config.hidden_size])
         packed = streams.flatten(0, 1)
+        if cache is None and self.one_by_one:
+            refuse_derivatives(self, "strict", streams)
+            cache = self.new_cache(batch, length, draft=True)
         with unchanged(cache):
             if cache is None:
                 step = Step(next_ids.to(self.device).flatten(), [length] * batch, [0] * batch, trace, "mtp.0")
@@ -187,8 +191,8 @@ class Model(Module):
                     return layer.draft(rows, self.embed(step.input_ids), step, store.layers[0])
 
                 out = advance(self, cache.sequences, next_ids.tolist(), pass_, trace)
-            logits = self.head.wide(layer.norm(collapse(layer, self.config, out)))
-        return logits.unflatten(0, (batch, length)), out.unflatten(0, (batch, length))
+            out = out.unflatten(0, (batch, length))
+            return self.logits(out, layer), out
 
     def new_cache(
         self, batch: int = 1, max_tokens: int | None = None, *, draft: bool = False, store: Store | None = None
@@ -241,20 +245,15 @@ class Model(Module):
     generate = generate
 
     def _streams(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        cache: Cache | None,
-        trace: Trace | None,
-        last_only: bool = False,
+        self, input_ids: Tensor, mask: Tensor | None, cache: Cache | None, trace: Trace | None, last_only: bool = False
     ) -> Tensor:
         """Streams [batch, num_tokens, m, d]; [batch, 1, m, d] with last_only, of the last that is no padding."""
         batch, length = check_ids("input_ids", input_ids, self)
-        if cache is None and attention_mask is None and not self.one_by_one:
+        if cache is None and mask is None and not self.one_by_one:
             step = Step(input_ids.to(self.device).flatten(), [length] * batch, [0] * batch, trace)
             streams = self._layers(step, None).unflatten(0, (batch, length))
             return streams[:, -1:] if last_only else streams
-        spans = [(0, length)] * batch if attention_mask is None else mask_spans(attention_mask, input_ids)
+        spans = [(0, length)] * batch if mask is None else mask_spans(mask, input_ids)
         rows = [ids[lo:hi] for ids, (lo, hi) in zip(input_ids.tolist(), spans, strict=True)]
         if cache is None and not self.one_by_one and self.records():  # no pages, then: row by row
             steps = [Step(torch.tensor(ids, device=self.device), [len(ids)], [0], trace) for ids in rows]
@@ -267,7 +266,7 @@ class Model(Module):
             packed = self.extend(cache.sequences, rows, trace, last_only)
         if last_only:
             return packed.unsqueeze(1)
-        if attention_mask is None:
+        if mask is None:
             return packed.unflatten(0, (batch, length))
         out = packed.new_zeros(batch, length, *packed.shape[1:])
         for b, part in enumerate(packed.split([len(ids) for ids in rows])):
