@@ -89,8 +89,8 @@ def _row(line: bytes) -> Row:
         raise ValueError(f"kind must be environment, {', '.join(NEEDED)}, got {kind!r}")
     if missing := [name for name in needed if name not in row]:
         raise ValueError(f"{', '.join(missing)} must be there")
-    if row.get("status") == "ok" and not (row["seconds"] and row["best"]):
-        raise ValueError("seconds and best must not be 0")
+    if kind in NEEDED and row["status"] == "ok" and not (row["seconds"] and row["best"] and row["tokens"]):
+        raise ValueError("seconds, best and tokens must not be 0")
     return row
 
 
