@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from html.parser import HTMLParser
 
 import pytest
+
+from v4npu.bench.compare import compare
 
 ENVIRONMENT = {
     "kind": "environment", "schema": 1, "device": "cpu", "device_name": "Chip", "emulated": False, "cpu": "Chip",
@@ -81,6 +84,14 @@ def test_other_surroundings_are_named(v4npu_command, file):
     status, _, err = v4npu_command("bench", "compare", a, b)
     assert status == 0 and "A and B differ in threads: 2 and 8" in err and "says nothing about performance" in err
     assert err.count("\n") == 2
+
+
+def test_long_files_are_joined_in_no_time():
+    rows = [{**OPS, "context": i, "seconds": 1.0 + i} for i in range(20_000)]
+    begin = time.perf_counter()
+    found = compare([(ENVIRONMENT, rows)], [(ENVIRONMENT, [*rows[:-1], {**rows[-1], "status": "wrong"}])])
+    assert len(found.pairs) == 19_999 and found.untimed[0][0] is rows[-1]
+    assert time.perf_counter() - begin < 20  # of which every pair beside every other took minutes
 
 
 # ---- report

@@ -97,8 +97,9 @@ def compare(a: Sequence[Part], b: Sequence[Part], by: str = "median") -> Compari
     """
     mine, theirs = ({_key(row): row for _, rows in part for row in rows} for part in (a, b))
     both = [(mine[key], theirs[key]) for key in mine if key in theirs]
-    timed = [pair for pair in both if all(row["status"] == "ok" for row in pair)]
-    untimed = [pair for pair in both if pair not in timed]
+    timed, untimed = list[tuple[Row, Row]](), list[tuple[Row, Row]]()
+    for pair in both:
+        (timed if all(row["status"] == "ok" for row in pair) else untimed).append(pair)
     if not timed and not untimed:
         raise ValueError("no row of A is in B")
     if not timed and not any(row["status"].startswith("wrong") for _, row in untimed):
