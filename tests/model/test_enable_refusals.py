@@ -163,6 +163,26 @@ def test_what_cannot_be_enabled_stays_as_it_was(plain):  # noqa: F811
         assert [vars(m) for m in hf.modules()] == before
 
 
+def test_a_part_that_is_enabled_stays_so_where_the_whole_is_refused(plain):  # noqa: F811
+    hf, ids = copy.deepcopy(plain), tokens(1, 9)
+    v4npu.enable(hf.model)
+    hf.lm_head.bias = torch.nn.Parameter(torch.ones(97), requires_grad=False)
+    before = [dict(vars(m)) for m in hf.modules()]
+    with pytest.raises(ValueError, match=r"tensor head\.bias is unexpected"):
+        v4npu.enable(hf)
+    assert [vars(m) for m in hf.modules()] == before
+    hf.lm_head.bias = None
+    forward = hf.model.forward
+    hf.model.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+    with pytest.raises(ValueError, match=r"v4npu\.enable: hf_model has got another DeepseekV4Model\.forward since"):
+        v4npu.enable(hf)
+    hf.model.forward = forward
+    with torch.inference_mode():
+        got = v4npu.enable(hf)(ids).logits
+        assert torch.equal(got, v4npu.enable(copy.deepcopy(plain))(ids).logits)
+        assert torch.equal(v4npu.disable(hf)(ids).logits, plain(ids).logits)
+
+
 def test_other_models_are_refused(monkeypatch):
     for other in (torch.nn.Linear(2, 2), None):
         for change in (v4npu.enable, v4npu.disable):

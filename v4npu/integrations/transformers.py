@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,11 +58,12 @@ def enable(hf_model: Any) -> Any:
         Whatever is raised, hf_model is as it was.
     """
     base = _base(hf_model, "v4npu.enable")
-    if (enabled := _forward_of(base)) is not None:
-        if enabled.owner is hf_model:
-            return hf_model
-        enabled.undo()
-    forward = Forward(hf_model, base)
+    enabled = _forward_of(base)
+    if enabled is not None and enabled.owner is hf_model:
+        return hf_model
+    forward = Forward(hf_model, base, enabled)
+    if enabled is not None:  # the DeepseekV4Model by itself and now in another object, or the other way round
+        enabled.undo("v4npu.enable")
     forward.replace(base, ENABLED, forward)
     forward.replace(base, "forward", forward)
     if hf_model is not base:
@@ -88,7 +90,7 @@ def disable(hf_model: Any) -> Any:
         ValueError: what `enable` replaced has been replaced or wrapped since; hf_model is as it was.
     """
     if (enabled := _forward_of(_base(hf_model, "v4npu.disable"))) is not None:
-        enabled.undo()
+        enabled.undo("v4npu.disable")
     return hf_model
 
 
@@ -136,23 +138,23 @@ class Head:
 class Forward:
     """DeepseekV4Model.forward of one enabled instance."""
 
-    def __init__(self, owner: Any, base: Any) -> None:
+    def __init__(self, owner: Any, base: Any, enabled: Forward | None) -> None:
         self.owner, self.base = owner, base
-        self.theirs = base.forward
+        self.theirs: Callable[..., Any] = base.forward if enabled is None else enabled.theirs
         self._replaced: list[tuple[Any, str, Any, list[Any]]] = []
         self._warned = False
-        self._build(enabled=False)
+        self._build(enabled is not None)
 
     def replace(self, target: Any, name: str, value: Any) -> None:
         """Sets an attribute of an instance, until `undo`."""
         self._replaced.append((target, name, value, [vars(target)[name]] if name in vars(target) else []))
         setattr(target, name, value)
 
-    def undo(self) -> None:
+    def undo(self, who: str) -> None:
         for target, name, value, _ in self._replaced:
             if vars(target).get(name) is not value:
                 raise ValueError(
-                    f"v4npu.disable: hf_model has got another {type(target).__name__}.{name} since v4npu.enable; take"
+                    f"{who}: hf_model has got another {type(target).__name__}.{name} since v4npu.enable; take"
                     " that away first"
                 )
         while self._replaced:
