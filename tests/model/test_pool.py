@@ -10,6 +10,7 @@ import torch
 
 from v4npu.cache.pool import Budget, CacheFull, Pool, reserve
 from v4npu.shards import large_page
+from v4npu.testing import models
 
 CPU = torch.device("cpu")
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
@@ -78,3 +79,19 @@ def test_what_is_cleared_is_given_back() -> None:
 def test_more_than_there_is_of_addresses(nbytes: int) -> None:
     with pytest.raises(CacheFull, match=f"{nbytes:,} bytes of address space .* fewer max_tokens"):
         reserve(nbytes, CPU)
+
+
+@torch.inference_mode()
+def test_pages_lie_in_the_pools_when_one_of_them_cannot_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.model(dtype="float32", numerics="exact")
+    ids = torch.randint(0, 48, (1, 60), generator=torch.Generator().manual_seed(0))
+    whole, cache = model(ids), model.new_cache(1, 60)
+    model(ids[:, :50], cache=cache)
+
+    def full() -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(cache.store.state_pool, "grow", full)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cache.store.grow()
+    assert torch.equal(model(ids[:, 50:], cache=cache.fork()), whole[:, 50:])  # which copies the blocks it writes to

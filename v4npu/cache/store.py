@@ -152,10 +152,12 @@ class Store:
     @torch.inference_mode(False)
     def grow(self) -> None:
         """Twice the room, for a device that cannot reserve address space."""
-        for pool in self.pools:
-            pool.grow()
-        self.layers = [self._layer(i) for i in range(len(self.ratios))]
-        self.graphs.clear()  # they know where the pages were
+        try:
+            for pool in self.pools:
+                pool.grow()
+        finally:  # some may have moved before one found no memory
+            self.layers = [self._layer(i) for i in range(len(self.ratios))]
+            self.graphs.clear()  # they know where the pages were
 
     def leave(self) -> None:
         """One cache less. What is kept for the next one gives its memory back first, unless somebody is busy here."""
