@@ -6,7 +6,6 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,6 @@ def their_model(config: Config, device: str = "cpu", dtype: torch.dtype = torch.
         from transformers.models import deepseek_v4
     except ImportError as error:
         raise ValueError(f"--transformers and --enable need transformers 5.23 or later: {error}") from error
-    config = replace(config, compress_ratios=config.compress_ratios[: config.num_hidden_layers])
     values = {k: v for k, v in config.to_dict().items() if k not in ("quantization_config", "model_type")}
     torch.manual_seed(0)
     model = deepseek_v4.DeepseekV4ForCausalLM._from_config(
