@@ -32,6 +32,14 @@ def assert_holds(path: Path, expected: dict[str, torch.Tensor]) -> None:
         assert torch.equal(*flat), name
 
 
+def test_what_a_caller_changes_in_a_configs_dictionary_is_in_no_other() -> None:
+    changed = CONFIG.to_dict()
+    changed["quantization_config"]["expert_dtype"] = "fp4"
+    changed["quantization_config"]["weight_block_size"][0] = 64
+    assert CONFIG.to_dict()["quantization_config"] != changed["quantization_config"]
+    assert Config.from_dict(CONFIG.to_dict()) == CONFIG
+
+
 def test_sharding(tmp_path: Path) -> None:
     tensors = dict(random_tensors(CONFIG, 1))
     checkpoint.save(tmp_path / "a", CONFIG, tensors, shard_bytes=50_000)

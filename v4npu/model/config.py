@@ -7,12 +7,13 @@ docs/v4.md says what the main ones mean.
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from v4npu.model.config_keys import PRESETS, normalise
+from v4npu.model.config_keys import ARCHITECTURE, MODEL_TYPE, PRESETS, QUANTIZATION, normalise
 
 LIMITS = {
     "vocab_size": (1, 2**24),
@@ -30,13 +31,6 @@ LIMITS = {
 DIMENSION = (1, 2**20)
 EXPERTS = 2**17  # of all layers; V4-Pro has 62 * 384, and each is three tensors with a name, a shape and a scale
 DTYPES = ("bfloat16", "float16", "float32", "float64")
-QUANTIZATION = {
-    "quant_method": "fp8",
-    "fmt": "e4m3",
-    "activation_scheme": "dynamic",
-    "scale_fmt": "ue8m0",
-    "weight_block_size": [128, 128],
-}
 SINGLE_CHOICE = {  # written for other readers; every V4 checkpoint has these values
     "num_key_value_heads": 1,
     "hidden_act": "silu",
@@ -209,7 +203,7 @@ class Config:
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         eos = self.eos_token_id
-        return () if eos is None else tuple(eos) if isinstance(eos, (tuple, list)) else (eos,)
+        return () if eos is None else eos if isinstance(eos, tuple) else (eos,)
 
     # -- reading and writing --------------------------------------------------------------------------------
 
@@ -247,7 +241,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The official Hugging Face keys, ready for json.dump."""
-        out: dict[str, Any] = {"architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4"}
+        out: dict[str, Any] = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE}
         out.update({field.name: getattr(self, field.name) for field in fields(self)})
         out.update(SINGLE_CHOICE)
         for name, value in out.items():
@@ -260,7 +254,7 @@ class Config:
         if self.overlap_ratios == (4,):  # the official meaning; the key is ours
             del out["overlap_ratios"]
         if out.pop("quantized"):
-            out["quantization_config"] = QUANTIZATION
+            out["quantization_config"] = copy.deepcopy(QUANTIZATION)
         return out
 
     def without_mtp(self) -> Config:

@@ -24,7 +24,13 @@ ALIASES = {
 }
 ARCHITECTURE, MODEL_TYPE = "DeepseekV4ForCausalLM", "deepseek_v4"
 WINDOW, CSA, HCA = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
-WEIGHT_BLOCK = [128, 128]
+QUANTIZATION = {
+    "quant_method": "fp8",
+    "fmt": "e4m3",
+    "activation_scheme": "dynamic",
+    "scale_fmt": "ue8m0",
+    "weight_block_size": [128, 128],
+}
 PRESETS: dict[str, dict[str, Any]] = {  # where the public models differ
     "pro": {
         "vocab_size": 129280, "hidden_size": 7168, "num_hidden_layers": 61, "num_attention_heads": 128,
@@ -97,15 +103,10 @@ def _dtype(out: dict[str, Any]) -> None:
 def _check_quantization(quantization: Any) -> None:
     if not isinstance(quantization, dict):
         raise ValueError(f"quantization_config must be an object, got {quantization!r}")
-    if quantization.get("quant_method") != "fp8":
-        method = quantization.get("quant_method")
-        raise NotImplementedError(f"quantization_config.quant_method {method!r}: V4 has 'fp8'")
-    block = quantization.get("weight_block_size", WEIGHT_BLOCK)
-    if block != WEIGHT_BLOCK:
-        raise NotImplementedError(f"quantization_config.weight_block_size {block!r}: V4 has {WEIGHT_BLOCK}")
-    for key, only in (("fmt", "e4m3"), ("scale_fmt", "ue8m0"), ("activation_scheme", "dynamic")):
-        if quantization.get(key, only) != only:
-            raise NotImplementedError(f"quantization_config.{key} {quantization[key]!r}: V4 has {only!r}")
+    for key, only in QUANTIZATION.items():
+        given = quantization.get(key, None if key == "quant_method" else only)
+        if given != only:
+            raise NotImplementedError(f"quantization_config.{key} {given!r}: V4 has {only!r}")
 
 
 def _rope(out: dict[str, Any]) -> None:
