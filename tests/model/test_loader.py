@@ -17,6 +17,7 @@ from v4npu.checkpoint import Checkpoint
 from v4npu.checkpoint_names import layout, scale_name
 from v4npu.checkpoint_random import random_tensors
 from v4npu.loader import NANO
+from v4npu.model import Model
 from v4npu.model.linear import QUANTISED
 from v4npu.perplexity import perplexity
 from v4npu.reference.formats import dequantise_weight
@@ -99,6 +100,18 @@ def test_what_transformers_saves(tmp_path: Path, original_format: bool) -> None:
     with torch.no_grad():
         expected = theirs.eval()(IDS).logits
         torch.testing.assert_close(ours(IDS), expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+
+
+def test_what_is_missing_has_official_names() -> None:
+    model, tensors = Model(CONFIG), dict(random_tensors(CONFIG, 2))
+    assert sorted(model.missing()) == sorted(layout(CONFIG))
+    for name in layout(CONFIG):
+        model.install(name, tensors[name])
+    scales = [name for name in tensors if name.endswith(".scale")]
+    assert sorted(model.missing()) == sorted(scales)
+    for count, name in enumerate(scales, 1):
+        model.install(name, tensors[name])
+        assert sorted(model.missing()) == sorted(scales[count:])
 
 
 def test_model_does_not_hang_on_the_file(tmp_path: Path) -> None:

@@ -114,13 +114,17 @@ def _put(module: nn.Module, attribute: str, tensor: Tensor) -> Tensor:
 
 def missing(model: Model) -> list[str]:
     """See Model.missing."""
-    names = [name for name, p in model.named_parameters() if p.is_meta]
-    for path, module in model.named_modules():
-        if not isinstance(module, Linear) or module.weight.is_meta:
-            continue
-        if module.quantised and module.scale is None:
-            names.append(f"{path}.scale")
+    linears = [(path, module) for path, module in model.named_modules() if isinstance(module, Linear)]
+    absent = [name for name, p in model.named_parameters() if p.is_meta]
+    absent += [f"{path}.scale" for path, module in linears if module.quantised and module.scale is None]
+    names = [official for name in absent for official in _of_each(model, name)]
+    for path, module in linears:
         for attribute, done in module.__dict__.get("installed", {}).items():
-            prefix, _, matrix = path.rpartition(".")
-            names += [f"{prefix}.{e}.{matrix}.{attribute}" for e in range(module.shape[0]) if e not in done]
+            names += [name for e, name in enumerate(_of_each(model, f"{path}.{attribute}")) if e not in done]
     return names
+
+
+def _of_each(model: Model, name: str) -> list[str]:
+    """The official names of what the model keeps under this one: of all experts, or the name itself."""
+    prefix, experts, rest = name.partition(".experts.")
+    return [f"{prefix}{experts}{e}.{rest}" for e in range(model.config.n_routed_experts)] if experts else [name]
