@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 8 + ((2.0, -1.5, 0.5),) * 2
-# AdamW keeps what is no matrix product: embedding, head, norms, and mHC's static biases and gating factors.
-_ADAMW = ("embed.", "head.", "norm.", "_base", "_scale", ".ape", "attn_sink")
+# The matrices that AdamW keeps, beside every vector: norms, sinks, mHC's static biases and gating factors.
+_ADAMW = ("embed.", "head.", ".ape")
 
 
 def orthogonalise(g: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from v4npu.optim import Muon, orthogonalise
+from v4npu.optim import Muon, orthogonalise, split_parameters
+from v4npu.testing import models
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (64, 16), (16, 64), (3, 24, 40)])
@@ -27,6 +28,16 @@ def test_stacked_matrices_are_independent():
     for p in (stacked, single):
         Muon([p], lr=0.1).step()
     assert torch.allclose(stacked[1], single, atol=1e-3)
+
+
+def test_tables_and_vectors_are_adamws():
+    model = models.model(numerics="exact").requires_grad_()
+    names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+    muon, adamw = split_parameters(model)
+    assert len(muon) + len(adamw) == len(names) and {*muon, *adamw} == set(names)
+    assert {names[p].rpartition(".")[2] for p in muon} == {"weight", "hc_attn_fn", "hc_ffn_fn", "hc_head_fn"}
+    tables = {names[p] for p in adamw if p.dim() > 1}
+    assert {"embed.weight", "head.weight"} < tables and all(n.endswith(".ape") for n in tables if n.count(".") > 1)
 
 
 def test_bad_arguments():
