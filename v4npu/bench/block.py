@@ -105,7 +105,7 @@ class Watch:
         self.own = 0.0  # seconds of this class
 
     def __enter__(self) -> Watch:
-        self.kept = {name: getattr(ops, name) for name in _C.op_names() if hasattr(ops, name)}
+        self.kept = {name: getattr(ops, name) for name in _C.op_names()}
         for name, kernel in self.kept.items():
             setattr(ops, name, self._watched(name, kernel))
         return self

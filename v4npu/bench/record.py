@@ -25,7 +25,7 @@ SCHEMA = 1
 SEED = 0
 
 
-def environment(clock: Clock, roof: Peaks, **settings: Any) -> Row:
+def environment(clock: Clock, roof: Peaks) -> Row:
     """The first row of a file; nothing in it names the machine's owner, user or network."""
     kind = clock.device.type
     caps = next(c for c in _C.caps() if c.kind == "cpu")
@@ -53,7 +53,6 @@ def environment(clock: Clock, roof: Peaks, **settings: Any) -> Row:
         "clock": clock.method,
         "read_peak": read,
         "gemm_peak": gemm,
-        **settings,
     }
 
 
