@@ -77,15 +77,10 @@ def environment(soc: str, environ: Mapping[str, str], force: bool = False) -> di
 
 def build(cache: Path) -> Path:
     """The folder of a built runtime for the torch-npu that is installed here."""
-    wheel, cxx = _torch_npu(), compiler()
-    if cxx is None:
-        raise RuntimeError(
-            "the emulated runtime is compiled on first use and needs a C++ compiler: set CXX or install g++"
-        )
+    wheel, (cxx, version) = _torch_npu(), compiler()
     sources = sorted(RUNTIME.glob("*.cpp"))
     headers = [*RUNTIME.glob("*.h"), ASCEND / "emulation/skus.h", *(ROOT / "csrc/include/v4npu").glob("*.h")]
     stamp = (wheel / "lib/libtorch_npu.so").stat()
-    version = subprocess.run([cxx, "--version"], check=True, capture_output=True, text=True).stdout
     texts = [p.read_text() for p in sorted([*sources, *headers])]
     key = [version, *FLAGS, str(stamp.st_size), str(stamp.st_mtime_ns), *texts]
 

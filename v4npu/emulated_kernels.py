@@ -89,10 +89,7 @@ def all_sources(arch: int) -> list[Source]:
 def library(sources: Sequence[Source], arch: int, cache: Path) -> Path:
     """The kernels as a shared library: what stands for a device binary of that architecture."""
     unit = '#include "launch.h"\n#include "../common/rows.h"\n' + "\n".join(source.unit() for source in sources)
-    cxx = compiler()
-    if cxx is None:
-        raise RuntimeError("the emulator needs a C++ compiler: set CXX or install g++")
-    version = subprocess.run([cxx, "--version"], check=True, capture_output=True, text=True).stdout
+    cxx, version = compiler()
     headers = sorted(p for folder in (*INCLUDES, ASCEND / "common") for p in folder.rglob("*.h"))
 
     def make(scratch: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -32,12 +33,16 @@ def kernel_path(op: str, arch: int | None) -> Path:
     return own if own.exists() else ASCEND / f"ops/{op}_kernel.asc"
 
 
-def compiler() -> str | None:
-    """The C++ compiler of this machine: $CXX, g++ or clang++, whichever is found first."""
-    for candidate in (os.environ.get("CXX"), "g++", "clang++"):
-        if candidate and shutil.which(candidate):
-            return candidate
-    return None
+def compiler() -> tuple[str, str]:
+    """The C++ compiler of this machine, $CXX, g++ or clang++, whichever is found first, and its version in words.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    for found in (os.environ.get("CXX"), "g++", "clang++"):
+        if found and shutil.which(found):
+            return found, subprocess.run([found, "--version"], check=True, capture_output=True, text=True).stdout
+    raise RuntimeError("the emulator is compiled on first use and needs a C++ compiler: set CXX or install g++")
 
 
 def built(cache: Path, name: str, inputs: Iterable[str], make: Callable[[Path, Path], None]) -> Path:

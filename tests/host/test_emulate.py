@@ -34,7 +34,7 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(RuntimeError, match="torch-npu is not installed"):
         emulate.environment("ascend950dt", cache)
     monkeypatch.setattr(emulate, "_torch_npu", lambda: tmp_path)
-    monkeypatch.setattr(emulate, "compiler", lambda: None)
+    monkeypatch.setattr(emulate.shutil, "which", lambda name: None)
     with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler"):
         emulate.environment("ascend950dt", cache)
     assert not any(tmp_path.iterdir())

@@ -218,10 +218,7 @@ def _library(
     text: str, flags: Sequence[str], link: Sequence[str], cache: Path, name: str = str(FOLDER / "emulation/unit.cpp")
 ) -> Path:
     """A shared library of `text`, which is taken to be the file `name`; kept as long as no text it may read changes."""
-    cxx = compiler()
-    if cxx is None:
-        raise RuntimeError("the emulator needs a C++ compiler: set CXX or install g++")
-    version = subprocess.run([cxx, "--version"], check=True, capture_output=True, text=True).stdout
+    cxx, version = compiler()
     folders = (FOLDER / "device", *INCLUDES)  # what a kernel or the runtime may include
     headers = sorted(p for folder in folders for p in folder.rglob("*.*h") if p.is_file())
     texts = [text, name, version, *flags, *link, *(p.read_text() for p in headers)]
