@@ -130,6 +130,8 @@ def test_refusals(tiny) -> None:
     cache = tiny.new_cache(1, 9)
     with pytest.raises(ValueError, match="draft=True"):
         tiny.draft(tiny.streams(torch.tensor([[1]])), torch.tensor([[2]]), cache=cache)
+    with pytest.raises(ValueError, match="next_ids must have the cache's batch of 2, got 1"):
+        tiny.draft(tiny.streams(torch.tensor([[1]])), torch.tensor([[2]]), cache=tiny.new_cache(2, 9, draft=True))
     for streams, got in ((None, "NoneType"), (torch.zeros(1, 2, 3, 5), r"\[1, 2, 3, 5\]")):
         with pytest.raises(ValueError, match=rf"streams must be \[1, 1, 4, 64\], got {got}"):
             tiny.draft(streams, torch.tensor([[2]]))

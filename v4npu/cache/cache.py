@@ -105,7 +105,8 @@ class Cache:
         if self.draft != draft:
             raise ValueError("cache: draft() wants one made with new_cache(draft=True), and forward() one without")
         if len(lengths) != self.batch:
-            raise ValueError(f"input_ids must have the cache's batch of {self.batch}, got {len(lengths)}")
+            name = "next_ids" if draft else "input_ids"
+            raise ValueError(f"{name} must have the cache's batch of {self.batch}, got {len(lengths)}")
         for s, length in zip(self.sequences, lengths, strict=True):
             if draft and s.computed < len(s):
                 raise ValueError(
