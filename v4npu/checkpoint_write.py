@@ -51,7 +51,12 @@ def save(
         made = Path(scratch) / "made"
         made.mkdir()
         if path.is_dir():
-            shutil.copytree(path, made, ignore=shutil.ignore_patterns(*REPLACED), dirs_exist_ok=True)
+            replaced = shutil.ignore_patterns(*REPLACED)
+
+            def ignored(folder: str, names: list[str]) -> set[str]:
+                return replaced(folder, names) if folder == str(path) else set()  # inference/config.json stays
+
+            shutil.copytree(path, made, ignore=ignored, dirs_exist_ok=True)
         _write_shards(made, config, tensors, shard_bytes)
         if tokenizer is not None:
             shutil.copyfile(tokenizer, made / "tokenizer.json")

@@ -90,6 +90,17 @@ def test_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert (path / "tokenizer.json").read_text() == "{}"
 
 
+def test_a_new_checkpoint_takes_the_place_of_no_file_in_a_folder(tmp_path: Path) -> None:
+    checkpoint.random(tmp_path / "a", CONFIG)
+    others = [tmp_path / "a/inference" / name for name in ("config.json", "model.safetensors", "model.py")]
+    others[0].parent.mkdir()
+    for other in others:
+        other.write_text(other.name)
+    checkpoint.random(tmp_path / "a", CONFIG, seed=1)
+    assert_holds(tmp_path / "a", dict(random_tensors(CONFIG, 1)))
+    assert [other.read_text() for other in others] == [other.name for other in others]
+
+
 def test_save_refuses_what_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="new or empty directory, or a checkpoint"):
