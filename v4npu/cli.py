@@ -34,7 +34,7 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 ModelArgument = Annotated[str, typer.Argument(metavar="[MODEL]", help="`nano`, or a checkpoint directory.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda[:i] or npu[:i].")]
-DtypeOption = Annotated[str, typer.Option(help="auto (the checkpoint's), bfloat16 or float32.")]
+DtypeOption = Annotated[str, typer.Option(help="auto (the checkpoint's), bfloat16, float32 or float64.")]
 NumericsOption = Annotated[str, typer.Option(help="official (all FP8/FP4 rounding) or exact (none).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 

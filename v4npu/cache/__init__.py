@@ -1,7 +1,8 @@
 """What sequences leave behind: pages in pools, sequences that own them, and the cache of a batch.
 
-Read store.py (pools and their layout), sequence.py (what a sequence owns, stepping back, restarting), cache.py, kept.py
-(what a cache leaves to the next).
+Read pool.py (blocks), store.py (a model's pools and where pages lie in them), sequence.py (what a sequence owns,
+stepping back, restarting), cache.py, kept.py (what a cache leaves to the next), prefix.py (what requests share) and
+files.py.
 """
 
 from __future__ import annotations

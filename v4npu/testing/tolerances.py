@@ -2,7 +2,8 @@
 
     error(kernel) <= ERROR_RATIO[op] * error(reference in the kernel's dtype) + half an ulp of the largest value
 
-Errors are the largest over an output. An operator with a native kernel has an entry here; so the tests find it.
+In float32 a whole one, see compare.complaint. Errors are the largest over an output. An operator with a native kernel
+has an entry here; so the tests find it.
 """
 
 from __future__ import annotations
