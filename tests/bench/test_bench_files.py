@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import time
@@ -10,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from v4npu.bench.compare import compare
+from v4npu.bench.record import write
 
 ENVIRONMENT = {
     "kind": "environment", "schema": 1, "device": "cpu", "device_name": "Chip", "emulated": False, "cpu": "Chip",
@@ -84,6 +86,16 @@ def test_other_surroundings_are_named(v4npu_command, file):
     status, _, err = v4npu_command("bench", "compare", a, b)
     assert status == 0 and "A and B differ in threads: 2 and 8" in err and "says nothing about performance" in err
     assert err.count("\n") == 2
+
+
+def test_names_arrive_whatever_stdout_can_print(v4npu_command, file, monkeypatch):
+    row = {**MODEL, "model": "modèle 深"}
+    a, out = file("a", ENVIRONMENT, row), io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    assert v4npu_command("bench", "compare", a, a, "--json")[0] == 0
+    write(out, row)
+    compared, written = map(json.loads, out.buffer.getvalue().decode("ascii").splitlines())
+    assert compared["rows"][0]["model"] == written["model"] == row["model"]
 
 
 def test_long_files_are_joined_in_no_time():

@@ -260,7 +260,7 @@ def compare(
     for text in found.warnings:
         print(f"v4npu: {text}", file=sys.stderr)
     if as_json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False))
+        print(json.dumps(found.to_dict()))
     else:
         print_table(f"A: {a}\nB: {b}\n{by} times", ("", "A", "B", "B/A"), found.cells())
         if found.geomean is not None:

@@ -112,6 +112,6 @@ def replacing(option: str, path: str, keep: bool = False) -> Iterator[TextIO]:
 
 
 def write(file: TextIO | None, row: Row) -> None:
-    """A line of a file of rows, there as soon as it is known."""
+    """A line of a file of rows, there as soon as it is known; in ASCII, whatever stdout may be able to print."""
     if file is not None:
-        print(json.dumps(row, ensure_ascii=False, allow_nan=False), file=file, flush=True)
+        print(json.dumps(row, allow_nan=False), file=file, flush=True)
