@@ -11,6 +11,8 @@ import torch
 from v4npu import _C
 from v4npu.bench import timing
 from v4npu.bench.ops import agrees, cases, moved
+from v4npu.testing import bench
+from v4npu.testing.steps import step
 
 SMALL = ("bench", "ops", "--sizes", "small", "--tokens", "2", "--steps", "1@130", "--seconds", 0, "--threads", 1)
 
@@ -48,6 +50,12 @@ def test_a_wrong_kernel_gets_no_time(v4npu_command, monkeypatch):
     assert rows["swiglu"]["status"].startswith("wrong") and "seconds" not in rows["swiglu"]
     assert rows["act_quant"]["status"] == "ok" and rows["act_quant"]["seconds"] > 0
     assert "WRONG" in v4npu_command(*SMALL, "--op", "swiglu")[1]
+
+
+def test_moved_pages_are_as_far_apart():
+    pages = step("hca_attention", (1,), (300,), bench.SMALL)[3]
+    assert pages.stride(0) > pages.shape[1] * pages.shape[2]  # a row of 584 bytes, a page of 640
+    assert moved(pages, "meta").stride() == pages.stride() and torch.equal(moved((pages,), "cpu")[0], pages)
 
 
 @pytest.mark.parametrize(

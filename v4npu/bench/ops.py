@@ -20,9 +20,11 @@ Case = tuple[str, int, int]  # operator, tokens, and tokens before them
 
 
 def moved(value: Any, device: torch.device | str) -> Any:
-    """A tensor, or those of a tuple, on the device; anything else as it is."""
+    """A tensor, or those of a tuple, on the device, pages as far apart as they were; anything else as it is."""
     if isinstance(value, tuple):
         return tuple(moved(v, device) for v in value)
+    if isinstance(value, Tensor) and not value.is_contiguous():  # .to() would close the gaps, and rows lose alignment
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device).copy_(value)
     return value.to(device) if isinstance(value, Tensor) else value
 
 
