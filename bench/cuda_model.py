@@ -125,5 +125,5 @@ def end_to_end(device: Device, prompts: list[int], new: int) -> Iterator[dict[st
         return
     try:
         yield from rows(rows_of_transformers("random", load, prompts, new, 2))
-    except (ImportError, RuntimeError) as error:
+    except Exception as error:  # a release without DeepSeek-V4, or whose model does not run there
         yield {"op": "", "case": "8 layers", "peer": "transformers", "status": f"failed: {error}"}

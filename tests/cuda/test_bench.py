@@ -131,6 +131,16 @@ def test_what_a_part_raises_is_a_row_and_the_next_part_runs(
     assert "check: 0 of 2 rows ok" in said and "invariance: 10 of 10 rows ok" in said
 
 
+def test_a_transformers_without_the_model_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_old(*_: Any) -> None:
+        raise ValueError("needs transformers 5.23 or later")
+
+    monkeypatch.setattr(cuda_model, "rows_of_v4npu", lambda *_: iter(()))
+    monkeypatch.setattr(cuda_model, "rows_of_transformers", too_old)
+    (row,) = cuda_model.end_to_end(accelerator.Cpu(), [16], 2)
+    assert row["status"] == "failed: needs transformers 5.23 or later" and not cuda_status.failed(row)
+
+
 def test_the_table_of_the_readme_is_what_the_results_committed_give(tmp_path: Path) -> None:
     copy = tmp_path / "README.md"
     copy.write_text(cuda_status.README.read_text())
