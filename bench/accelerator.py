@@ -15,7 +15,7 @@ from v4npu.bench.ops import moved
 
 Call = Callable[[], Any]
 IN_GRAPH = 20  # calls that a warm time is the mean of
-BUSY_CYCLES = 200_000  # of a GPU: about 0.1 ms
+BUSY_CYCLES = 400_000  # of a GPU: about 0.2 ms
 
 
 class Device(Protocol):
@@ -79,11 +79,10 @@ class Gpu(_Device):
     def times(self, call: Call, repeats: int, cold: bool) -> list[float]:
         found = []
         for _ in range(repeats):
-            # What comes first keeps the device busy until the host has put the call behind it.
             if cold:
                 self._flush.zero_()
-            else:
-                torch.cuda._sleep(BUSY_CYCLES)
+            # The device is kept busy until the host has put the call behind it, whose launches may be many.
+            torch.cuda._sleep(BUSY_CYCLES)
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
             call()
