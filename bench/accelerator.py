@@ -41,6 +41,9 @@ class Device(Protocol):
     def peaks(self) -> tuple[float, float]:
         """Bytes per second of a copy, read and written, and flops per second of torch's bfloat16 GEMM."""
 
+    def works(self) -> bool:
+        """Whether it still runs anything: a kernel's fault ends a GPU for its process."""
+
 
 class _Device:
     kind: str
@@ -94,6 +97,13 @@ class Gpu(_Device):
     def peaks(self) -> tuple[float, float]:
         return self._peaks(1 << 30, 8192)
 
+    def works(self) -> bool:
+        try:
+            torch.zeros(1, device="cuda").item()
+        except RuntimeError:
+            return False
+        return True
+
 
 class Cpu(_Device):
     """A dry run: nothing that it says is about a GPU."""
@@ -121,6 +131,9 @@ class Cpu(_Device):
 
     def peaks(self) -> tuple[float, float]:
         return self._peaks(1 << 24, 256)
+
+    def works(self) -> bool:
+        return True
 
 
 def results_of(out: Any) -> tuple[Tensor, ...]:

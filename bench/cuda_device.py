@@ -21,18 +21,18 @@ not built, g++ alone builds it first, in build/bench: a minute or two on 16 core
                  as they can be imported; the rows stand beside ours
     transformers tokens per second of a random model, beside transformers' eager one
 
-Each row goes to --jsonl as soon as it is known; a short table ends the run. Exit code: 0 all is well, 1 a row failed, 2
-there is no device.
+Another process does the work. Where a kernel ends it, or no row comes of it for --seconds, a row says so and the next
+one goes on behind that case. Each row goes to --jsonl as soon as it is known; a short table ends the run. Exit code: 0
+all is well, 1 a row failed, 2 there is no device.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import functools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -63,68 +63,47 @@ import cuda_model  # noqa: E402
 import cuda_ops  # noqa: E402
 import cuda_peers  # noqa: E402
 from accelerator import Cpu, Device, Gpu  # noqa: E402
+from processes import lines, output_of  # noqa: E402
 
 from v4npu.testing.bench import CONFIGS  # noqa: E402
 from v4npu.testing.cuda import BORROWED, kernel_sources, script  # noqa: E402
 
 Row = dict[str, Any]
 TOOLS = ("memcheck", "racecheck")
-
-
-def output_of(command: Sequence[str], seconds: float) -> tuple[int, str]:
-    """Exit code and output of a program.
-
-    Raises:
-        subprocess.TimeoutExpired: it took longer; it was killed with all that it started, which might use the device.
-    """
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as program:
-        try:
-            text, _ = program.communicate(timeout=seconds)
-        except BaseException:
-            os.killpg(program.pid, signal.SIGKILL)
-            raise
-    return program.returncode, text
+PARTS = ("check", "invariance", "sanitizer", "nano", "graph", "time", "peers", "transformers")
+PROGRAM = [sys.executable, __file__]
+START_SECONDS = 60  # of a process besides, until its first step
+BEGUN, ENDED, LOST = "begun", "ended", "lost"  # said between rows: of a step, of all of them, of the device
 
 
 class Run:
-    """The arguments, the device and what has been found."""
+    """What a process runs, step by step. What it finds are lines of its output: a fault may end it at any time."""
 
-    def __init__(self, args: argparse.Namespace, device: Device, out: Any) -> None:
-        self.args, self.device, self._out = args, device, out
-        self.rows: list[Row] = []
+    def __init__(self, args: argparse.Namespace, device: Device) -> None:
+        self.args, self.device = args, device
         self.small = args.sizes == ["small"]
         self.ops = args.op or sorted(kernel_sources())
         self._peaks: tuple[float, float] | None = None
 
-    def cases(self, timed: bool, ops: Sequence[str] = ()) -> Iterator[cuda_ops.Case]:
-        return cuda_ops.cases([op for op in ops or self.ops if op in self.ops], self.args.sizes, timed, self.small)
+    def say(self, row: Row) -> None:
+        print(json.dumps({**row, "device": self.device.name, "torch": torch.__version__}), flush=True)
 
     @property
     def peaks(self) -> tuple[float, float]:
         if self._peaks is None:
-            self._peaks = self.device.peaks()
-            copy, gemm = self._peaks
-            self.note("time", {"op": "", "case": "peaks", "status": "ok", "copy_bytes_per_s": copy, "gemm_flops": gemm})
+            self._peaks = copy, gemm = self.device.peaks()
+            self.say({"part": "time", "op": "", "case": "peaks", "status": "ok",
+                      "copy_bytes_per_s": copy, "gemm_flops": gemm})  # fmt: skip
         return self._peaks
-
-    def note(self, part: str, row: Row) -> None:
-        row = {"part": part, **row, "device": self.device.name, "torch": torch.__version__}
-        self.rows.append(row)
-        print(json.dumps(row), file=self._out, flush=True)
-        print(f"{len(self.rows):5} {cuda_status.line(row)}", file=sys.stderr, flush=True)
 
     def sanitizer(self) -> Iterator[Row]:
         program = shutil.which(self.args.sanitizer)
         if program is None:
-            yield {"op": "", "case": "compute-sanitizer", "status": f"not installed: no {self.args.sanitizer}"}
+            yield {"case": "compute-sanitizer", "status": f"not installed: no {self.args.sanitizer}"}
             return
-        again = [sys.executable, __file__, "check", "--sizes", "small", "--device", self.args.device]
+        again = [*PROGRAM, "check", "--sizes", "small", "--device", self.args.device, "--here"]
         if self.args.op:
             again += ["--op", *self.args.op]
-        if self.device.kind == "cuda":  # the kernels that this run has
-            again += ["--kernels", os.environ["V4NPU_CUDA_KERNELS"]]
         for tool in TOOLS:
             command = [program, "--tool", tool, "--error-exitcode", "9", *again]
             try:
@@ -133,38 +112,93 @@ class Run:
                 status = "ok" if code == 0 else f"exit code {code}: " + "; ".join(said[:3])
             except subprocess.TimeoutExpired:
                 status = f"not finished after {self.args.sanitizer_seconds} s"
-            yield {"op": "", "case": f"compute-sanitizer {tool}", "status": status}
+            yield {"case": f"compute-sanitizer {tool}", "status": status}
 
-    def over(self, what: Callable[..., Iterator[Row]], cases: Iterator[cuda_ops.Case], *more: Any) -> Iterator[Row]:
-        """The rows of every case; an exception is one of them."""
-        for case in cases:
-            try:
-                yield from what(self.device, case, *more)
-            except Exception as error:
-                yield case.row(case.tokens[0]) | {"status": f"failed: {type(error).__name__}: {error}"}
-
-    def part(self, name: str) -> Iterator[Row]:
+    def steps(self) -> Iterator[tuple[Row, Callable[[], Iterator[Row]]]]:
+        """What the rows of a step have in common, and what makes them. Nothing is drawn before a step is run."""
         args, device, small = self.args, self.device, self.small
-        if name == "check":
-            return self.over(cuda_ops.check, self.cases(False))
-        if name == "invariance":
-            return self.over(cuda_ops.invariance, self.cases(False))
-        if name == "time":
-            return self.over(cuda_ops.timing, self.cases(True), args.repeats, self.peaks)
-        if name == "peers":
-            ops = [op for op in self.ops if op in {p.op for p in cuda_peers.PEERS}]
-            rows = self.over(cuda_peers.beside, self.cases(True, ops) if ops else iter(()), args.repeats)
-            return itertools.chain(cuda_peers.absent(), rows)
-        if name == "nano":
-            return cuda_model.nano(device, 8 if small else 64)
-        if name == "graph":
-            return cuda_model.graph(device)
-        if name == "transformers":
-            return cuda_model.end_to_end(device, [16] if small else [512, 4_096], 2 if small else 32)
-        return self.sanitizer()
+        whole = {
+            "sanitizer": self.sanitizer,
+            "nano": lambda: cuda_model.nano(device, 8 if small else 64),
+            "graph": lambda: cuda_model.graph(device),
+            "peers": cuda_peers.absent,
+            "transformers": lambda: cuda_model.end_to_end(device, [16] if small else [512, 4_096], 2 if small else 32),
+        }
+        over_cases: dict[str, Callable[[cuda_ops.Case], Iterator[Row]]] = {
+            "check": lambda case: cuda_ops.check(device, case),
+            "invariance": lambda case: cuda_ops.invariance(device, case),
+            "time": lambda case: cuda_ops.timing(device, case, args.repeats, self.peaks),
+            "peers": lambda case: cuda_peers.beside(device, case, args.repeats),
+        }
+        for part in args.parts:
+            if part in whole:
+                yield {"part": part, "op": "", "case": ""}, whole[part]
+            if part in over_cases:
+                ops = [op for op in self.ops if part != "peers" or op in {p.op for p in cuda_peers.PEERS}]
+                for case in cuda_ops.cases(ops, args.sizes, part in ("time", "peers"), small):
+                    row = {"part": part, **case.row(case.tokens[0])}
+                    yield row, functools.partial(over_cases[part], case)
+
+    def all(self) -> int:
+        """Runs every step; 1 if a row failed."""
+        wrong = False
+        for number, (common, step) in enumerate(self.steps()):
+            if number < self.args.skip or common["op"] in self.args.leave_out:
+                continue
+            self.say({**common, "step": number, "status": BEGUN})
+            well = True
+            try:
+                for found in step():
+                    row = {**common, **found}
+                    well &= row["status"] == "ok"
+                    wrong |= cuda_status.failed(row)
+                    self.say(row)
+            except Exception as error:
+                well, wrong = False, True
+                self.say({**common, "status": f"failed: {type(error).__name__}: {error}"})
+            if not (well or self.device.works()):
+                self.say({"status": LOST})
+                os._exit(1)  # what a process does at its end would wait for the device
+        self.say({"status": ENDED})
+        return int(wrong)
 
 
-PARTS = ("check", "invariance", "sanitizer", "nano", "graph", "time", "peers", "transformers")
+def rows_of(args: argparse.Namespace, argv: Sequence[str]) -> Iterator[Row]:
+    """What a process of its own finds, and behind each step that ended one, another."""
+    skip, left_out = 0, list[str]()
+    at: Row = {"part": args.parts[0], "op": "", "case": "", "device": args.device}
+
+    begun = False
+
+    def patience() -> float:
+        more = START_SECONDS if not begun else args.sanitizer_seconds if at["part"] == "sanitizer" else 0
+        return float(args.seconds + more)
+
+    while True:
+        begun, last, how = False, "", "its process ended"
+        again = [*PROGRAM, *argv, "--here", "--skip", str(skip), "--leave-out", *left_out]
+        try:
+            for line in lines(again, patience):
+                if not line.startswith("{"):  # a library's
+                    print(line, end="", file=sys.stderr)
+                    continue
+                row = json.loads(line)
+                last = row["status"]
+                if last == BEGUN:
+                    begun, skip, at = True, row.pop("step") + 1, row
+                elif last not in (ENDED, LOST):
+                    yield row
+        except subprocess.TimeoutExpired as late:
+            how = f"nothing came of it for {late.timeout:g} s"
+            left_out += [at["op"]] if at["op"] else []  # each of its cases might take as long
+        except subprocess.CalledProcessError as error:
+            how += f" with exit code {error.returncode}"
+        if last == ENDED:
+            return
+        if last != LOST:
+            yield {**at, "status": f"failed: {how}"}
+        if not begun:
+            return
 
 
 def build_kernels(parts: Sequence[str], ops: Sequence[str]) -> Path:
@@ -175,7 +209,7 @@ def build_kernels(parts: Sequence[str], ops: Sequence[str]) -> Path:
     return ROOT / "build/cuda"
 
 
-def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -186,6 +220,11 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jsonl", type=Path, help="a line per row; lines that are there are kept")
     parser.add_argument("--sanitizer", default="compute-sanitizer", help="name or path of the program")
     parser.add_argument("--sanitizer-seconds", type=int, default=240, help="for each of its tools")
+    parser.add_argument("--seconds", type=float, default=150, help="that a row may take; its operator is then left out")
+    # Of the processes that this one begins.
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--skip", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--leave-out", nargs="*", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--status", type=Path, metavar="JSONL", help="write the README's table from these rows")
     args = parser.parse_args(argv)
     args.parts = args.parts or list(PARTS)
@@ -196,6 +235,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     args = parsed(argv)
     if args.status:
         cuda_status.write(cuda_status.read(args.status))
@@ -205,18 +245,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         for part in args.parts:
             print(f"{part}: not run, no CUDA device is present (torch {torch.__version__})", file=sys.stderr)
         return 2
+    if args.here:
+        return Run(args, Gpu() if args.device == "cuda" else Cpu()).all()
     if args.device == "cuda":
         os.environ["V4NPU_CUDA_KERNELS"] = str(args.kernels or build_kernels(args.parts, args.op))
+    rows = []
     with open(args.jsonl or os.devnull, "a") as out:
-        run = Run(args, Gpu() if args.device == "cuda" else Cpu(), out)
-        for part in args.parts:
-            try:
-                for row in run.part(part):
-                    run.note(part, row)
-            except Exception as error:  # the other parts still have something to say
-                run.note(part, {"op": "", "case": "", "status": f"failed: {type(error).__name__}: {error}"})
-    print(cuda_status.summary(run.rows))
-    return int(any(cuda_status.failed(row) for row in run.rows))
+        for row in rows_of(args, argv):
+            rows.append(row)
+            print(json.dumps(row), file=out, flush=True)
+            print(f"{len(rows):5} {cuda_status.line(row)}", file=sys.stderr, flush=True)
+    print(cuda_status.summary(rows))
+    return int(any(map(cuda_status.failed, rows)))
 
 
 if __name__ == "__main__":

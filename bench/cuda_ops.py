@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -43,14 +43,19 @@ COMPARED = 32  # tokens of a timed call that the oracle computes too
 
 @dataclass
 class Case:
-    """One operator at one size of layer; `args` are those of its longest call."""
+    """One operator at one size of layer."""
 
     op: str
     sizes: str
     name: str
     dtype: torch.dtype
-    args: tuple[Any, ...]
+    make: Callable[[], tuple[Any, ...]]
     tokens: tuple[int, ...]  # of its calls, the longest first
+
+    @functools.cached_property
+    def args(self) -> tuple[Any, ...]:
+        """Those of its longest call."""
+        return self.make()
 
     def row(self, tokens: int) -> dict[str, Any]:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -65,13 +70,14 @@ def cases(ops: Sequence[str], sizes: Sequence[str], timed: bool, small: bool) ->
         for op in ops:
             if op in OVER_PAGES:
                 for (name, (lengths, contexts)), keys in product(paged.items(), KEYS if "indexer" in op else KEYS[:1]):
-                    args, total = step(op, lengths, contexts, CONFIGS[size], keys), sum(lengths)
+                    make, total = functools.partial(step, op, lengths, contexts, CONFIGS[size], keys), sum(lengths)
                     tokens = (total, 1) if name.startswith("decode") else (total,)
                     name += ", FP8 keys" if keys == "fp8_key" else ""
-                    yield Case(op, size, name, torch.bfloat16, args, tokens)
+                    yield Case(op, size, name, torch.bfloat16, make, tokens)
                 continue
             for dtype in (torch.bfloat16,) if timed else (torch.bfloat16, torch.float32):
-                yield Case(op, size, "rows", dtype, arguments(op, rows[0], dtype, CONFIGS[size]), rows)
+                make = functools.partial(arguments, op, rows[0], dtype, CONFIGS[size])
+                yield Case(op, size, "rows", dtype, make, rows)
 
 
 @torch.inference_mode()

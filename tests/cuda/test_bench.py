@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -43,7 +44,7 @@ class Emulated(accelerator.Cpu):
 
 
 def case(op: str, args: tuple[Any, ...], *tokens: int) -> Any:
-    return cuda_ops.Case(op, "few", "decode", torch.bfloat16, args, tokens)
+    return cuda_ops.Case(op, "few", "decode", torch.bfloat16, lambda: args, tokens)
 
 
 @pytest.mark.parametrize("op,keys", [*((op, "fp4_key") for op in OPS), ("indexer_topk", "fp8_key")])
@@ -86,7 +87,8 @@ def test_a_dry_run_of_every_part(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for absent in ("tokenizers", "safetensors", "typer", "rich"):  # torch is all that it needs
-        monkeypatch.setitem(sys.modules, absent, None)
+        (tmp_path / f"{absent}.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path, program = tmp_path / "rows.jsonl", tmp_path / "sanitizer"
     program.write_text("#!/bin/sh\necho '========= 1 error'\n[ $2 = memcheck ]\n")
     program.chmod(0o755)
@@ -125,10 +127,53 @@ def test_what_a_part_raises_is_a_row_and_the_next_part_runs(
 
     monkeypatch.setattr(bench.cuda_model, "nano", broken)
     monkeypatch.setattr(cuda_ops, "compare", broken)
-    assert bench.main(["nano", "check", "invariance", "--device", "cpu", "--op", "rms_norm"]) == 1
-    said = capsys.readouterr().out
-    assert "nano: 0 of 1 rows ok" in said and "failed: RuntimeError: out of order" in said
-    assert "check: 0 of 2 rows ok" in said and "invariance: 10 of 10 rows ok" in said
+    assert bench.main(["nano", "check", "invariance", "--device", "cpu", "--op", "rms_norm", "--here"]) == 1
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    rows = [row for row in said if row["status"] not in (bench.BEGUN, bench.ENDED)]
+    failed = "failed: RuntimeError: out of order"
+    assert [row["status"] for row in rows] == [failed] * 3 + ["ok"] * 10
+    assert [row["part"] for row in rows] == ["nano", "check", "check"] + ["invariance"] * 10
+
+
+FAULTS = """
+import os, sys, time
+sys.path.insert(0, sys.argv.pop(1))
+import cuda_device, cuda_ops
+def check(device, case):
+    if case.op == "hadamard":
+        time.sleep(60)
+    if case.op == "rms_norm" and case.row(0)["dtype"] == "bfloat16":
+        device.works = lambda: False
+        raise RuntimeError("illegal address")
+    print("a library's line")
+    yield case.row(1) | {"status": "ok"}
+    if case.op == "rope" and case.row(0)["dtype"] == "bfloat16":
+        os._exit(7)
+cuda_ops.check = check
+sys.exit(cuda_device.main())
+"""
+
+
+def test_the_run_goes_on_behind_what_ends_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child, path = tmp_path / "child.py", tmp_path / "rows.jsonl"
+    child.write_text(FAULTS)
+    monkeypatch.setattr(bench, "PROGRAM", [sys.executable, str(child), str(bench.ROOT / "bench")])
+    ops = ["hadamard", "rms_norm", "rope"]
+    assert bench.main(["check", "--device", "cpu", "--seconds", "1", "--jsonl", str(path), "--op", *ops]) == 1
+    assert [(row["op"], row["dtype"], row["status"]) for row in cuda_status.read(path)] == [
+        ("hadamard", "bfloat16", "failed: nothing came of it for 1 s"),  # float32 might take as long
+        ("rms_norm", "bfloat16", "failed: RuntimeError: illegal address"),
+        ("rms_norm", "float32", "ok"),
+        ("rope", "bfloat16", "ok"),
+        ("rope", "bfloat16", "failed: its process ended with exit code 7"),
+        ("rope", "float32", "ok"),
+    ]
+
+
+def test_a_process_that_does_not_start_is_a_row(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(bench, "PROGRAM", ["false"])
+    assert bench.main(["check", "time", "--device", "cpu"]) == 1
+    assert "check: failed: its process ended with exit code 1" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_transformers_without_the_model_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,14 +89,15 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("op", ["csa_attention", "hca_attention", "indexer_scores", "fp8_linear"])
 def test_a_peer_gets_our_arguments_in_its_formats(peers: None, op: str) -> None:
     args = arguments(op, 2) if op == "fp8_linear" else step(op, (1, 1), (2_303, 130), FEW)
-    case = cuda_ops.Case(op, "few", "decode", torch.bfloat16, args, (2, 1))
+    case = cuda_ops.Case(op, "few", "decode", torch.bfloat16, lambda: args, (2, 1))
     rows = list(cuda_peers.beside(accelerator.Cpu(), case, 1))
     assert [(row["status"], row["tokens"]) for row in rows] == [("ok", 2), ("ok", 1)]
     assert all(row["warm_us"] > 0 and row["diff"] < 1e-4 for row in rows)
 
 
 def test_a_peer_with_another_result_or_signature_gets_no_time(peers: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = cuda_ops.Case("linear", "small", "rows", torch.bfloat16, arguments("linear", 2, config=SMALL), (2,))
+    args = arguments("linear", 2, config=SMALL)
+    case = cuda_ops.Case("linear", "small", "rows", torch.bfloat16, lambda: args, (2,))
     monkeypatch.setattr(torch.nn.functional, "linear", lambda x: x)
     found = {row["peer"]: row for row in cuda_peers.beside(accelerator.Cpu(), case, 1)}
     assert found["DeepGEMM"]["status"].startswith("failed: differs from ours by ")
