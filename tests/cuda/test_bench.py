@@ -90,7 +90,8 @@ def test_a_dry_run_of_every_part(
         (tmp_path / f"{absent}.py").write_text("raise ImportError")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path, program = tmp_path / "rows.jsonl", tmp_path / "sanitizer"
-    program.write_text("#!/bin/sh\necho '========= 1 error'\n[ $2 = memcheck ]\n")
+    said = "echo '========= COMPUTE-SANITIZER'; echo ========= $PYTORCH_NO_CUDA_MEMORY_CACHING error"
+    program.write_text(f"#!/bin/sh\n{said}\n[ $2 = memcheck ]\n")
     program.chmod(0o755)
     parts = [p for p in bench.PARTS if p != "transformers"]
     more = ["--sanitizer", str(program), "--repeats", "1", "--jsonl", str(path), "--op", "rms_norm", "csa_attention"]
@@ -104,8 +105,8 @@ def test_a_dry_run_of_every_part(
     peers = [row for row in rows if row.get("peer") == "torch"]
     assert peers and all(row["status"] == "ok" and row["warm_us"] > 0 for row in peers)
     assert any(row.get("peer") == "FlashMLA" and row["status"] == "not installed" for row in rows)
-    said = capsys.readouterr()
-    assert "rms_norm" in said.out and "of the floor" in said.err
+    out, err = capsys.readouterr()
+    assert "rms_norm" in out and "of the floor" in err
     # What a dry run says is nothing about a device.
     assert cuda_status.on_a_device("rms_norm", rows) == cuda_status.NOT_RUN
 
