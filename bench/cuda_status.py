@@ -30,8 +30,9 @@ def line(row: Row) -> str:
         text += f": {row['warm_us']:.1f} us warm, {row['cold_us']:.1f} cold"
     if "of_floor" in row:
         text += f", {row['of_floor']:.0%} of the floor of {row['floor_us']:.1f}"
-    if "decode_tokens_per_second" in row:
-        text += f": {row['decode_tokens_per_second']:.1f} tokens/s"
+    for phase in ("prefill", "decode"):
+        if f"{phase}_tokens_per_second" in row:
+            text += f": {row[f'{phase}_tokens_per_second']:.1f} tokens/s"
     if "copy_bytes_per_s" in row:
         text += f": copy {row['copy_bytes_per_s'] / 1e9:.0f} GB/s, GEMM {row['gemm_flops'] / 1e12:.1f} TF/s"
     return text + f": {row['status']}"
