@@ -67,7 +67,6 @@ inline int thread_id() { return emulation::thread_id(); }
 inline int block_x() { return emulation::block_x(); }
 inline int block_y() { return emulation::block_y(); }
 inline int block_z() { return emulation::block_z(); }
-inline int grid_x() { return emulation::grid_x(); }
 
 // ---- barriers; all threads of the block, or of the warp, pass the same one
 inline void sync_block(V4NPU_HERE) { emulation::sync_block(file, line); }
@@ -157,7 +156,6 @@ V4NPU_INLINE int thread_id() { return static_cast<int>(threadIdx.x); }
 V4NPU_INLINE int block_x() { return static_cast<int>(blockIdx.x); }
 V4NPU_INLINE int block_y() { return static_cast<int>(blockIdx.y); }
 V4NPU_INLINE int block_z() { return static_cast<int>(blockIdx.z); }
-V4NPU_INLINE int grid_x() { return static_cast<int>(gridDim.x); }
 
 V4NPU_INLINE void sync_block() { __syncthreads(); }
 V4NPU_INLINE void sync_warp() { __syncwarp(); }

@@ -12,7 +12,6 @@ namespace v4npu::cuda::emulation {
 
 struct Device {
   int major = 9, minor = 0, multiprocessors = 132, shared_optin = 227 << 10;
-  std::string name = "emulated";
 };
 inline Device& device() {
   static Device d;

@@ -24,7 +24,6 @@ int thread_id();
 int block_x();
 int block_y();
 int block_z();
-int grid_x();
 
 void sync_block(const char* file, int line);
 void sync_warp(const char* file, int line);

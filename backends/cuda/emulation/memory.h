@@ -211,7 +211,6 @@ int thread_id() { return block().running % block().num_threads; }
 int block_x() { return block().first.x; }
 int block_y() { return block().first.y + block().member(); }
 int block_z() { return block().first.z; }
-int grid_x() { return block().grid.x; }
 
 void sync_block(const char* file, int line) { wait(Thread::State::kWaitsForBlock, "sync_block", where_of(file, line)); }
 
