@@ -39,8 +39,11 @@ def ceil_log2(x: Tensor) -> Tensor:
 
 
 def exp2_int(exponent: Tensor) -> Tensor:
-    """2**exponent in float32 for integer exponents -127..127 (-127 is subnormal, as ue8m0 byte 0 is)."""
-    return torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
+    """2**exponent in float32 for int32 exponents -127..127 (-127 is subnormal, as ue8m0 byte 0 is); 128: infinity.
+
+    From the bits: torch.ldexp asks a device for its power function, which need not be exact.
+    """
+    return ((exponent + 127) << 23).clamp_min(1 << 22).view(torch.float32)
 
 
 def e8m0_to_float(scale: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ def _quantise_blocks(x: Tensor, block_size: int, top: float, floor: float) -> tu
     blocks = _blocks(x.float().contiguous(), block_size)
     amax = blocks.abs().amax(-1).clamp_min(floor)
     exponent = ceil_log2(amax * (1.0 / top)).clamp_max(127)  # infinity and NaN: the largest scale that ue8m0 has
-    scaled = torch.ldexp(blocks, -exponent.unsqueeze(-1)).clamp(-top, top)
+    scaled = (blocks * exp2_int(-exponent).unsqueeze(-1)).clamp(-top, top)
     return scaled, exponent
 
 
@@ -149,7 +152,7 @@ def quantise_weight_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     tiles = pad.unflatten(-1, (-1, WEIGHT_BLOCK)).unflatten(-3, (-1, WEIGHT_BLOCK))  # [..., n/128, 128, k/128, 128]
     amax = tiles.abs().amax((-3, -1)).clamp_min(FP8_AMAX_FLOOR)
     exponent = ceil_log2(amax * (1.0 / FP8_MAX))
-    scaled = torch.ldexp(tiles, -exponent[..., :, None, :, None]).clamp(-FP8_MAX, FP8_MAX)
+    scaled = (tiles * exp2_int(-exponent)[..., :, None, :, None]).clamp(-FP8_MAX, FP8_MAX)
     q = scaled.flatten(-4, -3).flatten(-2)[..., :n, :k].to(torch.float8_e4m3fn)
     return q.contiguous(), float_to_e8m0(exponent)
 
