@@ -14,7 +14,8 @@ from v4npu import fallback
 from v4npu.bench.ops import moved
 
 Call = Callable[[], Any]
-IN_GRAPH = 20  # calls that a warm time is the mean of
+IN_GRAPH = 20  # calls that a warm time is the mean of, or as many as end in so many microseconds
+GRAPH_MICROSECONDS = 20_000
 BUSY_CYCLES = 400_000  # of a GPU: about 0.2 ms
 WAKE_SECONDS = 0.05  # of work before times: a GPU that waited for the host, which draws and compares, has clocked down
 
@@ -147,15 +148,17 @@ def results_of(out: Any) -> tuple[Tensor, ...]:
 
 def medians(device: Device, call: Call, repeats: int) -> tuple[float, float]:
     """Warm and cold microseconds of a call that has been made before: warm in a graph of several, cold by itself."""
+    (once,) = device.times(call, 1, True)
+    count = max(1, min(IN_GRAPH, int(GRAPH_MICROSECONDS / once)))
 
     def several() -> None:
-        for _ in range(IN_GRAPH):
+        for _ in range(count):
             call()
 
     _, replay = device.capture(several)
     warm = device.times(replay, repeats, False)
     cold = device.times(call, repeats, True)
-    return statistics.median(warm) / IN_GRAPH, statistics.median(cold)
+    return statistics.median(warm) / count, statistics.median(cold)
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -13,7 +13,7 @@ not built, g++ alone builds it first, in build/bench: a minute or two on 16 core
     invariance   the same bits from run to run, and of the first tokens of a batch alone
     nano         greedy text of the bundled model, which must be the CPU's
     graph        a decode step of it captured as a CUDA graph and replayed for the next tokens
-    time         decode of 1 and 32 sequences, prefill of 4,096 tokens: medians, warm (inside a graph of 20 calls) and
+    time         decode of 1 and 32 sequences, prefill of 4,096 tokens: medians, warm (in a graph of up to 20 calls) and
                  cold (behind a write larger than the caches), and the floor: bytes that must move and flops at the
                  peaks of this device's own copy and bfloat16 GEMM, measured first. The first tokens are checked before.
     peers        DeepGEMM, FlashMLA, FlashInfer, vLLM, fast-hadamard-transform and torch on the same arguments, as far
