@@ -355,3 +355,16 @@ V4NPU_DEVICE void attend_float(const Attention& p) {
 }
 
 }  // namespace v4npu::cuda
+
+// The kernels of an operator.
+#define V4NPU_ATTENTION(op)                                                                                            \
+  V4NPU_KERNEL(op##_fp32, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) { v4npu::cuda::attend_float(p); }          \
+  V4NPU_KERNEL(op##_plain, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) { v4npu::cuda::attend<false, false>(p); } \
+  V4NPU_KERNEL(op##_plain_official, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {                                \
+    v4npu::cuda::attend<false, true>(p);                                                                               \
+  }                                                                                                                    \
+  V4NPU_KERNEL(op##_packed, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) { v4npu::cuda::attend<true, false>(p); } \
+  V4NPU_KERNEL(op##_packed_official, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {                               \
+    v4npu::cuda::attend<true, true>(p);                                                                                \
+  }                                                                                                                    \
+  V4NPU_KERNEL(op##_combine, v4npu::cuda::kWarp, v4npu::cuda::Attention) { v4npu::cuda::combine(p); }

@@ -4,17 +4,4 @@
 
 #include "../device/attention.cuh"
 
-V4NPU_KERNEL(window_attention_fp32, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) { v4npu::cuda::attend_float(p); }
-V4NPU_KERNEL(window_attention_plain, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
-  v4npu::cuda::attend<false, false>(p);
-}
-V4NPU_KERNEL(window_attention_plain_official, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
-  v4npu::cuda::attend<false, true>(p);
-}
-V4NPU_KERNEL(window_attention_packed, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
-  v4npu::cuda::attend<true, false>(p);
-}
-V4NPU_KERNEL(window_attention_packed_official, v4npu::cuda::kRowThreads, v4npu::cuda::Attention) {
-  v4npu::cuda::attend<true, true>(p);
-}
-V4NPU_KERNEL(window_attention_combine, v4npu::cuda::kWarp, v4npu::cuda::Attention) { v4npu::cuda::combine(p); }
+V4NPU_ATTENTION(window_attention)
