@@ -74,7 +74,7 @@ TOOLS = ("memcheck", "racecheck")
 UNCACHED = "PYTORCH_NO_CUDA_MEMORY_CACHING=1"
 PARTS = ("check", "invariance", "nano", "graph", "time", "peers", "transformers", "sanitizer")
 PROGRAM = [sys.executable, __file__]
-START_SECONDS = 60  # of a process besides, until its first step
+START_SECONDS = 120  # of a process besides, until its first step
 BEGUN, ENDED, LOST = "begun", "ended", "lost"  # said between rows: of a step, of all of them, of the device
 
 
@@ -205,12 +205,20 @@ def rows_of(args: argparse.Namespace, argv: Sequence[str]) -> Iterator[Row]:
             return
 
 
-def build_kernels(parts: Sequence[str], ops: Sequence[str]) -> Path:
-    """Fatbins of the kernels that the parts need, in build/cuda, by nvcc; a whole model needs all."""
+def build_kernels(parts: Sequence[str], ops: Sequence[str]) -> tuple[Path, str]:
+    """Fatbins of the kernels that the parts need, in build/cuda, by nvcc, and what was wrong with those that are not
+    there; a whole model needs all.
+    """
     ops = [] if {"nano", "graph", "transformers"} & set(parts) else ops
     needed = {name for op in ops for name in (op, *BORROWED.get(op, ()))}
-    script("backends/cuda/build.py").build(ROOT / "build/cuda", sorted(needed), jobs=os.cpu_count() or 2)
-    return ROOT / "build/cuda"
+    folder, compiler = ROOT / "build/cuda", script("backends/cuda/build.py")
+    try:
+        compiler.build(folder, sorted(needed), jobs=os.cpu_count() or 2)
+    except compiler.BuildError as error:
+        return folder, str(error)
+    except FileNotFoundError:
+        sys.exit("no nvcc is on the path: --kernels names a folder of kernels that were built elsewhere")
+    return folder, ""
 
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
@@ -251,14 +259,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if args.here:
         return Run(args, Gpu() if args.device == "cuda" else Cpu()).all()
-    if args.device == "cuda":
-        os.environ["V4NPU_CUDA_KERNELS"] = str(args.kernels or build_kernels(args.parts, args.op))
-    rows = []
+    rows: list[Row] = []
     with open(args.jsonl or os.devnull, "a") as out:
-        for row in rows_of(args, argv):
+
+        def note(row: Row) -> None:
             rows.append(row)
             print(json.dumps(row), file=out, flush=True)
             print(f"{len(rows):5} {cuda_status.line(row)}", file=sys.stderr, flush=True)
+
+        if args.device == "cuda":
+            folder, wrong = (args.kernels, "") if args.kernels else build_kernels(args.parts, args.op)
+            os.environ["V4NPU_CUDA_KERNELS"] = str(folder)
+            if wrong:  # the other operators still have something to say
+                note({"part": "build", "op": "", "case": "", "device": "nvcc", "status": f"failed: {wrong}"})
+        for row in rows_of(args, argv):
+            note(row)
     print(cuda_status.summary(rows))
     return int(any(map(cuda_status.failed, rows)))
 
