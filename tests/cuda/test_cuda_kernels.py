@@ -56,6 +56,18 @@ def test_a_row_alone_has_the_same_bits(gpu: EmulatedGpu, op: str, dtype: torch.d
             assert torch.equal(bits(one), bits(all_[r : r + 1]))
 
 
+@pytest.mark.parametrize("op,dtype", OP_DTYPES, ids=str)
+def test_tensors_at_odd_places_give_the_same_bits(gpu: EmulatedGpu, op: str, dtype: torch.dtype) -> None:
+    def further(a: Tensor) -> Tensor:
+        """One element behind the begin of memory, as a slice of a larger tensor may lie."""
+        return torch.empty(a.numel() + 1, dtype=a.dtype)[1:].view(a.shape).copy_(a)
+
+    args = sized(op, 11, 128, dtype)
+    moved = tuple(further(a) if isinstance(a, Tensor) and a.is_contiguous() else a for a in args)
+    for one, other in zip(gpu.run(op, args), gpu.run(op, moved), strict=True):
+        assert torch.equal(bits(one), bits(other))
+
+
 # Sizes at which loops with barriers come round again.
 LONGER: dict[str, tuple[tuple[int, int], ...]] = {"moe_experts": ((90, 32),)}
 
