@@ -87,10 +87,11 @@ def run(device: Device, op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
 
 
 @torch.inference_mode()
-def compare(device: Device, op: str, args: tuple[Any, ...], got: tuple[Tensor, ...]) -> str:
-    """What is wrong with the results of `op` on arguments on the CPU; empty if they may stand."""
-    heavy = work(op, args, got)[1] > ORACLE_ON_HOST
-    given = device.to(args) if heavy else args
+def compare(op: str, args: tuple[Any, ...], there: tuple[Any, ...], got: tuple[Tensor, ...]) -> str:
+    """What is wrong with the results of `op` on arguments on the CPU, or `there` on the device; empty if they may
+    stand.
+    """
+    given = there if work(op, args, got)[1] > ORACLE_ON_HOST else args
     naive = results_of(getattr(reference, op)(*first(op, given, len(args[0]))))
     oracle = results_of(getattr(reference, op)(*oracle_args(op, first(op, given, len(args[0])))))
     ratio = ERROR_RATIO[op]
@@ -104,10 +105,11 @@ def compare(device: Device, op: str, args: tuple[Any, ...], got: tuple[Tensor, .
 
 def check(device: Device, case: Case) -> Iterator[dict[str, Any]]:
     """Each call against the float64 oracle."""
+    whole = device.to(case.args)
     for tokens in case.tokens:
-        args = first(case.op, case.args, tokens)
-        got = run(device, case.op, device.to(args))
-        yield case.row(tokens) | {"status": compare(device, case.op, args, got) or "ok"}
+        args, there = (first(case.op, a, tokens) for a in (case.args, whole))
+        got = run(device, case.op, there)
+        yield case.row(tokens) | {"status": compare(case.op, args, there, got) or "ok"}
 
 
 def invariance(device: Device, case: Case) -> Iterator[dict[str, Any]]:
@@ -124,13 +126,13 @@ def invariance(device: Device, case: Case) -> Iterator[dict[str, Any]]:
 @torch.inference_mode()
 def timing(device: Device, case: Case, repeats: int, peaks: tuple[float, float]) -> Iterator[dict[str, Any]]:
     """Microseconds of each call, once its first tokens agree with the oracle; and the floor that the peaks make."""
+    whole = device.to(case.args)
     for tokens in case.tokens:
-        args = first(case.op, case.args, tokens)
-        there = device.to(args)
+        args, there = (first(case.op, a, tokens) for a in (case.args, whole))
         got, row = run(device, case.op, there), case.row(tokens)
-        few = first(case.op, args, min(COMPARED, tokens))
-        rows = [g[: len(r)] for g, r in zip(got, run(device, case.op, device.to(few)), strict=True)]
-        row["status"] = compare(device, case.op, few, tuple(rows)) or "ok"
+        few, few_there = (first(case.op, a, min(COMPARED, tokens)) for a in (args, there))
+        rows = [g[: len(r)] for g, r in zip(got, run(device, case.op, few_there), strict=True)]
+        row["status"] = compare(case.op, few, few_there, tuple(rows)) or "ok"
         if row["status"] == "ok":
             moved, flops = work(case.op, args, got)
             overload = getattr(torch.ops.v4npu, case.op)
