@@ -170,15 +170,14 @@ class Run:
 def rows_of(args: argparse.Namespace, argv: Sequence[str]) -> Iterator[Row]:
     """What a process of its own finds, and behind each step that ended one, another."""
     skip, left_out = 0, list[str]()
-    at: Row = {"part": args.parts[0], "op": "", "case": "", "device": args.device}
-
-    begun = False
+    at, begun = dict[str, Any](), False
 
     def patience() -> float:
         more = START_SECONDS if not begun else args.sanitizer_seconds if at["part"] == "sanitizer" else 0
         return float(args.seconds + more)
 
     while True:
+        at = {"part": args.parts[0], "op": "", "case": "start", "device": args.device}
         begun, last, how = False, "", "its process ended"
         again = [*PROGRAM, *argv, "--here", "--skip", str(skip), "--leave-out", *left_out]
         try:

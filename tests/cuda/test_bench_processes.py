@@ -66,7 +66,7 @@ def test_the_run_goes_on_behind_what_ends_its_process(tmp_path: Path, monkeypatc
 def test_a_process_that_does_not_start_is_a_row(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(bench, "PROGRAM", ["false"])
     assert bench.main(["check", "time", "--device", "cpu"]) == 1
-    assert "check: failed: its process ended with exit code 1" in " ".join(capsys.readouterr().err.split())
+    assert "check start: failed: its process ended with exit code 1" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_operator_that_nvcc_refuses_is_a_row_and_the_others_run(
