@@ -1,6 +1,6 @@
 // indexer_query on CUDA (sm_80 and later). A block of 8 warps takes 8 heads of a token, a warp to a head, which stays
 // in registers: RoPE, Hadamard and the rounding to e2m1 in one pass. Sines and cosines once per block. Shared memory:
-// 4 KiB.
+// 1 KiB.
 // Limits: 48 registers, 32 bytes of stack, 1024 bytes of shared memory.
 #include "v4npu/ops/indexer_query.h"
 
@@ -43,13 +43,11 @@ V4NPU_INLINE void head(const IndexerQueryParams& p, const T* q, T* out, const Tu
     V4NPU_UNROLL
     for (int i = 0; i < E; ++i) {
       v[i] = rounded<T>(v[i] * factor);
-      largest = magnitude(v[i]) > largest || is_nan(v[i]) ? magnitude(v[i]) : largest;
+      largest = larger_or_nan(largest, magnitude(v[i]));
     }
     V4NPU_UNROLL
-    for (int mask = 1; mask * E < kFp4Block; mask *= 2) {  // lanes of the same block of 32
-      const float other = bits_float(shuffle_xor(float_bits(largest), mask));
-      largest = other > largest || is_nan(other) ? other : largest;
-    }
+    for (int mask = 1; mask * E < kFp4Block; mask *= 2)  // lanes of the same block of 32
+      largest = larger_or_nan(largest, bits_float(shuffle_xor(float_bits(largest), mask)));
     const uint8_t scale = e2m1_block_scale(largest);  // 3 round to e2m1
     V4NPU_UNROLL
     for (int i = 0; i < E; ++i) v[i] = round_e2m1(v[i], scale);
