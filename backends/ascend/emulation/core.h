@@ -74,7 +74,6 @@ class Core {
   int vector_index() const { return is_cube() ? 0 : core_ - 1; }
   bool mixed() const { return shared_.mixed; }
   Launch& launch() { return launch_; }
-  const ArchLimits& limits() const { return limits_; }
   uint8_t* local(uint64_t address) {
     std::vector<uint8_t>& bytes = shared_.memory.bytes[owner_of(address)][static_cast<int>(space_of(address))];
     if (bytes.empty()) bytes.resize(static_cast<uint64_t>(capacity(space_of(address))), 0xff);
@@ -150,7 +149,7 @@ class Core {
     Flag& flag = flag_of(event, event_name, id, "SetFlag", at);
     const std::string call = "SetFlag<" + flag_name(event_name, id) + " at " + line_of(at) + ": ";
     if (flag.clock) fail(call + "already set at " + line_of(flag.at) + " and not waited for");
-    if (events_[event][id] == EventUse::Queue) fail(call + "a queue uses this event id");
+    if (held_[event][id]) fail(call + "a queue uses this event id");
     flag = {clocks().after(lane(from)), at, event_name};
   }
   void wait_flag(int event, const char* event_name, Pipe to, int id, const Where& at) {
@@ -205,26 +204,26 @@ class Core {
     }
   }
 
-  // ---- event ids: handed out by TPipe, and held by queues between EnQue and DeQue, FreeTensor and AllocTensor
+  // ---- event ids: held by queues between EnQue and DeQue, FreeTensor and AllocTensor
 
-  enum class EventUse : uint8_t { Free, Kernel, Queue };
-
-  int take_event(int event, const char* event_name, EventUse use, const Where& at) {
+  int free_event(int event, const char* event_name, const Where& at) const {
     for (int id = 0; id < kEventIds; ++id) {
-      if (events_[event][id] != EventUse::Free) continue;
-      // TPipe does not see the flags that a kernel sets with an id it only fetched.
-      const Flag& flag = flags_[event][id];
-      if (use == EventUse::Queue && flag.clock) {
-        fail("SetFlag<" + flag_name(event_name, id) + " at " + line_of(flag.at) + ": a queue takes this event id at " +
-             line_of(at) + ", before anything waited for the flag");
-      }
-      events_[event][id] = use;
-      return id;
+      if (!held_[event][id]) return id;
     }
     fail("no event id of " + std::string(event_name) + " is left of " + std::to_string(kEventIds) + " at " +
          line_of(at));
   }
-  void release_event(int event, int id) { events_[event][id] = EventUse::Free; }
+  int take_event(int event, const char* event_name, const Where& at) {
+    const int id = free_event(event, event_name, at);
+    const Flag& flag = flags_[event][id];  // TPipe does not see those that a kernel sets with an id it only fetched
+    if (flag.clock) {
+      fail("SetFlag<" + flag_name(event_name, id) + " at " + line_of(flag.at) + ": a queue takes this event id at " +
+           line_of(at) + ", before anything waited for the flag");
+    }
+    held_[event][id] = true;
+    return id;
+  }
+  void release_event(int event, int id) { held_[event][id] = false; }
 
   // ---- buffers on the chip
 
@@ -469,7 +468,7 @@ class Core {
   int block_, core_;
   const ArchLimits& limits_;
   Flag flags_[kEventKinds][kEventIds];
-  EventUse events_[kEventKinds][kEventIds] = {};
+  bool held_[kEventKinds][kEventIds] = {};  // event ids, by queues
   uint64_t used_[kSpaces] = {}, placed_[kSpaces] = {}, num_instructions_ = 0, num_buffers_ = 0;
   bool in_vector_function_ = false;
   std::vector<std::function<void()>> end_checks_;

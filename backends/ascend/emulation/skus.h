@@ -3,7 +3,8 @@
 // Sources: [arch] the architecture pages "NPU 2201" and "NPU 3510" of the asc-devkit documentation;
 //          [ini]  platform_config/*.ini of the CANN runtime, one file per SKU.
 // 950: of 256 KB UB the toolchain keeps 6 KB for the stack of vector functions and 2 KB for itself [arch].
-// 910B: all 192 KB are usable, but some basic APIs (Select modes 1 and 2) need the last 8 KB as scratch [arch].
+// 910B: all 192 KB are usable; the basic APIs that need the last 8 KB as scratch (Select modes 1 and 2) [arch] are not
+// emulated.
 #pragma once
 
 #include <cstdint>
@@ -12,18 +13,17 @@
 namespace v4npu::emulation {
 
 constexpr int64_t kKilo = 1024;
-constexpr int64_t kScratchUb = 8 * kKilo;  // what those APIs take on 2201
 
 struct ArchLimits {
-  int arch;                                            // value of __NPU_ARCH__
-  int64_t ub, l1, l0a, l0b, l0c, bias_table, fixpipe;  // bytes per core
-  int64_t l0mx;                                        // scales of L0A, and as many of L0B
+  int arch;                       // value of __NPU_ARCH__
+  int64_t ub, l1, l0a, l0b, l0c;  // bytes per core
+  int64_t l0mx;                   // scales of L0A, and as many of L0B
 };
 
 inline constexpr ArchLimits kArchLimits[] = {
-    //     UB           L1           L0A         L0B         L0C          BT         FB         MX  [arch]
-    {2201, 192 * kKilo, 512 * kKilo, 64 * kKilo, 64 * kKilo, 128 * kKilo, 1 * kKilo, 7 * kKilo, 0},
-    {3510, 248 * kKilo, 512 * kKilo, 64 * kKilo, 64 * kKilo, 256 * kKilo, 4 * kKilo, 4 * kKilo, 4 * kKilo},
+    //     UB           L1           L0A         L0B         L0C          MX  [arch]
+    {2201, 192 * kKilo, 512 * kKilo, 64 * kKilo, 64 * kKilo, 128 * kKilo, 0},
+    {3510, 248 * kKilo, 512 * kKilo, 64 * kKilo, 64 * kKilo, 256 * kKilo, 4 * kKilo},
 };
 
 struct Sku {

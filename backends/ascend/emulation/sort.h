@@ -137,14 +137,10 @@ void Extract(const LocalTensor<T>& dstValue, const LocalTensor<uint32_t>& dstInd
   }
 }
 
-// Elements of T that so many pairs take, and where the pair of an element lies.
+// Elements of T that so many pairs take.
 template <typename T>
 uint32_t GetSortLen(const uint32_t elemCount) {
   return elemCount * static_cast<uint32_t>(sizeof(v4npu::emulation::Pair) / sizeof(T));
-}
-template <typename T>
-uint32_t GetSortOffset(const uint32_t elemOffset) {
-  return GetSortLen<T>(elemOffset);
 }
 
 }  // namespace AscendC

@@ -28,7 +28,6 @@ namespace AscendC {
 template <typename T>
 class GlobalTensor {
  public:
-  using PrimType = T;
   static constexpr uint64_t kUnbounded = UINT64_MAX;
 
   void SetGlobalBuffer(__gm__ T* buffer, uint64_t size) {
@@ -55,14 +54,8 @@ class GlobalTensor {
 template <typename T>
 class LocalTensor {
  public:
-  using PrimType = T;
-
   LocalTensor() = default;
-  LocalTensor(uint64_t address, uint64_t end, TPosition position)
-      : address_(address),
-        end_(end),
-        position_(position),
-        size_((end - address) / sizeof(T) * v4npu::emulation::kValues<T>) {}
+  LocalTensor(uint64_t address, uint64_t end, TPosition position) : address_(address), end_(end), position_(position) {}
 
   // Placed by hand, in bytes of the memory of its position; tileSize in elements.
   LocalTensor(TPosition pos, uint32_t addr, uint32_t tileSize,
@@ -71,15 +64,12 @@ class LocalTensor {
   LocalTensor operator[](uint32_t offset) const {
     LocalTensor part = *this;
     part.address_ += uint64_t{offset} * sizeof(T) / v4npu::emulation::kValues<T>;
-    part.size_ = offset < size_ ? size_ - offset : 0;
     return part;
   }
   template <typename U>
   LocalTensor<U> ReinterpretCast() const {
     return LocalTensor<U>(address_, end_, position_);
   }
-  void SetSize(uint32_t size) { size_ = size; }
-  uint32_t GetSize() const { return size_; }
   int32_t GetPosition() const { return static_cast<int32_t>(position_); }
   uint64_t GetPhyAddr() const { return address_; }
   uint64_t end() const { return end_; }  // of the buffer it lies in
@@ -91,7 +81,6 @@ class LocalTensor {
  private:
   uint64_t address_ = 0, end_ = 0;
   TPosition position_ = TPosition::VECCALC;
-  uint32_t size_ = 0;
 };
 
 }  // namespace AscendC
@@ -286,7 +275,7 @@ namespace AscendC {
 
 template <typename T>
 LocalTensor<T>::LocalTensor(TPosition pos, uint32_t addr, uint32_t tileSize, const v4npu::emulation::Where& at)
-    : position_(pos), size_(tileSize) {
+    : position_(pos) {
   using namespace v4npu::emulation;
   const uint64_t bytes = uint64_t{tileSize} * sizeof(T) / kValues<T>;
   address_ = Core::current().place(space_at(pos), addr, bytes, at);

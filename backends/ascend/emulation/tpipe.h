@@ -111,7 +111,7 @@ class QueueState {
  private:
   void depart(QueueBuffer& buffer, int event, const Where& at) {
     Core& core = Core::current();
-    buffer.event_id = core.take_event(event, kEvents[event].name, Core::EventUse::Queue, at);
+    buffer.event_id = core.take_event(event, kEvents[event].name, at);
     buffer.clock = core.after(kEvents[event].from);
   }
   void land(QueueBuffer& buffer, int event, const Where& at) {
@@ -190,12 +190,6 @@ class TBuf {
   LocalTensor<T> Get() {
     return LocalTensor<T>(address_, address_ + bytes_, pos);
   }
-  template <typename T>
-  LocalTensor<T> Get(uint32_t len) {
-    LocalTensor<T> tensor = Get<T>();
-    tensor.SetSize(len);
-    return tensor;
-  }
 
  private:
   friend class TPipe;
@@ -221,29 +215,10 @@ class TPipe {
     return true;
   }
 
-  template <HardEvent event>
-  TEventID AllocEventID(const Where& at = Where::current()) {
-    return take(event, at);
-  }
-  template <HardEvent event>
-  void ReleaseEventID(TEventID id) {
-    Core::current().release_event(static_cast<int>(event), id);
-  }
   // An id that is free now, for a flag that is waited for before anything else takes one.
-  template <HardEvent event>
-  TEventID FetchEventID(const Where& at = Where::current()) {
-    return FetchEventID(event, at);
-  }
   TEventID FetchEventID(HardEvent event, const Where& at = Where::current()) {
-    const TEventID id = take(event, at);
-    Core::current().release_event(static_cast<int>(event), id);
-    return id;
-  }
-
- private:
-  static TEventID take(HardEvent event, const Where& at) {
-    return static_cast<TEventID>(Core::current().take_event(
-        static_cast<int>(event), v4npu::emulation::pipes_of(event).name, Core::EventUse::Kernel, at));
+    const char* name = v4npu::emulation::pipes_of(event).name;
+    return static_cast<TEventID>(Core::current().free_event(static_cast<int>(event), name, at));
   }
 };
 

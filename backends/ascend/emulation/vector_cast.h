@@ -67,16 +67,8 @@ struct CastRule<float, float> : Supported<Rounding::kAnyMode> {  // to a whole n
   static float apply(const Op&, float x, RoundMode mode) { return rounded(x, mode); }
 };
 template <>
-struct CastRule<int32_t, float> : Supported<Rounding::kAnyMode> {
-  static int32_t apply(const Op& op, float x, RoundMode mode) { return fitting<int32_t>(op, rounded(x, mode)); }
-};
-template <>
 struct CastRule<float, int32_t> : Supported<Rounding::kNearestOnly> {
   static float apply(const Op&, int32_t x, RoundMode) { return static_cast<float>(x); }
-};
-template <>
-struct CastRule<float, int64_t> : Supported<Rounding::kNearestOnly> {
-  static float apply(const Op&, int64_t x, RoundMode) { return static_cast<float>(x); }
 };
 template <>
 struct CastRule<int16_t, int32_t> : Supported<Rounding::kExact> {

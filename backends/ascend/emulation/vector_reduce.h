@@ -1,4 +1,4 @@
-// Reductions, gather, compare and select over the first `count` elements of tensors in the UB.
+// Reductions and gather over the first `count` elements of tensors in the UB.
 #pragma once
 
 #include <limits>
@@ -123,43 +123,6 @@ void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTen
   op.require(dst.GetPhyAddr() != src.GetPhyAddr() && dst.GetPhyAddr() != srcOffset.GetPhyAddr(),
              "the destination of a gather must not be a source");
   std::copy(picked.begin(), picked.end(), op.write(dst, count));
-}
-
-// One bit an element, the lowest first. Only whole repeats of 256 bytes are compared.
-template <typename T, typename U>
-void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE cmpMode,
-             uint32_t count, const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kFloating<T> && kOneOf<U, int8_t, uint8_t>);
-  Op op("Compare", Pipe::V, at);
-  op.require(count * sizeof(T) % kRepeatBytes == 0, std::to_string(count) + " elements are not whole repeats");
-  const T* a = op.read(src0, count);
-  const T* b = op.read(src1, count);
-  U* out = op.write(dst, count / 8);
-  for (uint32_t i = 0; i < count; ++i) {
-    const float x = a[i], y = b[i];
-    const bool bits[] = {x<y, x> y, x == y, x <= y, x >= y, x != y};  // in the order of CMPMODE
-    const int mask = 1 << i % 8;
-    out[i / 8] = static_cast<U>(bits[static_cast<int>(cmpMode)] ? out[i / 8] | mask : out[i / 8] & ~mask);
-  }
-}
-
-// src0 where the bit is set, else src1.
-template <typename T, typename U>
-void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,
-            const LocalTensor<T>& src1, SELMODE selMode, uint32_t count,
-            const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
-  using namespace v4npu::emulation;
-  static_assert(kFloating<T> && kOneOf<U, uint8_t, uint16_t, uint32_t, uint64_t>);
-  Op op("Select", Pipe::V, at);
-  op.require(selMode == SELMODE::VSEL_TENSOR_TENSOR_MODE, "only VSEL_TENSOR_TENSOR_MODE is emulated");
-  op.require(kIs3510 || op.core().used(Space::UB) + kScratchUb <= static_cast<uint64_t>(op.core().limits().ub),
-             "2201 needs the last 8 KB of the UB as scratch");
-  const uint8_t* bits = op.read(selMask.template ReinterpretCast<uint8_t>(), (count + 7) / 8);
-  const T* a = op.read(src0, count);
-  const T* b = op.read(src1, count);
-  T* out = op.write(dst, count);
-  for (uint32_t i = 0; i < count; ++i) out[i] = bits[i / 8] >> i % 8 & 1 ? a[i] : b[i];
 }
 
 }  // namespace AscendC
