@@ -117,6 +117,11 @@ CUBE: Faults = {
         "first_buffer_.Get<half>()", "AscendC::LocalTensor<half>(TPosition::A1, L1_BYTES - 480, kCount)",
         r"LocalTensor at <first_ = >: \d+ bytes of L1 needed, 32 more than the \d+ there are",
     ),
+    "event id that TPipe keeps": (
+        "  CubePipes pipes(x, out);\n",
+        "  CubePipes pipes(x, out);\n  AscendC::SetFlag<HardEvent::M_MTE1>(EVENT_ID2);\n",
+        r"SetFlag<HardEvent::M_MTE1>\(2\) at <SetFlag<HardEvent::M_MTE1>: a queue or TPipe itself uses this event id",
+    ),
     "misaligned load": (
         "LoadData(right_,", "LoadData(right_[kSize],",
         r"LoadData at <LoadData(right_[kSize]> \(pipe MTE1\): misaligned, byte 32 of the buffer of"

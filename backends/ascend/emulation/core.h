@@ -149,7 +149,7 @@ class Core {
     Flag& flag = flag_of(event, event_name, id, "SetFlag", at);
     const std::string call = "SetFlag<" + flag_name(event_name, id) + " at " + line_of(at) + ": ";
     if (flag.clock) fail(call + "already set at " + line_of(flag.at) + " and not waited for");
-    if (held_[event][id]) fail(call + "a queue uses this event id");
+    if (held_[event][id]) fail(call + "a queue or TPipe itself uses this event id");
     flag = {clocks().after(lane(from)), at, event_name};
   }
   void wait_flag(int event, const char* event_name, Pipe to, int id, const Where& at) {
@@ -204,7 +204,7 @@ class Core {
     }
   }
 
-  // ---- event ids: held by queues between EnQue and DeQue, FreeTensor and AllocTensor
+  // ---- event ids: held by queues between EnQue and DeQue, FreeTensor and AllocTensor, and some by TPipe itself
 
   int free_event(int event, const char* event_name, const Where& at) const {
     for (int id = 0; id < kEventIds; ++id) {
@@ -468,7 +468,7 @@ class Core {
   int block_, core_;
   const ArchLimits& limits_;
   Flag flags_[kEventKinds][kEventIds];
-  bool held_[kEventKinds][kEventIds] = {};  // event ids, by queues
+  bool held_[kEventKinds][kEventIds] = {};  // event ids, by queues and TPipe
   uint64_t used_[kSpaces] = {}, placed_[kSpaces] = {}, num_instructions_ = 0, num_buffers_ = 0;
   bool in_vector_function_ = false;
   std::vector<std::function<void()>> end_checks_;

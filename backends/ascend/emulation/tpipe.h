@@ -201,6 +201,14 @@ class TPipe {
   using Core = v4npu::emulation::Core;
 
  public:
+  // On a cube core it keeps ids 0 to 2 of M_MTE1, whose flags it sets itself (kernel_tpipe_impl.h of the public
+  // headers).
+  explicit TPipe(const Where& at = Where::current()) {
+    for (int i = 0; Core::current().is_cube() && i < 3; ++i) {
+      Core::current().take_event(static_cast<int>(HardEvent::M_MTE1), "M_MTE1", at);
+    }
+  }
+
   template <TPosition pos, int32_t depth>
   bool InitBuffer(TQue<pos, depth>& que, uint8_t num, uint32_t len, const Where& at = Where::current()) {
     que.state_->add_buffers(num, len, at);
