@@ -117,6 +117,10 @@ CUBE: Faults = {
         "first_buffer_.Get<half>()", "AscendC::LocalTensor<half>(TPosition::A1, L1_BYTES - 480, kCount)",
         r"LocalTensor at <first_ = >: \d+ bytes of L1 needed, 32 more than the \d+ there are",
     ),
+    "stride too large for the copy to L1": (
+        "0, kSize, kSize, 1, 0)", "0, kSize, 16385, 1, 0)",
+        r"DataCopy at <DataCopy(first_> \(pipe MTE2\): nValue and destination strides end at 16384",
+    ),
     "event id that TPipe keeps": (
         "  CubePipes pipes(x, out);\n",
         "  CubePipes pipes(x, out);\n  AscendC::SetFlag<HardEvent::M_MTE1>(EVENT_ID2);\n",

@@ -156,6 +156,13 @@ void move_fractal(Op& op, const Local<T>& to, const Local<T>& from) {
   }
 }
 
+// Of the copies to Nz (their reference pages).
+constexpr int64_t kMaxNz = 16384, kMaxNdColumns = 65535;
+inline void check_nz(const Op& op, int64_t rows, int64_t column_stride, int64_t row_stride) {
+  op.require(column_stride >= 1 && row_stride >= 1, "destination strides start at 1");
+  op.require(std::max({rows, column_stride, row_stride}) <= kMaxNz, "nValue and destination strides end at 16384");
+}
+
 template <typename T>
 void check_load(const Op& op, const Local<T>& dst, const Local<T>& src) {
   op.require(lies_in(src, Space::L1) && (lies_in(dst, Space::L0A) || lies_in(dst, Space::L0B)),
@@ -245,7 +252,8 @@ void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Nd2Nz
   Op op("DataCopy", Pipe::MTE2, at);
   op.require(lies_in(dst, Space::L1), "an ND2NZ copy goes to L1");
   op.require(params.ndNum == 1 && params.nValue > 0 && params.dValue > 0, "one matrix that is not empty is emulated");
-  op.require(params.dstNzC0Stride >= 1 && params.dstNzNStride >= 1, "destination strides start at 1");
+  check_nz(op, params.nValue, params.dstNzC0Stride, params.dstNzNStride);
+  op.require(params.dValue <= kMaxNdColumns && params.srcDValue <= kMaxNdColumns, "dValue and srcDValue end at 65535");
   constexpr int64_t kColumns = kBlockBytes / sizeof(T);
   for (int64_t row = 0; row < params.nValue; ++row) {
     const int64_t start = row * static_cast<int64_t>(params.srcDValue) * sizeof(T);
@@ -263,7 +271,7 @@ template <typename T>
 void LoadData(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LoadData2DParams& params,
               const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
   using namespace v4npu::emulation;
-  static_assert(kCubeOperand<T>);
+  static_assert(kCubeOperand<T> && !kFp8Operand<T>, "fp8 is loaded with LoadData2DParamsV2");
   Op op("LoadData", Pipe::MTE1, at);
   check_load(op, dst, src);
   op.require(!params.ifTranspose && params.addrMode == 0, "transposing and descending loads are not emulated");

@@ -128,7 +128,7 @@ void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Dn2Nz
   Op op("DataCopy", Pipe::MTE2, at);
   op.require(lies_in(dst, Space::L1), "a DN2NZ copy goes to L1");
   op.require(params.dnNum == 1 && params.nValue > 0 && params.dValue > 0, "one matrix that is not empty is emulated");
-  op.require(params.dstNzC0Stride >= 1 && params.dstNzNStride >= 1, "destination strides start at 1");
+  check_nz(op, params.nValue, params.dstNzC0Stride, params.dstNzNStride);
   constexpr int64_t kColumns = kBlockBytes / sizeof(T);
   for (int64_t row = 0; row < params.dValue; row += kColumns) {
     const int64_t count = std::min<int64_t>(kColumns, params.dValue - row);
