@@ -94,9 +94,7 @@ class QueryPlan {
 
   __aicore__ inline void run() {
     AscendC::Duplicate(words_, 0, kPlanWords);
-    const AscendC::TEventID clear = pipe_.FetchEventID(AscendC::HardEvent::V_S);
-    AscendC::SetFlag<AscendC::HardEvent::V_S>(clear);
-    AscendC::WaitFlag<AscendC::HardEvent::V_S>(clear);
+    pass<AscendC::HardEvent::V_S>(pipe_);
     int64_t all = total(), done = 0, block = 0;
     for (; together_ > 1 && all < kFewTiles * blocks_; all = total()) together_ /= 2;
     work_.select(0);
@@ -107,9 +105,7 @@ class QueryPlan {
       done += tiles;
     }
     for (; block <= blocks_; ++block) record(block, 0, num_tokens_, 0);  // nothing is left
-    const AscendC::TEventID ready = pipe_.FetchEventID(AscendC::HardEvent::S_MTE3);
-    AscendC::SetFlag<AscendC::HardEvent::S_MTE3>(ready);
-    AscendC::WaitFlag<AscendC::HardEvent::S_MTE3>(ready);
+    pass<AscendC::HardEvent::S_MTE3>(pipe_);
     AscendC::DataCopy(plan_, words_, kPlanWords);
   }
 

@@ -71,7 +71,7 @@ class StreamMixes {
       AscendC::PipeBarrier<PIPE_V>();
       AscendC::Div(mean, ones_, mean, 1);
     }
-    wait_for_vectors(pipe);
+    pass<AscendC::HardEvent::V_S>(pipe);
     for (int32_t t = 0; t < tokens; ++t) {
       const F32 row = mixes_[t * stride_];
       AscendC::Muls(row, row, row.GetValue(square_at), num_mixes_);
@@ -88,7 +88,7 @@ class StreamMixes {
     AscendC::Adds(sigmoids_, sigmoids_, 1.0f, all);
     AscendC::PipeBarrier<PIPE_V>();
     AscendC::Div(sigmoids_, ones_, sigmoids_, all);
-    wait_for_vectors(pipe);
+    pass<AscendC::HardEvent::V_S>(pipe);
   }
 
   // The streams of token + t, each times its sigmoid plus `eps`, added up into y.
@@ -124,12 +124,6 @@ class StreamMixes {
   static constexpr int32_t kTile = 2048;
   static constexpr int32_t kSlot = 8;  // floats in a block of 32 bytes
   static constexpr int32_t kMaxStride = (2 + kMaxStreams) * kMaxStreams + kSlot;
-
-  __aicore__ inline void wait_for_vectors(AscendC::TPipe& pipe) {
-    const AscendC::TEventID done = pipe.FetchEventID(AscendC::HardEvent::V_S);
-    AscendC::SetFlag<AscendC::HardEvent::V_S>(done);
-    AscendC::WaitFlag<AscendC::HardEvent::V_S>(done);
-  }
 
   __aicore__ inline void load(int64_t start, int32_t count) {
     AscendC::LocalTensor<T> in = stream_queue_.template AllocTensor<T>();
