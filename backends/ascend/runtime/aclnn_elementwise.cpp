@@ -142,8 +142,7 @@ aclScalar constant(double value) { return {ACL_DOUBLE, value, static_cast<int64_
 
 Work fill(const aclTensor* self, const aclScalar& value) {
   const View x = view(self);
-  if (is_floating(x.type)) return [=] { map1<double>(x, x, [&](double) { return value.real; }); };
-  return [=] { map1<int64_t>(x, x, [&](int64_t) { return value.integer; }); };
+  return [=] { fill_view(x, value); };
 }
 
 }  // namespace

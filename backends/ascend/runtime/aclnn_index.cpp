@@ -195,14 +195,6 @@ Work select(const aclTensor* self, int64_t dim, const aclTensor* index, const ac
   };
 }
 
-void fill_view(const View& to, const aclScalar& value) {
-  if (is_floating(to.type))
-    map1<double>(to, to, [&](double) { return value.real; });
-  else
-    map1<int64_t>(to, to, [&](int64_t) { return value.integer; });
-}
-
-// index: values on the host.
 // The places are known now, or when the work is done if they lie on the device.
 std::function<Sizes()> places(const aclIntArray* index) {
   return [where = index->values] { return where; };

@@ -226,6 +226,13 @@ inline void copy_view(const View& to, const View& from) {
   is_floating(to.type) || is_floating(from.type) ? map1<double>(to, from, same) : map1<int64_t>(to, from, same);
 }
 
+inline void fill_view(const View& to, const aclScalar& value) {
+  if (is_floating(to.type))
+    map1<double>(to, to, [&](double) { return value.real; });
+  else
+    map1<int64_t>(to, to, [&](int64_t) { return value.integer; });
+}
+
 template <typename W, typename F>
 void map2(const View& out, const View& a, const View& b, F f) {
   const View* const views[] = {&out, &a, &b};
