@@ -28,7 +28,7 @@ def kernel_ops() -> list[str]:
 
 
 def kernel_path(op: str, arch: int | None) -> Path:
-    """The kernel of `op` for an architecture: its own file if there is one, such as rope_kernel_dav3510.asc."""
+    """The kernel of `op` for an architecture: its own file if there is one, such as fp8_linear_kernel_dav3510.asc."""
     own = ASCEND / f"ops/{op}_kernel_dav{arch}.asc"
     return own if own.exists() else ASCEND / f"ops/{op}_kernel.asc"
 

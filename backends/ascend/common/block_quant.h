@@ -21,22 +21,20 @@ namespace v4npu {
 struct E4m3 {
   static constexpr int32_t kLargest = 0x43e00000;         // 448
   static constexpr int32_t kSmallestNormal = 0x3c800000;  // 2^-6, code 8
-  static constexpr int32_t kSmallestNormalCode = 8;
-  static constexpr uint32_t kDroppedBits = 20;  // of fp32's 23 mantissa bits
-  static constexpr float kStep = 0x1p14f;       // last place 2^-9
+  static constexpr uint32_t kDroppedBits = 20;            // of fp32's 23 mantissa bits
+  static constexpr float kStep = 0x1p14f;                 // last place 2^-9
   static constexpr int32_t kStepBits = 0x46800000;
   static constexpr uint32_t kSignBit = 7;
   static constexpr float kAmaxFloor = 1e-4f;
   static constexpr bool kNanScale = false;
   static constexpr float kInverseLargest = 1.0f / 448.0f;
-  static constexpr int32_t kHasNan = 1;  // the code after the largest value
+  static constexpr bool kHasNan = true;  // the code after the largest value
   static constexpr int32_t kPerByte = 1;
 };
 
 struct E2m1 {
   static constexpr int32_t kLargest = 0x40c00000;         // 6
   static constexpr int32_t kSmallestNormal = 0x3f800000;  // 1, code 2
-  static constexpr int32_t kSmallestNormalCode = 2;
   static constexpr uint32_t kDroppedBits = 22;
   static constexpr float kStep = 0x1p22f;  // last place 1/2
   static constexpr int32_t kStepBits = 0x4a800000;
@@ -44,7 +42,7 @@ struct E2m1 {
   static constexpr float kAmaxFloor = 0x1.8p-124f;  // 6 * 2^-126
   static constexpr bool kNanScale = true;           // of a block with a NaN, which no code stands for
   static constexpr float kInverseLargest = 1.0f / 6.0f;
-  static constexpr int32_t kHasNan = 0;
+  static constexpr bool kHasNan = false;
   static constexpr int32_t kPerByte = 2;
 };
 
@@ -228,7 +226,7 @@ class BlockQuantKernel {
     AscendC::ShiftLeft(sign_, sign_, Format::kSignBit, count);
     AscendC::ShiftRight(uint32(magnitude), uint32(magnitude), 1u, count);
     AscendC::PipeBarrier<PIPE_V>();
-    if constexpr (Format::kHasNan != 0) mark_nan(magnitude, count);
+    if constexpr (Format::kHasNan) mark_nan(magnitude, count);
     AscendC::Mins(magnitude, magnitude, Format::kLargest, count);
     AscendC::PipeBarrier<PIPE_V>();
     AscendC::Maxs(normal_, magnitude, Format::kSmallestNormal, count);

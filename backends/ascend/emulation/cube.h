@@ -84,9 +84,7 @@ struct FixpipeParamsV220 {
   uint16_t nSize = 0, mSize = 0, srcStride = 0;
   uint32_t dstStride = 0;
   QuantMode_t quantPre = QuantMode_t::NoQuant;
-  uint16_t ndNum = 1;
   bool reluEn = false;
-  uint8_t unitFlag = 0;
 };
 
 }  // namespace AscendC
@@ -313,7 +311,7 @@ void Fixpipe(const GlobalTensor<T>& dst, const LocalTensor<U>& src, const Fixpip
   const QuantMode_t expected = std::is_same_v<T, float> ? NoQuant : std::is_same_v<T, half> ? F322F16 : F322BF16;
   op.require(lies_in(src, Space::L0C), "comes from L0C");
   op.require(params.quantPre == expected, "quantPre does not fit the type of the output");
-  op.require(params.ndNum == 1 && !params.reluEn && params.unitFlag == 0, "ndNum, reluEn, unitFlag are not emulated");
+  op.require(!params.reluEn, "reluEn is not emulated");
   op.require(params.mSize > 0 && params.nSize > 0 && params.nSize % 16 == 0, "nSize must be a multiple of 16");
   for (int64_t m = 0; m < params.mSize; ++m) {
     for (int64_t n = 0; n < params.nSize; n += kFractalRows) {

@@ -162,9 +162,7 @@ struct FixpipeParamsArch3510 {
       : nSize(nSizeIn), mSize(mSizeIn), srcStride(srcStrideIn), dstStride(dstStrideIn) {}
   uint16_t nSize = 0, mSize = 0, srcStride = 0;
   uint32_t dstStride = 0;
-  QuantMode_t quantPre = QuantMode_t::NoQuant;
-  bool reluEn = false;
-  uint8_t unitFlag = 0, dualDstCtl = 0;
+  uint8_t dualDstCtl = 0;
   bool subBlockId = false;
 };
 
@@ -179,8 +177,6 @@ void Fixpipe(const LocalTensor<T>& dst, const LocalTensor<U>& src, const Fixpipe
   Op op("Fixpipe", Pipe::FIX, at);
   op.require(op.core().mixed(), "the kernel's type runs no vector cores beside the cube core");
   op.require(lies_in(src, Space::L0C) && lies_in(dst, Space::UB), "goes from L0C to the UB");
-  op.require(params.quantPre == NoQuant && !params.reluEn && params.unitFlag == 0,
-             "quantPre, reluEn and unitFlag are not emulated");
   op.require(params.dualDstCtl <= 2, "dualDstCtl is 0, 1 or 2");
   op.require(params.mSize > 0 && params.nSize > 0 && params.nSize % 16 == 0, "nSize must be a multiple of 16");
   const bool rows = params.dualDstCtl == 1, columns = params.dualDstCtl == 2;

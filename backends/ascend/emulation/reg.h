@@ -286,8 +286,8 @@ struct MaskReg : v4npu::emulation::Mask {};
 struct DefaultType {};
 
 enum class MaskMergeMode { UNKNOWN, MERGING, ZEROING };
-enum class MaskPattern { ALL, VL1, VL2, VL3, VL4, VL8, VL16, VL32, VL64, VL128, M3, M4, H, Q, ALLF = 15 };
-enum class MemType { VEC_STORE, VEC_LOAD, SCALAR_STORE, SCALAR_LOAD, VEC_ALL, SCALAR_ALL };
+enum class MaskPattern { ALL, VL1 };  // every element, the first one
+enum class MemType { VEC_STORE, VEC_LOAD, VEC_ALL };
 
 // The element type of an operand; a type named beside it must be the same.
 namespace detail {
@@ -317,18 +317,8 @@ MaskReg make_mask(F set) {
 template <typename T, MaskPattern mode = MaskPattern::ALL, const RegTrait& regTrait = RegTraitNumOne>
 MaskReg CreateMask(const v4npu::emulation::Where& at = v4npu::emulation::Where::current()) {
   using namespace v4npu::emulation;
-  static constexpr int kFirst[] = {0, 1, 2, 3, 4, 8, 16, 32, 64, 128};
-  constexpr int lanes = kVectorLanes<T>, pattern = static_cast<int>(mode);
   RegOp("Reg::CreateMask", Unit::Dual, 1, at);
-  return detail::make_mask<T>([](int i) {
-    if constexpr (mode == MaskPattern::ALL) return true;
-    if constexpr (mode == MaskPattern::M3) return i % 3 == 0;
-    if constexpr (mode == MaskPattern::M4) return i % 4 == 0;
-    if constexpr (mode == MaskPattern::H) return i < lanes / 2;
-    if constexpr (mode == MaskPattern::Q) return i < lanes / 4;
-    if constexpr (mode == MaskPattern::ALLF) return false;
-    return pattern < 10 && i < kFirst[pattern % 10];
-  });
+  return detail::make_mask<T>([](int i) { return mode == MaskPattern::ALL || i == 0; });
 }
 
 // The first scalarValue elements, which then counts what a further register has left to do.

@@ -5,7 +5,7 @@
 
 namespace AscendC::Reg {
 
-enum class LoadDist { DIST_NORM, DIST_BRC_B8, DIST_BRC_B16, DIST_BRC_B32, DIST_UNPACK_B16 };
+enum class LoadDist { DIST_NORM, DIST_BRC_B8, DIST_BRC_B32, DIST_UNPACK_B16 };
 enum class StoreDist { DIST_NORM, DIST_FIRST_ELEMENT_B8, DIST_FIRST_ELEMENT_B32, DIST_PACK_B32, DIST_PACK4_B32 };
 
 namespace detail {
@@ -74,8 +74,7 @@ void load(Register& dst, uint64_t address, const Where& at) {
     static_assert(width == 2, "the mode is for another width");
     load_runs(op, dst, address, width, 2 * width);
   } else {
-    using enum LoadDist;
-    static_assert(width == (dist == DIST_BRC_B8 ? 1 : dist == DIST_BRC_B16 ? 2 : 4), "the mode is for another width");
+    static_assert(width == (dist == LoadDist::DIST_BRC_B8 ? 1 : 4), "the mode is for another width");
     load_repeated(op, dst, address, width);
   }
 }

@@ -1,7 +1,7 @@
 // Vector instructions over the first `count` elements of tensors in the UB, for the types that 2201 and 3510 both take.
 //
 // Arithmetic is IEEE single, rounded to 16 bits once where the type is. Not modelled: subnormals, which the chip may
-// flush to zero; Max of a NaN gives the second operand.
+// flush to zero; Max, Maxs and Mins of a NaN give the second operand.
 #pragma once
 
 #include <cmath>
