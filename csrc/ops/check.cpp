@@ -252,10 +252,13 @@ void Check::keys(const Tensor& t, Axis& head_dim, ScalarType activations) {
   const bool three = t.defined() && t.dim() == 3;
   const bool is_fp8 = three && t.size(2) == fp8.row();
   const bool packed = three && t.scalar_type() == ScalarType::Byte;
-  require(!packed || is_fp8 || t.size(2) == fp4.row(), "keys",
-          ("packed rows of " + std::to_string(fp4.row()) + " (FP4) or " + std::to_string(fp8.row()) + " (FP8) bytes")
-              .c_str(),
-          describe(t));
+  const bool even = *head_dim % 2 == 0;  // FP4 has two values to a byte
+  if (packed && !is_fp8 && !(even && t.size(2) == fp4.row())) {
+    fail("keys",
+         "packed rows of " + (even ? std::to_string(fp4.row()) + " (FP4) or " : "") + std::to_string(fp8.row()) +
+             " (FP8) bytes",
+         describe(t));
+  }
   pages("keys", t, head_dim, is_fp8 ? fp8 : fp4, activations);
 }
 

@@ -75,3 +75,13 @@ def test_frequencies_whose_count_overflows_are_refused():
     args[2] = torch.zeros(1).expand(2**62)
     with pytest.raises(ValueError, match=r"v4npu\.rope: freqs must be float32 \[rope_dim/2\] with rope_dim at most"):
         ops.rope(*args)
+
+
+@pytest.mark.parametrize("op", ["indexer_scores", "indexer_topk"])
+def test_keys_of_an_odd_number_of_values_are_not_packed_as_fp4(op):
+    """Two values share a byte: the last would be left out."""
+    args = list(arguments(op, torch.bfloat16, official=True))
+    args[0] = args[0][..., :7]
+    args[2] = torch.zeros(*args[2].shape[:2], 7 // 2 + 1, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=rf"v4npu\.{op}: keys must be packed rows of 11 \(FP8\) bytes, got uint8 \["):
+        getattr(ops, op)(*args)
