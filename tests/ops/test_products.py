@@ -199,6 +199,18 @@ def test_official_experts_propagate_nan_and_infinity_to_their_own_tokens_only() 
         assert torch.equal(bits(got[others]), bits(clean[others]))
 
 
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_official_experts_round_what_is_beside_infinity_as_act_quant_does(dtype: torch.dtype) -> None:
+    """-1.5 * 2^127 times 1.5 is minus infinity, and NaN beside infinity; half of it would be finite."""
+    x, w = torch.zeros(1, 32, dtype=dtype), torch.ones(32, 32)
+    x[0, 0], x[0, 5], w[:, 5] = torch.inf, -1.5 * 2.0**127, 1.5
+    w, scale = quantise_weight_fp4(w)
+    gate = ops.fp4_linear(*ops.act_quant(x, 128), w, scale, dtype)
+    stack = (w[None], scale[None])
+    got = ops.moe_experts(x, torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1), *stack, *stack, *stack, 0.0, True)
+    assert gate.isnan().all() and got.isnan().all()
+
+
 @pytest.mark.parametrize("bad", [-1, 9, 1 << 30])
 @pytest.mark.parametrize("compute", [ops.moe_experts, reference.moe_experts], ids=["kernel", "reference"])
 def test_an_expert_that_does_not_exist_is_refused(compute: Any, bad: int) -> None:

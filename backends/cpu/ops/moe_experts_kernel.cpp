@@ -80,7 +80,7 @@ void fp8_round(const T* x, int64_t n, E* out) {
     uint8_t scale = e4m3_block_scale(amax);
     down = bits_float(static_cast<uint32_t>(254 - scale) << 23);
     if (strange && __builtin_isinf(amax))
-      scale = 254, down = 0x1p-64f, extra = 0x1p-64f;  // infinity stays so: 448 * 2^127
+      scale = 254, down = 0x1p-64f, extra = 0x1p-63f;  // infinity stays so: 448 * 2^127
     const float up = e8m0_decode(scale);
     for (int64_t j = 0; j < (m + 15) / 16 * 16; ++j) {
       const float y = v[j] * down * extra;
