@@ -42,6 +42,19 @@ def test_no_picks_are_no_entries(dtype, official):
         assert torch.equal(ops.csa_attention(*args[:5], none, *args[6:]), wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("heads, dim", [(3, 0), (0, 16)])
+@pytest.mark.usefixtures("isa")
+def test_scores_of_nothing_are_zero(heads, dim, official, dtype):
+    q, weights, keys = torch.ones(5, heads, dim, dtype=dtype), torch.ones(5, heads, dtype=dtype), torch.ones(40, 1, dim)
+    table, tokens, start = (torch.tensor(v, dtype=torch.int32) for v in ([[*range(40)]], [0, 5], [35]))
+    scores = ops.indexer_scores(q, weights, keys.to(dtype), table, tokens, start, 1, official)
+    assert torch.equal(
+        scores, torch.zeros(5, 40).masked_fill(torch.arange(40) > torch.arange(35, 40)[:, None], -torch.inf)
+    )
+
+
 @pytest.mark.parametrize("op", [op for op in _C.op_names() if op not in ("fp4_act_quant", "indexer_topk")])
 def test_no_tokens_have_a_gradient_too(op):
     args = list(sized(op, 0, 16))

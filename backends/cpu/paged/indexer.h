@@ -158,7 +158,8 @@ V4NPU_INLINE void load_keys(const Params& p, int64_t b, int64_t first, int64_t n
 // out[column][key] of COLUMNS heads and VECTORS groups of keys, summed in ascending order.
 template <Lane L, int COLUMNS, int VECTORS>
 static void dots(const IndexerTile& tile, const float* q, const float* keys, float* out) {
-  for (int64_t first = 0; first < tile.steps; first += kDotDims) {
+  int64_t first = 0;
+  do {  // once if there is nothing to sum: 0
     const int64_t end = first + kDotDims < tile.steps ? first + kDotDims : tile.steps;
     f32x16 sum[COLUMNS][VECTORS];
     for (int c = 0; c < COLUMNS; ++c) {
@@ -178,7 +179,8 @@ static void dots(const IndexerTile& tile, const float* q, const float* keys, flo
         store(to, first == 0 ? sum[c][v] : load(to) + sum[c][v]);
       }
     }
-  }
+    first += kDotDims;
+  } while (first < tile.steps);
 }
 
 // Of all columns from `first` on, with the groups of keys from `key` on.
@@ -256,7 +258,7 @@ V4NPU_INLINE void score(const IndexerTile& tile, int64_t begin, int64_t end, int
   const int64_t first = begin * tile.heads, columns = (end - begin) * tile.heads;
   const float* weights = tile.weights + first;
 #ifdef V4NPU_HAS_AMX
-  if (kLane<T> == Lane::kPair && tile.heads % kLanes == 0) {
+  if (kLane<T> == Lane::kPair && tile.heads % kLanes == 0 && tile.heads > 0) {
     tile_scores(tile.q + first * tile.padded, tile.padded, tile.keys, weights, tile.heads, columns, tile.dots,
                 tile.scores, [](f32x16 v) __attribute__((always_inline)) { return quickly_rounded<R>(v); });
   } else
