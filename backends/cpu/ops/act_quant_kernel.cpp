@@ -15,17 +15,9 @@ void rows(const ActQuantParams& p, int64_t begin, int64_t end) {
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * p.block_size, n = p.n - first < p.block_size ? p.n - first : p.block_size;
       const T* x = static_cast<const T*>(p.x) + r * p.n + first;
-      uint8_t* q = p.q + r * p.n + first;
       const uint8_t scale = e4m3_block_scale(largest_magnitude(x, n));  // 1 amax   2 scale
-      const f32x16 inverse = set1(e8m0_inverse(scale));
       p.scale[r * blocks + b] = scale;
-      int64_t i = 0;
-      for (; i + kLanes <= n; i += kLanes) store_e4m3(q + i, load(x + i) * inverse);  // 3 clamp   4 round
-      if (i < n) {
-        uint8_t tail[kLanes];
-        store_e4m3(tail, load_partial(x + i, static_cast<int>(n - i)) * inverse);
-        std::memcpy(q + i, tail, static_cast<size_t>(n - i));
-      }
+      encode_e4m3(x, n, e8m0_inverse(scale), p.q + r * p.n + first);  // 3 clamp   4 round
     }
   }
 }

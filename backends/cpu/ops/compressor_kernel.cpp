@@ -101,9 +101,10 @@ V4NPU_INLINE void store_entry(const CompressorParams& p, const T* entry, int64_t
 template <class T, class W>
 void entries(const CompressorParams& p, int64_t begin, int64_t end) {
   const int64_t keep = p.head_dim - p.rope_dim;
+  const int64_t room = round_up(p.head_dim, kLanes);
   auto* pooled =
-      static_cast<float*>(scratch(Scratch::kBody, (p.head_dim + 2 * p.rope_dim) * static_cast<int64_t>(sizeof(float))));
-  float *cosines = pooled + p.head_dim, *sines = cosines + p.rope_dim;
+      static_cast<float*>(scratch(Scratch::kBody, (room + 2 * p.rope_dim) * static_cast<int64_t>(sizeof(float))));
+  float *cosines = pooled + room, *sines = cosines + p.rope_dim;
   int64_t b = 0;
   Window w{p, sequence(p, 0, 0), columns(p)};
   for (int64_t e = begin; e < end; ++e) {
@@ -119,11 +120,12 @@ void entries(const CompressorParams& p, int64_t begin, int64_t end) {
     }
     norm_row(out, static_cast<const W*>(p.norm_weight), p.eps, out, p.head_dim);  // 5 norm
     angles(position, p.freqs, p.rope_dim, false, cosines, sines);
-    turn(out + keep, cosines, sines, p.rope_dim);  // 6 rope
+    turn(out + keep, cosines, sines, p.rope_dim, out + keep);  // 6 rope
     using Quant = CompressorParams::Quant;
-    if (p.quant == Quant::kHadamardFp4 || p.quant == Quant::kHadamardFp8) hadamard_row(out, p.head_dim, pooled);  // 7
+    if (p.quant == Quant::kHadamardFp4 || p.quant == Quant::kHadamardFp8)
+      hadamard_row(out, p.head_dim, hadamard_norm(p.head_dim), pooled, out);  // 7
     if (p.quant == Quant::kFp8) round_fp8(out, keep);
-    if (p.quant == Quant::kHadamardFp4) round_fp4(out, p.head_dim);
+    if (p.quant == Quant::kHadamardFp4) round_fp4(out, p.head_dim, out);
     if (p.quant == Quant::kHadamardFp8) round_fp8(out, p.head_dim, p.head_dim);
     if (p.cache != nullptr && p.slot_mapping[e] >= 0) store_entry(p, out, p.slot_mapping[e]);  // 9 store
   }

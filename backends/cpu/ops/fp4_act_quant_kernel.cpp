@@ -28,20 +28,10 @@ void rows(const Fp4ActQuantParams& p, int64_t begin, int64_t end) {
       const int64_t first = b * p.block_size, n = p.n - first < p.block_size ? p.n - first : p.block_size;
       const uint8_t scale = e2m1_block_scale(largest_magnitude(x + first, n));  // 1 amax   2 scale
       p.scale[r * blocks + b] = scale;
-      if (p.block_size % 2 != 0) {
+      if (p.block_size % 2 == 0) {
+        encode_e2m1(x + first, n, e8m0_inverse(scale), q + first / 2);  // 3 clamp   4 round   5 pack
+      } else {
         encode_singly(x, q, first, n, e8m0_inverse(scale));
-        continue;
-      }
-      const f32x16 inverse = set1(e8m0_inverse(scale));
-      for (int64_t i = first; i < first + n; i += kLanes) {
-        const int64_t rest = first + n - i;
-        if (rest >= kLanes) {
-          store_e2m1(q + i / 2, load(x + i) * inverse);  // 3 clamp   4 round   5 pack
-        } else {
-          uint8_t tail[kLanes / 2];
-          store_e2m1(tail, load_partial(x + i, static_cast<int>(rest)) * inverse);
-          std::memcpy(q + i / 2, tail, static_cast<size_t>(rest / 2));
-        }
       }
     }
   }

@@ -13,14 +13,9 @@ constexpr int64_t kMaxRow = 8192;  // the launcher hands longer rows to the refe
 template <class T>
 void rows(const HadamardParams& p, int64_t begin, int64_t end) {
   float row[kMaxRow];
-  const f32x16 norm = set1(hadamard_norm(p.n));
-  for (int64_t r = begin; r < end; ++r) {
-    const T* x = static_cast<const T*>(p.x) + r * p.n;
-    T* out = static_cast<T*>(p.out) + r * p.n;
-    for (int64_t i = 0; i < p.n; i += kLanes) store(row + i, load_upto(x + i, p.n - i));           // 1 widen
-    transform(row, p.n);                                                                           // 2 butterflies
-    for (int64_t i = 0; i < p.n; i += kLanes) store_upto(out + i, load(row + i) * norm, p.n - i);  // 3, 4 one rounding
-  }
+  const float norm = hadamard_norm(p.n);
+  for (int64_t r = begin; r < end; ++r)
+    hadamard_row(static_cast<const T*>(p.x) + r * p.n, p.n, norm, row, static_cast<T*>(p.out) + r * p.n);
 }
 
 }  // namespace

@@ -1,66 +1,35 @@
-// indexer_query on the CPU: a thread takes whole heads; a head is widened into a buffer on the stack. Sines and cosines
-// are computed once for the heads of a token that a thread has. 12 KiB of stack.
+// indexer_query on the CPU: a thread takes whole heads, each turned and transformed on the stack (16 KiB). Sines and
+// cosines are computed once for the heads of a token that a thread has.
 #include "v4npu/ops/indexer_query.h"
 
+#include "paged/row_ops.h"
 #include "parallel.h"
 #include "simd.h"
-#include "simd/block.h"
-#include "simd/hadamard.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
 
 constexpr int64_t kMaxHead = 1024;  // the launcher hands longer heads to the reference
-constexpr int64_t kFp4Block = 32;
-
-// 3 round to e2m1 with one scale per block. `row` holds values of type T.
-template <class T>
-V4NPU_INLINE void store_fp4(T* out, const float* row, int64_t n) {
-  for (int64_t first = 0; first < n; first += kFp4Block) {
-    const int64_t end = n - first < kFp4Block ? n : first + kFp4Block;
-    const uint8_t byte = e2m1_block_scale(largest_magnitude(row + first, end - first));
-    const f32x16 scale = set1(e8m0_decode(byte)), inverse = set1(e8m0_inverse(byte));
-    for (int64_t i = first; i < end; i += kLanes)
-      store_upto(out + i, round_e2m1(load(row + i) * inverse) * scale, end - i);
-  }
-}
 
 template <class T>
 void heads(const IndexerQueryParams& p, int64_t begin, int64_t end) {
   const int64_t n = p.head_dim, keep = n - p.rope_dim;
-  const f32x16 norm = set1(hadamard_norm(n));
-  float cosines[kMaxHead], sines[kMaxHead], row[kMaxHead];  // both lanes of a pair hold its own factor
+  const float norm = hadamard_norm(n);
+  float cosines[kMaxHead], sines[kMaxHead], row[kMaxHead];
+  T head[kMaxHead];
   int64_t token = -1;
   for (int64_t at = begin; at < end; ++at) {
     if (at / p.num_heads != token) {
       token = at / p.num_heads;
-      const float position = static_cast<float>(p.positions[token]);
-      for (int64_t i = 0; i < p.rope_dim; i += 2) {
-        const float angle = position * p.freqs[i / 2], s = __builtin_sinf(angle);
-        cosines[i] = cosines[i + 1] = __builtin_cosf(angle);
-        sines[i] = -s;
-        sines[i + 1] = s;
-      }
+      angles(p.positions[token], p.freqs, p.rope_dim, false, cosines, sines);
     }
     const T* q = static_cast<const T*>(p.q) + at * n;
-    T* out = static_cast<T*>(p.out) + at * n;
-    if (!p.official) std::memcpy(out, q, static_cast<size_t>(keep) * sizeof(T));
-    for (int64_t i = 0; p.official && i < keep; i += kLanes) store_upto(row + i, load_upto(q + i, keep - i), keep - i);
-    for (int64_t i = 0; i < p.rope_dim; i += kLanes) {
-      const int64_t count = p.rope_dim - i;
-      const f32x16 v = load_upto(q + keep + i, count);
-      const f32x16 turned = fma(v, load_upto(cosines + i, count), swap_pairs(v) * load_upto(sines + i, count));
-      if (p.official) {
-        store_upto(row + keep + i, rounded<T>(turned), count);  // 1 rope
-      } else {
-        store_upto(out + keep + i, turned, count);
-      }
-    }
+    T *to = static_cast<T*>(p.out) + at * n, *out = p.official ? head : to;
+    std::memcpy(out, q, static_cast<size_t>(keep) * sizeof(T));
+    turn(q + keep, cosines, sines, p.rope_dim, out + keep);  // 1 rope
     if (!p.official) continue;
-    for (int64_t i = n; i < kLanes; ++i) row[i] = 0.0f;
-    transform(row, n);  // 2 hadamard
-    for (int64_t i = 0; i < n; i += kLanes) store(row + i, rounded<T>(load(row + i) * norm));
-    store_fp4(out, row, n);
+    hadamard_row(head, n, norm, row, head);  // 2 hadamard
+    round_fp4(head, n, to);                  // 3 FP4
   }
 }
 

@@ -41,13 +41,13 @@ void tokens(const QkvPrepareParams& p, int64_t begin, int64_t end) {
     for (int64_t h = 0; h < p.num_heads; ++h) {
       const int64_t at = (t * p.num_heads + h) * p.head_dim;
       T* out = static_cast<T*>(p.q_out) + at;
-      norm_head(p, static_cast<const T*>(p.q) + at, out);  // 1 norm per head
-      turn(out + keep, cosines, sines, p.rope_dim);        // 2 rope
+      norm_head(p, static_cast<const T*>(p.q) + at, out);        // 1 norm per head
+      turn(out + keep, cosines, sines, p.rope_dim, out + keep);  // 2 rope
     }
     T* kv = static_cast<T*>(p.kv_out) + t * p.head_dim;
     const T* from = static_cast<const T*>(p.kv) + t * p.head_dim;
     norm_row(from, static_cast<const W*>(p.kv_norm_weight), p.eps, kv, p.head_dim);                // 3 norm
-    turn(kv + keep, cosines, sines, p.rope_dim);                                                   // 4 rope
+    turn(kv + keep, cosines, sines, p.rope_dim, kv + keep);                                        // 4 rope
     if (p.official) round_fp8(kv, keep);                                                           // 5 FP8
     if (p.window_cache != nullptr && p.slot_mapping[t] >= 0) store_row(p, kv, p.slot_mapping[t]);  // 6 store
   }

@@ -4,6 +4,7 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "simd/rope.h"
 
 namespace v4npu::cpu::V4NPU_ISA {
 namespace {
@@ -13,7 +14,7 @@ constexpr int64_t kPairs = 64;
 template <class T>
 void tokens(const RopeParams& p, int64_t begin, int64_t end) {
   const int64_t keep = p.head_dim - p.rope_dim;
-  float cosines[2 * kPairs], sines[2 * kPairs];  // both lanes of a pair hold its own factor
+  float cosines[2 * kPairs], sines[2 * kPairs];
   for (int64_t t = begin; t < end; ++t) {
     const T* x = static_cast<const T*>(p.x) + t * p.num_heads * p.head_dim;
     T* out = static_cast<T*>(p.out) + t * p.num_heads * p.head_dim;
@@ -21,25 +22,12 @@ void tokens(const RopeParams& p, int64_t begin, int64_t end) {
       for (int64_t h = 0; h < p.num_heads; ++h)
         std::memcpy(out + h * p.head_dim, x + h * p.head_dim, static_cast<size_t>(keep) * sizeof(T));
     }
-    const float position = static_cast<float>(p.positions[t]);
     for (int64_t first = 0; first < p.rope_dim; first += 2 * kPairs) {
       const int64_t count = p.rope_dim - first < 2 * kPairs ? p.rope_dim - first : 2 * kPairs;
-      for (int64_t i = 0; i < count; i += 2) {
-        const float angle = position * p.freqs[(first + i) / 2];           // 1 angle, rounded once
-        const float c = __builtin_cosf(angle), s = __builtin_sinf(angle);  // 2 cos, sin
-        cosines[i] = cosines[i + 1] = c;
-        sines[i] = p.inverse ? s : -s;
-        sines[i + 1] = -sines[i];
-      }
+      angles(p.positions[t], p.freqs + first / 2, count, p.inverse, cosines, sines);  // 1, 2
       for (int64_t h = 0; h < p.num_heads; ++h) {
         const int64_t at = h * p.head_dim + keep + first;
-        for (int64_t i = 0; i < count; i += kLanes) {
-          const int64_t n = count - i;
-          const f32x16 v = load_upto(x + at + i, n);
-          // 3 (a cos - b sin, b cos + a sin)   4 one rounding
-          const f32x16 turned = fma(v, load_upto(cosines + i, n), swap_pairs(v) * load_upto(sines + i, n));
-          store_upto(out + at + i, turned, n);
-        }
+        turn(x + at, cosines, sines, count, out + at);  // 3, 4
       }
     }
   }

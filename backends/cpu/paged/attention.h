@@ -166,7 +166,7 @@ V4NPU_INLINE void turn_back(const Attention& a, int64_t token, int64_t head, int
   float *cosines = memory, *sines = memory + a.turned_dim;
   angles(a.positions[token], a.freqs, a.turned_dim, true, cosines, sines);
   T* out = static_cast<T*>(a.out) + (token * a.num_heads + head + 1) * a.head_dim - a.turned_dim;
-  for (int64_t h = 0; h < heads; ++h) turn(out + h * a.head_dim, cosines, sines, a.turned_dim);
+  for (int64_t h = 0; h < heads; ++h) turn(out + h * a.head_dim, cosines, sines, a.turned_dim, out + h * a.head_dim);
 }
 
 // What is multiplied: values, or pairs of bfloat16 (Lane::kPair) where probabilities are rounded to it. Pairs of dims

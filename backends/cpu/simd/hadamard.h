@@ -1,5 +1,5 @@
-// The Walsh-Hadamard transform of a row, for hadamard and indexer_query. Every sum is the reference's own, in its
-// order, so results are the same on every instruction set.
+// The Walsh-Hadamard transform of a row, by the steps of v4npu/ops/hadamard.h. Every sum is the reference's own,
+// in its order, so results are the same on every instruction set.
 #pragma once
 
 #include "simd.h"
@@ -35,5 +35,13 @@ V4NPU_INLINE void transform(float* row, int64_t n) {
 }
 
 V4NPU_INLINE float hadamard_norm(int64_t n) { return static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(n))); }
+
+// `norm` is hadamard_norm(n); `row` has room for n values in whole vectors; out may be x.
+template <class T>
+V4NPU_INLINE void hadamard_row(const T* x, int64_t n, float norm, float* row, T* out) {
+  for (int64_t i = 0; i < n; i += kLanes) store(row + i, load_upto(x + i, n - i));                 // 1 widen
+  transform(row, n);                                                                               // 2 butterflies
+  for (int64_t i = 0; i < n; i += kLanes) store_upto(out + i, load(row + i) * set1(norm), n - i);  // 3, 4 one rounding
+}
 
 }  // namespace v4npu::cpu::V4NPU_ISA
