@@ -28,8 +28,8 @@ struct Attention {
   const int64_t* positions;
   const float* freqs;
   RowSource window_rows, entry_rows;  // less the tables
-  int64_t num_tokens, num_seqs, num_heads, head_dim, head_group, max_window_blocks, max_blocks, window, topk, ratio,
-      rope_dim, turned_dim;
+  int64_t num_tokens, num_heads, head_dim, head_group, max_window_blocks, max_blocks, window, topk, ratio, rope_dim,
+      turned_dim;
   float scale;
   bool packed, round_p;
 };
@@ -44,7 +44,6 @@ V4NPU_INLINE Attention common(const Params& p) {
   a.start_pos = p.start_pos;
   a.sink = p.attn_sink;
   a.num_tokens = p.num_tokens;
-  a.num_seqs = p.num_seqs;
   a.num_heads = p.num_heads;
   a.head_dim = p.head_dim;
   a.head_group = p.head_group;

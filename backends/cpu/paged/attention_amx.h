@@ -257,8 +257,6 @@ struct TileQuery {
     }
   }
 
-  V4NPU_MEMBER void clear() const { std::memset(sums, 0, static_cast<size_t>(lanes * steps * 32) * sizeof(float)); }
-
   // 4   5
   V4NPU_MEMBER void take(const bf16* pairs, int64_t apart, int64_t n, bool first) const {
     for (int64_t g = 0; g < groups; ++g) weigh(g, n, first);
@@ -325,10 +323,10 @@ struct TileWorker {
     }
   }
 
-  // The places [begin, end) of a list, which is that of the queries [i, last); `first`: of none of them came a row
-  // before. Whether that is still so.
-  V4NPU_MEMBER bool take_places(const List& l, int64_t begin, int64_t end, int64_t i, int64_t last, bool first) const {
-    for (; begin < end; begin += kPlaces) {
+  // The places from `begin` on of a list, which is that of the queries [i, last). The first block has a row of the
+  // window.
+  V4NPU_MEMBER void take_places(const List& l, int64_t begin, int64_t i, int64_t last) const {
+    for (; begin < l.places; begin += kPlaces) {
       int64_t n = 0;
       const auto score = [&] {
         const int64_t from = (n - 1) / kTileRows * kTileRows;
@@ -342,10 +340,8 @@ struct TileWorker {
       RowsAhead(a, l, begin + kPlaces, begin + 2 * kPlaces).fetch_all();
       if (n == 0) continue;
       if (n % kTileRows != 0) score();
-      for (int64_t k = i; k < last; ++k) query(k).take(rows.pairs, rows.pair_row, n, first);
-      first = false;
+      for (int64_t k = i; k < last; ++k) query(k).take(rows.pairs, rows.pair_row, n, begin == 0);
     }
-    return first;
   }
 
   V4NPU_MEMBER void attend(int64_t token, int64_t count, int64_t head, int64_t heads) const {
@@ -357,10 +353,7 @@ struct TileWorker {
     }
     if (count > 1) take_windows(list_of(a, token), count);
     const int64_t begin = count > 1 ? a.window : 0, alike = a.ratio > 0 ? count : 1;
-    for (int64_t i = 0; i < count; i += alike) {
-      const List l = list_of(a, token + i);
-      if (take_places(l, begin, l.places, i, i + alike, begin == 0)) query(i).clear();
-    }
+    for (int64_t i = 0; i < count; i += alike) take_places(list_of(a, token + i), begin, i, i + alike);
     for (int64_t i = 0; i < count; ++i) {
       const TileQuery own = query(i);
       add_sink(a, head, heads, own.lanes, own.peak, own.total);
