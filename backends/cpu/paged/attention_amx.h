@@ -39,13 +39,13 @@ struct TileRows {
   int64_t row, pair_row;  // values from one row to the next, and from one pair of rows to the next
   bf16* rows;             // [count, row]
   bf16* pairs;            // [count, pair_row]: room for pairs that begin with even and with odd rows
-  float* wide;            // [dims]
+  float* wide;            // [dims + 16]
 
   // 64 bytes more than it needs: what lies one above the other in a tile is not to meet in one set of a cache.
   V4NPU_INLINE int64_t row_of(int64_t steps) { return steps * 32 + 32; }
   V4NPU_INLINE int64_t bytes(const Attention& a, int64_t count) {
     const int64_t steps = steps_of(a);
-    return 2 * count * (row_of(steps) + row_of(2 * steps)) + 4 * steps * 32;
+    return 2 * count * (row_of(steps) + row_of(2 * steps)) + 4 * (steps * 32 + kLanes);
   }
   V4NPU_MEMBER TileRows(const Attention& attention, int64_t count, void* memory)
       : a(attention), steps(steps_of(a)), row(row_of(steps)), pair_row(row_of(2 * steps)) {

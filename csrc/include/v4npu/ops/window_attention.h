@@ -41,7 +41,7 @@ struct WindowAttentionParams {
   int64_t rope_dim;    // of a packed row
   int64_t turned_dim;  // 0 without positions
   float softmax_scale;
-  bool packed;  // rows of window_kv and compressed_kv are fp8_kv; T is bf16
+  bool packed;  // rows of window_kv are fp8_kv; T is bf16
   bool official;
   Dtype dtype;         // T
   int64_t head_group;  // heads that a CPU thread takes at a time; plan/cpu_tiles.h
