@@ -19,7 +19,7 @@
 #include "torch/csrc/stable/device.h"
 #include "torch/csrc/stable/tensor.h"
 #include "v4npu/arithmetic.h"
-#include "v4npu/cache_layout.h"
+#include "v4npu/row_format.h"
 
 namespace v4npu {
 

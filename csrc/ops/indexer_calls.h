@@ -2,7 +2,7 @@
 #pragma once
 
 #include "ops/tensors.h"
-#include "v4npu/cache_layout.h"
+#include "v4npu/row_format.h"
 #include "v4npu/ops/indexer_scores.h"
 #include "v4npu/ops/indexer_topk.h"
 
