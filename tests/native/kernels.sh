@@ -29,7 +29,7 @@ build() {
     fi ;;
   esac
   if [ "$isa" = amx ]; then allowed="$allowed -DV4NPU_TILES=emulated_tiles.h -Itests/native"; fi
-  for source in backends/cpu/ops/*_kernel.cpp backends/cpu/scratch.cpp tests/native/*.cpp; do
+  for source in backends/cpu/ops/*_kernel.cpp tests/native/*.cpp; do
     echo "$cxx -std=c++20 -g1 -ffp-contract=off -fno-math-errno -Wno-maybe-uninitialized -Wno-uninitialized" \
       "-DV4NPU_ISA=$isa -Icsrc/include -Ibackends/cpu $allowed $* -c $source -o $folder/$(basename "$source" .cpp).o"
   done | xargs -P "$jobs" -I{} sh -c '{}'

@@ -297,6 +297,8 @@ void paged(Dtype dtype) {
       indexer_of(batch, 3, 32, packed ? KeyFormat::kFp8 : KeyFormat::kPlain, official, dtype);
       attentions_of(batch, {3, 80, 16, packed, official}, dtype);
       attentions_of(batch, {70, 64, 32, packed, official}, dtype);
+      attentions_of(batch, {3, 64, 2, packed, official}, dtype);
+      attentions_of(batch, {3, 67, 6, packed, official}, dtype);
       indexer_of(batch, 5, 15, KeyFormat::kPlain, official, dtype);
       for (const int64_t none : {0, 1}) indexer_of(batch, none, 1 - none, KeyFormat::kPlain, official, dtype);
       attentions_of(batch, {17, 23, 0, false, official}, dtype);

@@ -69,9 +69,8 @@ struct TileRows {
       return copy_groups(turned, a.rope_dim, to + keep);
     }
     widen_kv<bf16>(from, true, keep, 0, a.head_dim, wide);
-    for (int64_t d = 0; d < 32 * steps; d += kLanes) {
-      store(to + d, d < a.head_dim ? load(wide + d) : zero());
-    }
+    for (int64_t d = 0; d < 32 * steps; d += kLanes)
+      store(to + d, d < a.head_dim ? load_upto(wide + d, a.head_dim - d) : zero());
   }
 
   // Rows 2i and 2i + 1 of the n at `from` side by side, those from n on zero. Within a quarter of a register: a tile of

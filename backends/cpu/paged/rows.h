@@ -42,8 +42,9 @@ V4NPU_INLINE f32x16 load_e4m3_upto(const uint8_t* codes, int64_t n) {
   return load_e4m3(tail);
 }
 
-// The dims [begin, end) of a KV row, plain or fp8_kv (keep e4m3 values, then bf16 ones), widened, zero behind the last
-// in whole vectors; `out` has a vector more, as those of bf16 values may begin anywhere. begin is a multiple of 64.
+// The dims [begin, end) of a KV row, plain or fp8_kv (keep e4m3 values, then bf16 ones), widened. `out` has room for a
+// vector more than the whole ones: those of bf16 values may begin anywhere, and behind the last dim is anything. begin
+// is a multiple of 64.
 template <class T>
 V4NPU_INLINE void widen_kv(RowAt row, bool packed, int64_t keep, int64_t begin, int64_t end, float* out) {
   int64_t i = begin;
