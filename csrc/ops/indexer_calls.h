@@ -2,9 +2,9 @@
 #pragma once
 
 #include "ops/tensors.h"
-#include "v4npu/row_format.h"
 #include "v4npu/ops/indexer_scores.h"
 #include "v4npu/ops/indexer_topk.h"
+#include "v4npu/row_format.h"
 
 namespace v4npu {
 
