@@ -20,10 +20,10 @@ _KEPT = re.compile(r"(\.compressor\.(wkv|wgate)|\.gate|^head|norm)\.weight$")
 
 def _target(model: Model, name: str) -> tuple[nn.Module, str, int | None]:
     """(module, attribute, expert) that an official name means."""
-    expert = None
+    kept, expert = name, None
     if match := _EXPERT.fullmatch(name):
-        name, expert = f"{match[1]}.{match[3]}.{match[4]}", int(match[2])
-    path, _, attribute = name.rpartition(".")
+        kept, expert = f"{match[1]}.{match[3]}.{match[4]}", int(match[2])
+    path, _, attribute = kept.rpartition(".")
     try:
         module = model.get_submodule(path)
     except AttributeError:
@@ -34,7 +34,7 @@ def _target(model: Model, name: str) -> tuple[nn.Module, str, int | None]:
     return module, attribute, expert
 
 
-def _kept_dtype(name: str, module: nn.Module, attribute: str, dtype: torch.dtype) -> torch.dtype:
+def _kept_dtype(model: Model, name: str, module: nn.Module, attribute: str, dtype: torch.dtype) -> torch.dtype:
     """The dtype that a tensor stored in `dtype` is kept in."""
     if attribute == "scale":
         if dtype != torch.float8_e8m0fnu:
@@ -43,6 +43,8 @@ def _kept_dtype(name: str, module: nn.Module, attribute: str, dtype: torch.dtype
     if dtype in QUANTISED and isinstance(module, Linear):
         return dtype
     wanted = module._parameters[attribute].dtype  # type: ignore[union-attr]
+    if wanted in QUANTISED:  # what is there already: a plain weight may take its place
+        wanted = model.dtype
     if dtype.is_floating_point != wanted.is_floating_point or dtype in QUANTISED:
         raise ValueError(f"{name} must be {wanted}, got {dtype}")
     return torch.promote_types(dtype, wanted) if _KEPT.search(name) else wanted
@@ -68,7 +70,7 @@ def adopt(model: Model, name: str, tensor: Tensor) -> Tensor:
     The name of experts' tensors has no number: `tensor` is that of all of them, and may be a part of a larger one.
     """
     module, attribute, _ = _target(model, name)
-    kept = _kept_dtype(name, module, attribute, tensor.dtype)
+    kept = _kept_dtype(model, name, module, attribute, tensor.dtype)
     expected = _expected_shape(module, attribute, tensor.dtype)
     if tuple(tensor.shape) != expected:
         raise ValueError(f"{name} must have shape {list(expected)}, got {list(tensor.shape)}")
@@ -78,7 +80,7 @@ def adopt(model: Model, name: str, tensor: Tensor) -> Tensor:
 def place(model: Model, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """An uninitialised tensor in the model where `name` belongs, to be filled from one of this dtype and shape."""
     module, attribute, expert = _target(model, name)
-    kept = _kept_dtype(name, module, attribute, dtype)
+    kept = _kept_dtype(model, name, module, attribute, dtype)
     if attribute == "scale" and isinstance(module, Linear) and module.weight.is_meta:
         raise ValueError(f"{name}: install the weight before its scale")
     expected = _expected_shape(module, attribute, dtype)
