@@ -81,6 +81,10 @@ CHANGES = [
     (lambda a: a["sequences"][0].update(known=151), "sequence 0: 10 entry blocks and 151 known of 150 tokens"),
     (lambda a: a["sequences"][0].update(entry_blocks=11), "11 entry blocks and 150 known of 150 tokens do not fit"),
     (lambda a: a["sequences"][0].update(windows=[0, 99]), "windows must be ascending numbers of its 10 blocks"),
+    (lambda a: a["sequences"][0].update(windows=[8.0, 9]), "windows must be ascending numbers of its 10 blocks"),
+    (lambda a: a["sequences"][0].update(windows=[*range(10)]), "tensor '0.windows.0' must be uint8 [10, "),
+    (lambda a: a["sequences"][0].update(windows=[], snapshots=[]), "the window before token 150 is missing"),
+    (lambda a: a.update(max_tokens=149), "tokens of sequence 0 must be int64 [at most 149], got torch.int64 [150]"),
     (lambda a: a["sequences"][0].update(snapshots=[7]), "snapshots must lie behind its window blocks"),
     (lambda a: a["sequences"][0].update(live=[999, 0, 999, False]), "its position is out of range"),
     (lambda a: a["sequences"][0].update(state=False), "its open state must be there"),
@@ -145,6 +149,13 @@ def test_another_model_is_refused_and_no_room_is_clean(model, tmp_path: Path) ->
     with pytest.raises(CacheFull):
         model.load_cache(tmp_path / "cache", store)
     assert store.nbytes == 0
+    cache, store = filled(model), model.new_store(block_tokens=16)
+    for token in (-1, 48):
+        cache.sequences[0].tokens[3] = token
+        cache.save(tmp_path / "cache")
+        with pytest.raises(ValueError, match=r"cache: tokens must be in 0\.\.47"):
+            model.load_cache(tmp_path / "cache", store)
+        assert store.nbytes == 0
 
 
 def test_a_store_of_something_else_is_refused(model, tmp_path: Path) -> None:
@@ -189,7 +200,7 @@ def test_a_save_that_fails_leaves_the_old_file(model, tmp_path: Path, monkeypatc
         cache.save(tmp_path / "cache")
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["cache"] and (tmp_path / "cache").read_bytes() == before
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError, match="expected a file to write"):
         cache.save(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"save: path must be in a directory that exists, got .*absent/cache"):
         cache.save(tmp_path / "absent" / "cache")

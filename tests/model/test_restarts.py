@@ -165,6 +165,19 @@ def test_a_draft_cache_cannot_compute_again(model, tmp_path):
 
 
 @torch.inference_mode()
+def test_a_draft_cache_goes_back_as_far_as_its_windows(model):
+    ids = tokens(161)
+    streams, following = model.streams(ids[:, :160]), ids[:, 1:]
+    want, _ = model.draft(streams, following)
+    cache = model.new_cache(1, 200, draft=True, store=model.new_store(draft=True, block_tokens=BLOCK))
+    model.draft(streams[:, :100], following[:, :100], cache=cache)
+    with pytest.raises(ValueError, match="rollback: a draft cache of 100 tokens cannot go back to 30"):
+        cache.rollback(30)
+    cache.rollback(96)
+    assert torch.equal(model.draft(streams[:, 96:], following[:, 96:], cache=cache)[0], want[:, 96:])
+
+
+@torch.inference_mode()
 def test_a_file_without_an_open_state(tmp_path):
     """A window of one token has nothing to compute again."""
     config = replace(models.TINY, sliding_window=1, num_hidden_layers=1, compress_ratios=(16, 0))
