@@ -46,10 +46,13 @@ def test_two_rollbacks_at_once(model, policy, tmp_path):
         cache.rollback(second)
         assert owed in (0, second - sequence.computed)
         assert torch.equal(model(ids[:, second:], cache=cache), want[:, second:]), (first, second)
-        began(model, store, first, ids).save(tmp_path / "state.safetensors")
-        cache = model.load_cache(tmp_path / "state.safetensors")
-        cache.rollback(second)
-        assert torch.equal(model(ids[:, second:], cache=cache), want[:, second:]), ("loaded", first, second)
+        owing = began(model, store, 150, ids)
+        owing.rollback(first)
+        for saved in (owing, began(model, store, first, ids)):
+            saved.save(tmp_path / "state.safetensors")
+            cache = model.load_cache(tmp_path / "state.safetensors")
+            cache.rollback(second)
+            assert torch.equal(model(ids[:, second:], cache=cache), want[:, second:]), ("loaded", first, second)
 
 
 @torch.inference_mode()
@@ -125,27 +128,43 @@ def test_a_shared_prefix_that_takes_more_room_than_there_is(nano):
     assert said[0] == said[1] and len(said[0]) == 1
 
 
+@pytest.mark.parametrize("kind", ["as it is", "restarted again", "fork", "saved", "live"])
 @torch.inference_mode()
-def test_windows_of_a_restart_are_not_shared(tmp_path):
-    """Another's snapshot may lie behind blocks that a restart had not got right yet."""
+def test_windows_of_a_restart_are_not_shared(tmp_path, kind):
+    """Another's snapshot may lie behind blocks that a restart had not got right, or not at all."""
     model = models.model(replace(models.TINY, sliding_window=40), dtype="float32", numerics="exact", strict=True)
     ids, full = tokens(400), model.new_store(block_tokens=BLOCK, window_policy="full")
     began(model, model.new_store(block_tokens=BLOCK, window_policy="zero"), 320, ids).save(tmp_path / "s.safetensors")
     restarted = model.load_cache(tmp_path / "s.safetensors", store=full)
-    model(ids[:, 320:336], cache=restarted)
+    model(ids[:, 320:390], cache=restarted)
+    if kind == "restarted again":
+        restarted.rollback(370)
+        model(ids[:, 370:375], cache=restarted)
+    elif kind == "fork":
+        restarted = restarted.fork()
+    elif kind == "saved":
+        restarted.save(tmp_path / "s.safetensors")
+        restarted = model.load_cache(tmp_path / "s.safetensors", store=full)
+    elif kind == "live":
+        restarted = began(model, model.new_store(block_tokens=BLOCK), 390, ids)
+        restarted.rollback(320)
+        model(ids[:, 320:321], cache=restarted)
+        restarted.save(tmp_path / "s.safetensors")
+        restarted = model.load_cache(tmp_path / "s.safetensors", store=full)
     prefixes, straight = PrefixCache(full, 1 << 40), began(model, full, 400, ids)
-    prefixes.publish(restarted.sequences[0])
-    last = max(j for j in restarted.sequences[0].window_blocks if not restarted.sequences[0].is_exact(j))
-    while len(prefixes) > last + 1:
-        prefixes.evict(prefixes.nbytes - 1)
-    prefixes.publish(straight.sequences[0])
-    known = (last + 2) * BLOCK
-    other = prefixes.begin(ids[0, : known + 1].tolist())
-    assert len(other) == known
-    got = model.extend([other], [ids[0, known:].tolist()])
-    assert torch.equal(got, model.streams(ids)[0, known:])
-    prefixes.clear()
-    other.release()
+    want = model.streams(ids)[0]
+    for last in (7, 9, 12, 14, 17, 18):  # what is shared of the other's behind blocks of the restarted one
+        prefixes.publish(restarted.sequences[0])
+        while len(prefixes) > last + 1:
+            prefixes.evict(prefixes.nbytes - 1)
+        prefixes.publish(straight.sequences[0])
+        known = (last + 2) * BLOCK
+        other = prefixes.begin(ids[0, : known + 1].tolist())
+        assert len(other) == known
+        got = model.extend([other], [ids[0, known : known + 20].tolist()])
+        assert torch.equal(got, want[known : known + 20]), last
+        other.release()
+        prefixes.clear()
 
 
 @torch.inference_mode()

@@ -139,7 +139,7 @@ def _identity(model: Model, store: Store) -> dict[str, Any]:
 
 def _windows(s: Sequence, live: bool) -> list[int]:
     """Numbers of the window blocks that go into the file."""
-    return sorted(j for j in s.window_blocks if live or s.store.retained(j))
+    return sorted(j for j in s.window_blocks if live or (s.store.retained(j) and j not in s.inexact))
 
 
 def _numbers(s: Sequence, live: bool) -> dict[str, Any]:
@@ -249,3 +249,4 @@ def _fill(s: Sequence, numbers: dict[str, Any], shard: Shard, prefix: str, vocab
     for block in blocks(s.store.state_pool, "state", int(numbers["state"])):
         s.state = block
     s.computed, s.base, s.top, s.restore = numbers["live"]
+    s.inexact = set(s.window_blocks)  # or not: the file does not say

@@ -51,7 +51,7 @@ class PrefixCache:
     def publish(self, s: Sequence, salt: bytes = b"") -> None:
         """Takes up the complete blocks of a sequence; what is here already is marked as used."""
         store, block = self.store, self.store.block_tokens
-        complete = min(s.computed, len(s.tokens)) // block if s.computed >= s.base else 0
+        complete = min(s.computed, len(s.tokens)) // block
         hashes = s.block_hashes
         for i in range(len(hashes), complete):
             hashes.append(_key(hashes[-1] if i else _root(salt), s.tokens[i * block : (i + 1) * block]))
@@ -64,7 +64,7 @@ class PrefixCache:
                 self.nbytes += store.layout.entry_block
                 if parent in self._nodes:
                     self._nodes[parent].children += 1
-            if node.windows is None and store.retained(i) and i in s.window_blocks and s.is_exact(i):
+            if node.windows is None and store.retained(i) and i in s.window_blocks and i not in s.inexact:
                 node.windows = store.window_pool.retain(s.window_blocks[i])
                 node.snapshot = (i + 1) * block in s.snapshots
                 self.nbytes += store.layout.window_block

@@ -49,6 +49,7 @@ class Sequence:
         self.known = 0  # tokens whose entries are valid: they are read, never written again
         self.entry_blocks = array("i")
         self.window_blocks: dict[int, int] = {}  # number of the block -> block of the pool
+        self.inexact: set[int] = set()  # of them, those with rows of a restart that a straight run has not
         self.snapshots: set[int] = set()  # boundaries whose overlap rows are in the window block before them
         self.state: int | None = None
         self.base = 0  # from here on it is exact: blocks of replay_depth behind a restart without a snapshot
@@ -119,9 +120,12 @@ class Sequence:
                 self.window_blocks[j] = store.window_pool.allocate()
                 if j * block < self.computed:  # unknown before a restart: finite, and without effect after replay_depth
                     store.window_pool.bytes[self.window_blocks[j]].zero_()
+                    self.inexact.add(j)
             elif j * block + block > self.computed:
                 self.window_blocks[j] = store.window_pool.writable(self.window_blocks[j])
                 self.snapshots.discard((j + 1) * block)
+            if (j + 1) * block > self.computed:  # it is written to
+                (self.inexact.add if j * block <= self.base - store.window else self.inexact.discard)(j)
         if store.layout.open_state:
             state = self.state
             self.state = store.state_pool.allocate() if state is None else store.state_pool.writable(state)
@@ -151,11 +155,6 @@ class Sequence:
         if not self._intact(self.computed):
             self.restart(max(self.computed, self.base))
 
-    def is_exact(self, j: int) -> bool:
-        """Whether window block j, if it is kept, has what a straight run has: the first of a restart may not."""
-        first = self.base - self._replayed()
-        return not first <= j * self.store.block_tokens <= self.base - self.store.window
-
     # -- going back -----------------------------------------------------------------------------------------
 
     def rollback(self, num_tokens: int) -> None:
@@ -184,7 +183,8 @@ class Sequence:
         other.base, other.top, other.restore = self.base, self.top, self.restore
         other.entry_blocks = array("i", [store.entry_pool.retain(b) for b in self.entry_blocks])
         other.window_blocks = {j: store.window_pool.retain(b) for j, b in self.window_blocks.items()}
-        other.snapshots, other.block_hashes = set(self.snapshots), list(self.block_hashes)
+        other.inexact, other.snapshots = set(self.inexact), set(self.snapshots)
+        other.block_hashes = list(self.block_hashes)
         other.state = None if self.state is None else store.state_pool.retain(self.state)
         return other
 
@@ -218,6 +218,7 @@ class Sequence:
 
     def _drop_window(self, j: int) -> None:
         self.store.window_pool.release(self.window_blocks.pop(j))
+        self.inexact.discard(j)
         self.snapshots.discard((j + 1) * self.store.block_tokens)
 
     def _drop_state(self) -> None:
@@ -233,7 +234,7 @@ class Sequence:
 
     def _intact(self, n: int) -> bool:
         """Whether the pages can go on at token n as they are."""
-        if self.restore or n < self.base or not self._windows_kept(n):
+        if self.restore or not self._windows_kept(n):
             return n == self.computed and self.restore
         for at, ratio in zip(self.store.layout.layers, self.store.ratios, strict=True):
             if ratio:
