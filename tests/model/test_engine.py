@@ -52,7 +52,7 @@ def test_each_request_says_what_it_says_alone(model, policy: str, chunk: int) ->
         assert out[request] == alone(model, prompt(*p), 9, **s)
     assert engine.prefixes.hits >= 16  # the fourth request begins as the first did
     engine.prefixes.clear()
-    assert len(engine) == 0 and engine.store.nbytes == 0
+    assert len(engine) == 0 and engine.prefixes.nbytes == engine.store.nbytes == 0
 
 
 def test_preempted_requests_go_on_where_they_were(model) -> None:
@@ -104,6 +104,9 @@ def test_prefixes_are_evicted_by_bytes(model) -> None:
     assert len(engine.prefixes) == 5
     found = [len(engine.prefixes.begin(prompt(50, seed))) for seed in range(4)]
     assert found == [0, 0, 32, 48]  # the oldest went first, and prefixes from their ends
+    engine.prefixes.begin(prompt(50, 2))
+    engine.prefixes.evict(2 * store.layout.entry_block)
+    assert [len(engine.prefixes.begin(prompt(50, seed))) for seed in (2, 3)] == [32, 0]  # what was found was used
 
 
 def test_a_shared_prompt_is_not_computed_again() -> None:

@@ -72,6 +72,20 @@ def test_other_tokens_after_a_step_back(model, at):
     says(feed(model, s, other), model, ids[:at] + other)
 
 
+def test_other_tokens_after_a_step_back_are_another_prefix(model):
+    store, ids, other = model.new_store(block_tokens=BLOCK), text(50), text(30, seed=1)
+    prefixes, s = PrefixCache(store, 1 << 20), Sequence(store)
+    feed(model, s, ids)
+    prefixes.publish(s)
+    s.rollback(20)
+    feed(model, s, other)
+    prefixes.publish(s)
+    for said in (ids, ids[:20] + other):
+        found = prefixes.begin(said)
+        assert len(found) == 48
+        says(feed(model, found, said[48:]), model, said)
+
+
 def test_forks_go_their_own_ways(model):
     store, ids = model.new_store(block_tokens=BLOCK), text(38)
     s = Sequence(store)

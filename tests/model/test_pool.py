@@ -75,6 +75,21 @@ def test_what_is_cleared_is_given_back() -> None:
     assert resident(begin, nbytes) == before
 
 
+def test_growth_keeps_what_is_held() -> None:
+    budget = Budget(4 * 64)
+    pool = Pool(64, 4, CPU, budget)
+    blocks = [pool.allocate() for _ in range(4)]
+    for block in blocks:
+        pool.bytes[block].fill_(block + 1)
+    pool.grow()
+    budget.limit *= 2
+    assert pool.room() == 4
+    blocks += [pool.allocate() for _ in range(4)]
+    for block in blocks[4:]:
+        pool.bytes[block].fill_(block + 1)
+    assert sorted(blocks) == [*range(8)] and pool.page(8, (3,), torch.uint8)[:, 2].tolist() == [*range(1, 9)]
+
+
 @pytest.mark.parametrize("nbytes", [1 << 60, 10**30])
 def test_more_than_there_is_of_addresses(nbytes: int) -> None:
     with pytest.raises(CacheFull, match=f"{nbytes:,} bytes of address space .* fewer max_tokens"):
