@@ -206,3 +206,18 @@ def test_a_file_without_an_open_state(tmp_path):
     cache.save(tmp_path / "s.safetensors")
     cache = model.load_cache(tmp_path / "s.safetensors")
     assert torch.equal(model(ids[:, 50:], cache=cache), model(ids)[:, 50:])
+
+
+@torch.inference_mode()
+def test_a_long_call_that_fails_leaves_nothing_behind(model):
+    """It has written over more than the rows that are kept for steps back."""
+    ids, store = tokens(140), model.new_store(block_tokens=BLOCK)
+    cache, other = began(model, store, 21, ids), 1 - ids % 2
+
+    def interrupt(name, value):
+        if name == "layers.3.streams":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model(other[:, 21:], cache=cache, trace=interrupt)
+    assert torch.equal(model(ids[:, 21:], cache=cache), model(ids)[:, 21:])
