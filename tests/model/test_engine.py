@@ -86,6 +86,14 @@ def test_requests_leave_and_stop(model) -> None:
     assert engine.store.nbytes == 0
 
 
+def test_decoding_is_not_held_up(model) -> None:
+    engine = Engine(model, max_bytes=1 << 22, chunk_tokens=2, block_tokens=16)
+    ids = {engine.add(prompt(2, i), max_new_tokens=9, stop_at_eos=False) for i in range(4)}
+    assert [len(engine.step()) for _ in range(5)] == [1, 2, 3, 4, 4]
+    engine.add(prompt(40, 5), max_new_tokens=1)
+    assert {event.request for event in engine.step()} == ids
+
+
 def test_salt_keeps_prefixes_apart(model) -> None:
     engine = Engine(model, max_bytes=1 << 22, prefix_bytes=1 << 20, block_tokens=16)
     for salt in (b"a", b"b", b"a"):
@@ -202,3 +210,16 @@ def test_a_request_that_fits_alone_runs_alone(model) -> None:
     ids = torch.randint(2, 200, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
     request = engine.add(ids, max_new_tokens=24, stop_at_eos=False)
     assert len(collect(engine)[request]) == 24
+
+
+def test_no_token_is_lost_where_there_is_no_room(model) -> None:
+    engine = Engine(model, max_bytes=model.new_store(block_tokens=16).bytes_for(60), block_tokens=16)
+    request, wanted = engine.add(prompt(30, 0), max_new_tokens=30, stop_at_eos=False), alone(model, prompt(30, 0), 30)
+    said = [event.token for event in engine.step()]
+    limit, engine.store.budget.limit = engine.store.budget.limit, engine.store.nbytes
+    with pytest.raises(CacheFull):
+        for _ in range(30):
+            said += [event.token for event in engine.step()]
+    assert 1 < len(said) < 30 and len(engine) == 1
+    engine.store.budget.limit = limit
+    assert said + collect(engine)[request] == wanted
