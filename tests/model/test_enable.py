@@ -134,6 +134,19 @@ def test_chunks_and_single_tokens_continue_a_cache(hf):
     assert torch.equal(hf(ids, past_key_values=cache).logits, whole.logits) and cache.batch_size == 2
 
 
+def test_columns_of_padding_alone_change_nothing(hf):
+    ids, mask = tokens(2, 20), torch.ones(2, 20, dtype=torch.int64)
+    out, padding = hf(ids), torch.zeros(2, 1, dtype=torch.int64)
+    past, mask = out.past_key_values, torch.cat([mask, padding], 1)
+    assert torch.equal(hf(padding, attention_mask=mask, past_key_values=past).logits[:, 0], out.logits[:, -1])
+    more, mask = torch.tensor([[0], [5]]), torch.cat([mask, torch.tensor([[0], [1]])], 1)
+    logits = hf(more, attention_mask=mask, past_key_values=past).logits[:, 0]
+    assert torch.equal(logits[0], out.logits[0, -1])
+    assert torch.equal(logits[1], hf(torch.cat([ids[1:], more[1:]], 1)).logits[0, -1])
+    nothing = hf.model(padding, attention_mask=padding)
+    assert not nothing.last_hidden_state.any() and nothing.past_key_values.layers[0].cache.lengths == [0, 0]
+
+
 def test_one_prompt_is_continued_in_several_ways(hf):
     prompt = tokens(1, 37)
     past = hf(prompt).past_key_values

@@ -107,6 +107,16 @@ def test_a_head_with_a_forward_of_its_own_keeps_it(plain):  # noqa: F811
     assert torch.equal(logits(v4npu.disable(hf), ids), want)
 
 
+def test_the_whole_is_enabled_after_its_base(plain):  # noqa: F811
+    before, ids = [(m, dict(vars(m))) for m in plain.modules()], tokens(1, 20)
+    v4npu.enable(plain.model)
+    theirs = vars(plain.lm_head).get("forward")
+    v4npu.enable(plain)
+    assert plain.model.forward.owner is plain and plain.lm_head.forward is not theirs
+    assert max_error(logits(plain, ids), logits(v4npu.disable(plain), ids)) < BOUND
+    assert all(vars(m) == was for m, was in before)
+
+
 def test_attention_to_what_comes_later_is_transformers(plain):  # noqa: F811
     hf, ids = copy.deepcopy(plain), tokens(1, 30)
     causal = logits(hf, ids)

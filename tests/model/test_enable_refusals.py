@@ -137,6 +137,33 @@ def test_wrong_inputs(hf, arguments, message):
             assert arguments["past_key_values"].get_seq_length() == 3
 
 
+def test_dropout_is_transformers(plain):  # noqa: F811
+    hf = v4npu.enable(copy.deepcopy(plain).train())
+    with torch.no_grad():
+        assert hf(tokens(1, 9)).past_key_values.layers[0].cache.num_tokens == 9
+        hf.config.attention_dropout = 0.5
+        assert not hasattr(hf(tokens(1, 9)).past_key_values.layers[0], "cache")
+        assert hf.eval()(tokens(1, 9)).past_key_values.layers[0].cache.num_tokens == 9
+
+
+@torch.inference_mode()
+def test_what_a_state_does_not_do(hf):
+    past = hf(tokens(2, 9)).past_key_values
+    state = past.layers[0]
+    assert (past.batch_size if hasattr(past, "batch_size") else state.batch_size) == 2
+    with pytest.raises(ValueError, match="crop: tokens_to_remove must be 0 or negative, got 3"):
+        state.crop(3)
+    with pytest.raises(NotImplementedError, match="stays where the model is"):
+        state.offload()
+    with pytest.raises(ValueError, match="transformers' own forward cannot go on with it"):
+        past.update(torch.zeros(2, 1, 1, 8), torch.zeros(2, 1, 1, 8), 0)
+    assert past.get_seq_length() == 9 and state.get_max_length() == -1
+    state.crop(-20)
+    assert past.get_seq_length() == 0 and state.cache.lengths == [0, 0]
+    past.reset()
+    assert state.cache is None and not hasattr(state, "batch_size")
+
+
 def test_what_cannot_be_enabled_stays_as_it_was(plain):  # noqa: F811
     def adapted(hf):
         hf.model.layers[0].self_attn.q_a_proj.lora_A = torch.nn.Linear(64, 2, bias=False)
