@@ -86,6 +86,8 @@ def test_what_transformers_began_it_goes_on_with(hf):
         mine = copy.deepcopy(began[0])
         hidden = [hf.model(new, past_key_values=past).last_hidden_state for past in (*began, mine)]
         mine.reset()
+        hf(ids, output_hidden_states=True, past_key_values=mine)
+        mine.reset()
         assert hf(ids, past_key_values=mine).past_key_values.layers[0].cache.num_tokens == 30
         again = hf.model(new, past_key_values=mine)
         assert again.past_key_values.layers[0].cache.num_tokens == 33
@@ -104,6 +106,7 @@ def test_what_transformers_began_it_goes_on_with(hf):
         ({"input_ids": torch.full((1, 4), 97)}, r"input_ids must be in 0\.\.96, got 97\.\.97"),
         ({"input_ids": torch.zeros(4, dtype=torch.int64)}, r"input_ids must be int64 \[batch, num_tokens\]"),
         ({"attention_mask": torch.ones(1, 5)}, r"attention_mask must be \[1, 4\]"),
+        ({"attention_mask": [[1] * 4]}, r"attention_mask must be \[1, 4\].* got list"),
         ({"attention_mask": torch.ones(1, 1, 4, 4)}, r"attention_mask must be \[1, 4\]"),
         ({"attention_mask": torch.full((1, 4), -1.0)}, "attention_mask must hold zeros and ones"),
         ({"position_ids": torch.tensor([[0, 1, 0, 1]])}, "position_ids must count the tokens of each sequence, row 0"),
@@ -157,7 +160,11 @@ def test_what_a_state_does_not_do(hf):
         state.offload()
     with pytest.raises(ValueError, match="transformers' own forward cannot go on with it"):
         past.update(torch.zeros(2, 1, 1, 8), torch.zeros(2, 1, 1, 8), 0)
-    assert past.get_seq_length() == 9 and state.get_max_length() == -1
+    assert past.get_seq_length() == 9 and state.get_max_length() == -1 and state.get_mask_sizes(3) == (12, 0)
+    offloaded = transformers.DynamicCache()
+    offloaded.offloading = True  # its own option asks for an accelerator
+    with pytest.raises(ValueError, match="an empty DynamicCache that is not offloaded"):
+        hf(tokens(2, 9), past_key_values=offloaded)
     state.crop(-20)
     assert past.get_seq_length() == 0 and state.cache.lengths == [0, 0]
     past.reset()
