@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import v4npu
-from v4npu.cache import CacheFull
+from v4npu.cache import CacheFull, Sequence
 from v4npu.engine import Engine
 from v4npu.testing import models
 
@@ -215,6 +215,12 @@ def test_a_request_that_fits_alone_runs_alone(model) -> None:
 def test_no_token_is_lost_where_there_is_no_room(model) -> None:
     engine = Engine(model, max_bytes=model.new_store(block_tokens=16).bytes_for(60), block_tokens=16)
     request, wanted = engine.add(prompt(30, 0), max_new_tokens=30, stop_at_eos=False), alone(model, prompt(30, 0), 30)
+    other = Sequence(engine.store)
+    with torch.inference_mode():
+        model.extend([other], [prompt(40, 1)])
+    with pytest.raises(CacheFull):
+        engine.step()
+    other.release()
     said = [event.token for event in engine.step()]
     limit, engine.store.budget.limit = engine.store.budget.limit, engine.store.nbytes
     with pytest.raises(CacheFull):
