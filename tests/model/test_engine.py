@@ -66,6 +66,13 @@ def test_preempted_requests_go_on_where_they_were(model) -> None:
     assert engine.store.nbytes == 0
 
 
+def test_requests_wait_where_there_is_no_room(model) -> None:
+    engine = Engine(model, max_bytes=int(2.5 * model.new_store(block_tokens=16).bytes_for(45)), block_tokens=16)
+    ids = [engine.add(prompt(40, i), max_new_tokens=4, stop_at_eos=False) for i in range(3)]
+    assert [event.request for event in engine.step()] == ids[:2]
+    assert set(collect(engine)) == set(ids) and engine.preemptions == 0
+
+
 def test_requests_leave_and_stop(model) -> None:
     engine = Engine(model, max_bytes=1 << 22, block_tokens=16)
     kept, removed = (engine.add(prompt(9, i), max_new_tokens=12, stop_at_eos=False) for i in range(2))

@@ -174,7 +174,7 @@ class Store:
         """Upper bound of what one sequence of `num_tokens` holds between calls: entries, live windows, open state."""
         layout, blocks = self.layout, -(-num_tokens // self.block_tokens)
         windows = blocks if self.period else min(blocks, self._live_windows())
-        return blocks * layout.entry_block + windows * layout.window_block + layout.open_state
+        return blocks * layout.entry_block + windows * layout.window_block + (layout.open_state if blocks else 0)
 
     def _live_windows(self) -> int:
         """Window blocks that a sequence holds between calls, at most."""
