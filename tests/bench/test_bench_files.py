@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
 import time
 from html.parser import HTMLParser
 
 import pytest
 
+from v4npu.bench import record
 from v4npu.bench.compare import compare
-from v4npu.bench.record import write
 
 ENVIRONMENT = {
     "kind": "environment", "schema": 1, "device": "cpu", "device_name": "Chip", "emulated": False, "cpu": "Chip",
@@ -93,7 +94,7 @@ def test_names_arrive_whatever_stdout_can_print(v4npu_command, file, monkeypatch
     a, out = file("a", ENVIRONMENT, row), io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", out)
     assert v4npu_command("bench", "compare", a, a, "--json")[0] == 0
-    write(out, row)
+    record.write(out, row)
     compared, written = map(json.loads, out.buffer.getvalue().decode("ascii").splitlines())
     assert compared["rows"][0]["model"] == written["model"] == row["model"]
 
@@ -235,3 +236,13 @@ def test_other_refusals(v4npu_command, file, tmp_path):
     ):
         status, out, err = v4npu_command("bench", *arguments)
         assert (status, out) == (2, "") and said in err and err.count("\n") == 1, (arguments, err)
+
+
+def test_the_commit_is_none_where_only_a_folder_above_is_a_checkout(tmp_path, monkeypatch):
+    (tmp_path / "packages").mkdir()
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "packages/v4npu/bench/record.py"))
+    assert record.commit() is None
+    git = ("git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "-q"), ("commit", "-q", "--allow-empty", "-m", "x")):
+        subprocess.run((*git, *words), check=True)
+    assert record.commit() is None

@@ -215,7 +215,7 @@ def test_parse_inverts_render(think):
         (f"B{BLOCK}[EOS]".replace("calls>\n<", "calls> \n<", 1), "none", "malformed"),
         (f"B{BLOCK}[EOS]".replace("parameter>\n", "parameter>\n\n"), "none", "malformed call of 'f'"),
         (f"B{TWO}[EOS]".replace("/[D]parameter>\n", "/[D]parameter>x\n", 1), "none", "malformed call of 'f'"),
-        ("B\n\n<[D]tool_calls>\n", "none", "malformed"),
+        ("B\n\n<[D]tool_calls>\n", "none", "malformed"), ("B[EOS]", "low", "none, high or max, got 'low'"),
     ],
 )  # fmt: skip
 def test_parse_is_strict(text, think, culprit):

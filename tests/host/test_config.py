@@ -176,7 +176,7 @@ WRONG = [
     ("rope_scaling", {"type": "yarn", "factor": 0, "original_max_position_embeddings": 64}),
     ("num_hash_layers", 5), ("eos_token_id", 512), ("bos_token_id", -1), ("quantization_config", "fp8"),
     ("layer_types", ["linear_attention"] * 4), ("compress_rates", {"linear_attention": 4}),
-    ("rope_scaling", {"factor": 4, "original_max_position_embeddings": 64}),
+    ("rope_scaling", {"factor": 4, "original_max_position_embeddings": 64}), ("expert_dtype", 8),
     ("mlp_layer_types", ["dense"] * 4), ("hidden_size", None), ("compress_rope_theta", 1), ("n_routed_experts", 2**16),
 ]  # fmt: skip
 

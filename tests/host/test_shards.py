@@ -201,6 +201,10 @@ def test_which_files_of_a_directory_count(tmp_path: Path) -> None:
         list(open_directory(tmp_path))
     index.unlink()
     assert [names for _, names in open_directory(tmp_path)] == [["a"]]
+    for name in "xy":
+        (tmp_path / f"{name}.safetensors.index.json").touch()
+    with pytest.raises(ValueError, match=r"must hold one index, got x\.safetensors.*, y\.safetensors"):
+        list(open_directory(tmp_path))
 
 
 def damaged() -> st.SearchStrategy[bytes]:
