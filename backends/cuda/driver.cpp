@@ -187,11 +187,15 @@ Ready prepare(const std::string& op, const std::string& name, int device, int64_
 void* current_stream(int device) {
   using Entry = int32_t (*)(int32_t, void**);
   static const Entry entry = [] {
+    constexpr const char* symbol_name = "aoti_torch_get_current_cuda_stream";
+    // A torch with CUDA has its library in the process from the first, and no device to ask for beside an emulated one:
+    // the emulator's entry is found in the global scope, where torch puts none.
+    if (void* emulated = dlsym(RTLD_DEFAULT, symbol_name)) return reinterpret_cast<Entry>(emulated);
     constexpr const char* name = "libtorch_cuda.so";
     void* library = dlopen(name, RTLD_NOW | RTLD_NOLOAD);
     if (library == nullptr)
       throw std::runtime_error("v4npu: this torch is built without CUDA: no libtorch_cuda.so is loaded");
-    return symbol<Entry>(library, "aoti_torch_get_current_cuda_stream", name);
+    return symbol<Entry>(library, symbol_name, name);
   }();
   void* stream = nullptr;
   if (entry(device, &stream) != 0) throw std::runtime_error("v4npu: torch has no current CUDA stream");

@@ -149,3 +149,20 @@ def test_more_choices_of_a_token_than_fit_are_the_references(gpu: EmulatedGpu) -
     args = (torch.ones(2, 8), torch.ones(70, 8), table, torch.tensor([3, 1]), 1.0)
     got = gpu.run("hash_gate", args)
     assert not gpu.launches() and torch.equal(got[0], torch.ops.v4npu.hash_gate(*args)[0])
+
+
+# A torch with CUDA has loaded its library before, and has no stream where there is no device.
+BESIDE = """
+import ctypes, sys
+from pathlib import Path
+from v4npu.testing.cuda import RUNTIME, STREAM, EmulatedGpu, _library
+refuses, cache = STREAM.replace("return 0", "return 1"), Path(sys.argv[1])
+torchs = ctypes.CDLL(str(_library(refuses, RUNTIME, ("-Wl,-soname,libtorch_cuda.so",), cache)))
+torch.version.cuda = "13.0"
+gpu = EmulatedGpu(cache)
+print(torch.equal(gpu.run("rms_norm", (x, None, 1e-6))[0], torch.ops.v4npu.rms_norm(x, None, 1e-6)))
+"""
+
+
+def test_the_emulated_gpu_has_a_stream_beside_a_torch_with_cuda(gpu: EmulatedGpu) -> None:
+    assert in_new_process(BESIDE, str(gpu.cache)) == "True\n"

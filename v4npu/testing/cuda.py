@@ -103,7 +103,8 @@ class EmulatedGpu:
         runtime = _library('#include "driver.h"', RUNTIME, ("-Wl,-soname,libcuda.so.1",), cache)
         stream = _library(STREAM, RUNTIME, ("-Wl,-soname,libtorch_cuda.so",), cache)
         self._driver = ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(stream), mode=ctypes.RTLD_GLOBAL)
+        # Found as torch's own library is where torch has none; one with CUDA has loaded it before.
+        ctypes.CDLL(str(stream), mode=ctypes.RTLD_GLOBAL if torch.version.cuda else ctypes.RTLD_LOCAL)
         self._driver.emulation_barriers.restype = self._driver.emulation_launches.restype = ctypes.c_char_p
         self._driver.emulation_device(gpu.major, gpu.minor, gpu.multiprocessors, gpu.shared_bytes)
         self._folder = tempfile.TemporaryDirectory(prefix="kernels", dir=cache)  # of this process
