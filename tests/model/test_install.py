@@ -78,6 +78,8 @@ FITS_NOT = [
     (f"{EXPERT}.w1.weight", torch.ones(4, 32, 64), r"w1.weight must have shape \[32, 64\], got \[4, 32, 64\]"),
     ("norm.weight", torch.ones(64, dtype=torch.int64), "norm.weight must be torch.bfloat16, got torch.int64"),
     ("norm.weight", torch.ones(64).to(torch.float8_e4m3fn), "norm.weight must be torch.bfloat16, got torch.float8"),
+    ("head.weight", torch.ones(48, 64).to(torch.float8_e4m3fn), "head.weight must be torch.bfloat16, got torch.float8"),
+    ("layers.1.ffn.gate.weight", torch.ones(4, 64).to(torch.float8_e4m3fn), "gate.weight must be torch.bfloat16, got"),
     ("layers.0.ffn.gate.tid2eid", torch.ones(48, 2), "tid2eid must be torch.int64, got torch.float32"),
     ("layers.0.attn.wq_a.scale", torch.ones(1, 1), "scale must be float8_e8m0fnu, got torch.float32"),
     ("layers.0.attn.wq_a.scale", torch.ones(1, 1).to(torch.float8_e8m0fnu), "install the weight before its scale"),

@@ -40,7 +40,7 @@ def _kept_dtype(model: Model, name: str, module: nn.Module, attribute: str, dtyp
         if dtype != torch.float8_e8m0fnu:
             raise ValueError(f"{name} must be float8_e8m0fnu, got {dtype}")
         return dtype
-    if dtype in QUANTISED and isinstance(module, Linear):
+    if dtype in QUANTISED and isinstance(module, Linear) and not _KEPT.search(name):
         return dtype
     wanted = module._parameters[attribute].dtype  # type: ignore[union-attr]
     if wanted in QUANTISED:  # what is there already: a plain weight may take its place
