@@ -74,15 +74,16 @@ std::string describe(const Tensor& t) {
   return text + "]";
 }
 
-void Check::fail(const char* arg, const std::string& expected, const std::string& got) const {
-  throw std::invalid_argument("v4npu." + std::string(op_) + ": " + arg + " must be " + expected + ", got " + got);
+std::string describe(const std::optional<Tensor>& t) { return t ? describe(*t) : "None"; }
+
+std::string describe(double number) {
+  std::ostringstream text;
+  text << number;
+  return text.str();
 }
 
-void Check::require(bool ok, const char* arg, const char* expected, double got) const {
-  if (ok) return;
-  std::ostringstream text;
-  text << got;
-  fail(arg, expected, text.str());
+void Check::fail(const char* arg, const std::string& expected, const std::string& got) const {
+  throw std::invalid_argument("v4npu." + std::string(op_) + ": " + arg + " must be " + expected + ", got " + got);
 }
 
 void Check::clamp(const char* arg, double limit) const {
@@ -137,7 +138,7 @@ void Check::rope(const char* arg, const Tensor& x, const Tensor& freqs) {
   trailing(arg, x, kFloating, head_dim);
   tensor("freqs", freqs, kFreqs, half);
   require(*half <= *head_dim / 2, "freqs", "float32 [rope_dim/2] with rope_dim at most head_dim",
-          describe(freqs) + " (head_dim = " + std::to_string(*head_dim) + ")");
+          [&] { return describe(freqs) + " (head_dim = " + std::to_string(*head_dim) + ")"; });
 }
 
 bool& Check::stands_for_device() {
@@ -156,7 +157,7 @@ void Check::attention(const Attention& a, Axis& num_tokens, Axis& head_dim, Axis
   tensor("attn_sink", a.attn_sink, kFloat32, num_heads);
   positive("window", a.window);
   require(a.positions.has_value() == a.freqs.has_value(), "freqs",
-          a.positions ? "given with positions" : "None without positions", a.freqs ? describe(*a.freqs) : "None");
+          a.positions ? "given with positions" : "None without positions", a.freqs);
   if (a.positions) {
     tensor("positions", *a.positions, kInt64, num_tokens);
     rope("q", a.q, *a.freqs);
@@ -177,7 +178,7 @@ void Check::sequences(const Tensor& cu_seqlens_q, const Tensor& start_pos, Axis&
     const bool ok = (b > 0 || ends[b] == 0) && ends[b] >= before && (b < *num_seqs || ends[b] == *num_tokens);
     if (!ok) fail("cu_seqlens_q", "rising from 0 to num_tokens", at(ends[b], b) + tokens(num_tokens));
     before = ends[b];
-    if (b < *num_seqs) require(starts[b] >= 0, "start_pos", "at least 0", at(starts[b], b));
+    if (b < *num_seqs) require(starts[b] >= 0, "start_pos", "at least 0", [&] { return at(starts[b], b); });
   }
 }
 
@@ -228,7 +229,7 @@ void Check::slots(const char* arg, const Tensor& slots, const char* cache_arg, c
 void Check::pages(const char* arg, const Tensor& t, Axis& head_dim, const RowFormat& packed, ScalarType activations) {
   const bool bytes = t.defined() && t.scalar_type() == ScalarType::Byte;
   require(!bytes || activations == ScalarType::BFloat16, arg, "floating point: packed rows are for bfloat16",
-          describe(t) + " with " + dtype_name(activations));
+          [&] { return describe(t) + " with " + dtype_name(activations); });
   Axis num_blocks("num_blocks"), block_size("block_size"), row_bytes("row_bytes", packed.row());
   if (bytes) {
     tensor(arg, t, kUint8, num_blocks, block_size, row_bytes);
@@ -237,14 +238,15 @@ void Check::pages(const char* arg, const Tensor& t, Axis& head_dim, const RowFor
   }
   positive((std::string(arg) + "'s block_size").c_str(), *block_size);
   require(t.stride(2) == 1 && (*block_size == 1 || t.stride(1) == t.size(2)), arg, "contiguous within a page",
-          "strides " + std::to_string(t.stride(1)) + ", " + std::to_string(t.stride(2)));
+          [&] { return "strides " + std::to_string(t.stride(1)) + ", " + std::to_string(t.stride(2)); });
 }
 
 void Check::written(const char* arg, const Tensor& t) const {
   const int64_t size = t.size(0) > 0 ? t.numel() / t.size(0) : 0;
-  require(t.size(0) <= 1 || t.stride(0) >= size, arg, "free of overlap, as it is written",
-          std::to_string(t.size(0)) + " blocks of " + std::to_string(size) + " elements, " +
-              std::to_string(t.stride(0)) + " apart");
+  require(t.size(0) <= 1 || t.stride(0) >= size, arg, "free of overlap, as it is written", [&] {
+    return std::to_string(t.size(0)) + " blocks of " + std::to_string(size) + " elements, " +
+           std::to_string(t.stride(0)) + " apart";
+  });
 }
 
 void Check::keys(const Tensor& t, Axis& head_dim, ScalarType activations) {
@@ -277,7 +279,7 @@ void check_weight(Check& check, const Weight& w, Axis* expert, Axis& rows, Axis&
   }
   if (w.scale.has_value() != quantised) {
     check.fail(w.scale_arg, quantised ? "given with a quantised weight" : "None with a floating point weight",
-               w.scale ? describe(*w.scale) : "None");
+               describe(w.scale));
   }
   const auto with_expert = [&](const char* arg, const Tensor& t, const Dtypes& dtypes, Axis& a, Axis& b) {
     if (expert != nullptr) {

@@ -11,10 +11,12 @@
 // tensors too, so that what a kernel follows exists.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <type_traits>
 
 #include "torch/csrc/stable/device.h"
 #include "torch/csrc/stable/tensor.h"
@@ -80,6 +82,13 @@ struct Values {
   T operator[](int64_t i) const { return data[i * step]; }
   T at(int64_t i, int64_t j) const { return data[i * apart + j * step]; }
 };
+
+// What an argument is, in a message: `float32 [8, 512]`, `None`, a number, a text.
+std::string describe(const Tensor& t);
+std::string describe(const std::optional<Tensor>& t);
+std::string describe(std::integral auto number) { return std::to_string(number); }
+std::string describe(double number);
+inline std::string describe(const std::string& text) { return text; }
 
 class Check {
  public:
@@ -156,14 +165,17 @@ class Check {
   // Slots of rows to store into `cache`; negative ones are none.
   void slots(const char* arg, const Tensor& slots, const char* cache_arg, const Tensor& cache) const;
 
-  // For what a shape cannot say: `<arg> must be <expected>, got <got>`.
-  void require(bool ok, const char* arg, const char* expected, const std::string& got) const {
-    if (!ok) fail(arg, expected, got);
+  // For what a shape cannot say: `<arg> must be <expected>, got <got>`. Every call asks, and few tell: a text that has
+  // to be put together is given as a function.
+  template <class Got>
+  void require(bool ok, const char* arg, const char* expected, const Got& got) const {
+    if (ok) return;
+    if constexpr (std::is_invocable_v<const Got&>) {
+      fail(arg, expected, got());
+    } else {
+      fail(arg, expected, describe(got));
+    }
   }
-  void require(bool ok, const char* arg, const char* expected, int64_t got) const {
-    if (!ok) fail(arg, expected, std::to_string(got));
-  }
-  void require(bool ok, const char* arg, const char* expected, double got) const;
   // A length: loops run over it and products are made of it.
   void positive(const char* arg, int64_t value) const {
     require(value > 0, arg, "positive", value);
@@ -181,9 +193,6 @@ class Check {
   const char* first_arg_ = nullptr;  // the tensor whose device the others must share
   torch::stable::Device device_{torch::headeronly::DeviceType::CPU};
 };
-
-// `float32 [8, 512]`
-std::string describe(const Tensor& t);
 
 // A weight matrix as it was given, and what its arguments are called.
 struct Weight {

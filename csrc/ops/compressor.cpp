@@ -21,7 +21,7 @@ void check_states(const Check& check, const Tensor& cu_seqlens_q, const Tensor& 
       if (ends[b + 1] > ends[b]) written.push_back(static_cast<int32_t>(slot));
     } else {
       check.require(starts[b] == 0 || (!overlap && starts[b] % ratio == 0), "state", "given when start_pos is not 0",
-                    "start_pos " + std::to_string(starts[b]));
+                    [&] { return "start_pos " + std::to_string(starts[b]); });
     }
   }
   std::sort(written.begin(), written.end());
@@ -53,7 +53,7 @@ void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, 
   check.positive("ratio", ratio);
   const bool turned = quant == "hadamard_fp4" || quant == "hadamard_fp8";
   check.require(quant == "none" || quant == "fp8" || turned, "quant",
-                "\"none\", \"fp8\", \"hadamard_fp4\" or \"hadamard_fp8\"", "\"" + quant + "\"");
+                "\"none\", \"fp8\", \"hadamard_fp4\" or \"hadamard_fp8\"", [&] { return "\"" + quant + "\""; });
   const int64_t coff = overlap ? 2 : 1;
   Axis num_tokens("num_tokens"), num_seqs("num_seqs"), r("ratio", ratio), d("head_dim");
   check.tensor("norm_weight", norm_weight, kFloating, d);
@@ -64,28 +64,28 @@ void check_compressor(const Tensor& kv, const Tensor& score, const Tensor& ape, 
   check.rope("norm_weight", norm_weight, freqs);
   check.sequences(cu_seqlens_q, start_pos, num_seqs, num_tokens);
   check.require(state.has_value() == state_slots.has_value(), "state_slots",
-                state ? "given with state" : "None without state", state_slots ? describe(*state_slots) : "None");
+                state ? "given with state" : "None without state", state_slots);
   if (state) {
     check.tensor("state", *state, kFloat32, states, Axis("2", 2), ring, cols);
     check.require(*ring >= coff * ratio, "state", "a ring of at least ratio rows, 2*ratio with overlap", *ring);
     check.require(state->stride(3) == 1 && state->stride(2) == *cols && state->stride(1) == *ring * *cols, "state",
-                  "contiguous within a state", describe(*state));
+                  "contiguous within a state", *state);
     check.written("state", *state);
     check.tensor("state_slots", *state_slots, kInt32, num_seqs);
   }
   check.require(eps >= 0, "eps", "at least 0", eps);
   check.require(!turned || is_power_of_two(*d), "norm_weight",
-                "[head_dim] with head_dim a power of two for the Hadamard transform", describe(norm_weight));
+                "[head_dim] with head_dim a power of two for the Hadamard transform", norm_weight);
   check.require(num_entries >= 0 && num_entries <= *num_tokens, "num_entries", "between 0 and num_tokens", num_entries);
   check.dtype("out_dtype", out_dtype, kFloating);
   check_states(check, cu_seqlens_q, start_pos, state, state_slots, ratio, overlap);
   check_num_entries(check, cu_seqlens_q, start_pos, ratio, num_entries);
   check.require(cache.has_value() == slot_mapping.has_value(), "slot_mapping",
-                cache ? "given with cache" : "None without cache", slot_mapping ? describe(*slot_mapping) : "None");
+                cache ? "given with cache" : "None without cache", slot_mapping);
   if (!cache) return;
   const bool bytes = cache->scalar_type() == ScalarType::Byte;
   check.require(!bytes || (out_dtype == ScalarType::BFloat16 && quant != "none"), "cache",
-                "floating point: packed rows are for quantised bfloat16 entries", describe(*cache));
+                "floating point: packed rows are for quantised bfloat16 entries", *cache);
   const RowFormat packed = quant == "fp8"            ? fp8_kv_row(*d, 2 * freqs.size(0))
                            : quant == "hadamard_fp8" ? fp8_key_row(*d)
                                                      : fp4_key_row(*d);

@@ -8,7 +8,7 @@ void check_fp4_act_quant(const Tensor& x, int64_t block_size) {
   Check check("fp4_act_quant");
   Axis n("n");
   check.trailing("x", x, kFloating, n);
-  check.require(*n % 2 == 0, "x", "[..., n] with n even, two values to a byte", describe(x));
+  check.require(*n % 2 == 0, "x", "[..., n] with n even, two values to a byte", x);
   check.positive("block_size", block_size);
 }
 

@@ -9,7 +9,7 @@ void check_fp4_linear(const Tensor& x, const OptTensor& x_scale, const Tensor& w
   Check check("fp4_linear");
   Axis num_tokens("num_tokens"), k("k");
   check.activation(x, x_scale, num_tokens, k);
-  check.require(*k % 32 == 0, "x", "[num_tokens, k] with k a multiple of 32", describe(x));
+  check.require(*k % 32 == 0, "x", "[num_tokens, k] with k a multiple of 32", x);
   Axis num_rows("num_rows"), bytes("k/2", *k / 2), groups("k/32", *k / 32);
   check.tensor("weight", weight, kInt8, num_rows, bytes);
   check.tensor("weight_scale", weight_scale, kE8m0, num_rows, groups);

@@ -10,7 +10,7 @@ void check_grouped_linear(const Tensor& x, const Tensor& weight, const OptTensor
   check.tensor("x", x, kFloating, num_tokens, groups, k);
   check_weight(check, {"weight", "weight_scale", weight, weight_scale}, nullptr, rows, k, /*fp4=*/false);
   check.require(*groups > 0 && *rows % *groups == 0, "weight", "[groups*n, k] with whole groups",
-                describe(weight) + " for " + std::to_string(*groups) + " groups");
+                [&] { return describe(weight) + " for " + std::to_string(*groups) + " groups"; });
 }
 
 }  // namespace v4npu

@@ -8,7 +8,7 @@ void check_hadamard(const Tensor& x) {
   Check check("hadamard");
   Axis n("n");
   check.trailing("x", x, kFloating, n);
-  check.require(is_power_of_two(*n), "x", "[..., n] with n a power of two", describe(x));
+  check.require(is_power_of_two(*n), "x", "[..., n] with n a power of two", x);
 }
 
 }  // namespace v4npu

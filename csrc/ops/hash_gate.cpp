@@ -12,7 +12,7 @@ void check_hash_gate(const Tensor& x, const Tensor& weight, const Tensor& tid2ei
   check.tensor("weight", weight, kFloating, num_experts, d);
   check.tensor("tid2eid", tid2eid, kInt64, vocab, topk);
   check.require(*topk > 0 && *topk <= *num_experts, "tid2eid", "[vocab_size, topk] with topk between 1 and num_experts",
-                describe(tid2eid));
+                tid2eid);
   check.tensor("input_ids", input_ids, kInt64, num_tokens);
 }
 

@@ -11,8 +11,7 @@ void check_indexer_query(const Tensor& q, const Tensor& positions, const Tensor&
   check.tensor("positions", positions, kInt64, num_tokens);
   check.rope("q", q, freqs);
   check.require(!official || is_power_of_two(*head_dim), "q",
-                "[num_tokens, index_n_heads, index_head_dim] with a power of two for the Hadamard transform",
-                describe(q));
+                "[num_tokens, index_n_heads, index_head_dim] with a power of two for the Hadamard transform", q);
 }
 
 }  // namespace v4npu

@@ -16,12 +16,11 @@ void check_qkv_prepare(const Tensor& q, const Tensor& kv, const Tensor& kv_norm_
   check.rope("q", q, freqs);
   check.require(eps >= 0, "eps", "at least 0", eps);
   check.require(window_cache.has_value() == slot_mapping.has_value(), "slot_mapping",
-                window_cache ? "given with window_cache" : "None without window_cache",
-                slot_mapping ? describe(*slot_mapping) : "None");
+                window_cache ? "given with window_cache" : "None without window_cache", slot_mapping);
   if (window_cache) {
     check.pages("window_cache", *window_cache, head_dim, fp8_kv_row(*head_dim, 2 * freqs.size(0)), q.scalar_type());
     check.require(official || window_cache->scalar_type() != ScalarType::Byte, "window_cache",
-                  "floating point: exact numerics round no row", describe(*window_cache));
+                  "floating point: exact numerics round no row", *window_cache);
     check.written("window_cache", *window_cache);
   }
   check.tensor("slot_mapping", slot_mapping, kInt64, num_tokens);

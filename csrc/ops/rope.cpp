@@ -10,7 +10,7 @@ void check_rope(const Tensor& x, const Tensor& positions, const Tensor& freqs, b
   check.tensor("positions", positions, kInt64, num_tokens);
   check.rope("x", x, freqs);
   check.require(x.dim() >= 2 && x.size(0) == *num_tokens, "x", "[num_tokens, ..., head_dim] with a position per token",
-                describe(x) + " and " + std::to_string(*num_tokens) + " positions");
+                [&] { return describe(x) + " and " + std::to_string(*num_tokens) + " positions"; });
 }
 
 }  // namespace v4npu
