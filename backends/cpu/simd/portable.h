@@ -30,9 +30,15 @@ V4NPU_INLINE f32x16 load(const float* p) {
   std::memcpy(&out.lane, p, sizeof out.lane);
   return out;
 }
-V4NPU_INLINE f32x16 load(const bf16* p) { V4NPU_EACH(bf16_decode(p[i].bits)); }
+// Behind an odd number of codes a packed row's values lie at odd addresses.
+V4NPU_INLINE float value_at(const bf16* p) {
+  uint16_t bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return bf16_decode(bits);
+}
+V4NPU_INLINE f32x16 load(const bf16* p) { V4NPU_EACH(value_at(p + i)); }
 V4NPU_INLINE f32x16 load_partial(const float* p, int n) { V4NPU_EACH(i < n ? p[i] : 0.0f); }
-V4NPU_INLINE f32x16 load_partial(const bf16* p, int n) { V4NPU_EACH(i < n ? bf16_decode(p[i].bits) : 0.0f); }
+V4NPU_INLINE f32x16 load_partial(const bf16* p, int n) { V4NPU_EACH(i < n ? value_at(p + i) : 0.0f); }
 
 V4NPU_INLINE void store_partial(float* p, f32x16 v, int n) {
   for (int i = 0; i < n; ++i) p[i] = v.lane[i];
